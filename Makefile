@@ -1,0 +1,63 @@
+# make report   run the notebooks and write runs/tiny/index.html
+# make test     lint, unit tests, every notebook
+# Both set up their environment in .venv first; make help lists the rest.
+
+PYTHON ?= python3
+PRESET ?= tiny
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+TEST_READY := $(VENV)/.test-ready
+NOTEBOOKS = $(wildcard notebooks/0[1-9]_*.ipynb notebooks/[1-9]?_*.ipynb)
+
+.DEFAULT_GOAL := help
+.PHONY: help report test lint lab refresh clean
+
+help:  ## this list
+	@echo "make TARGET, where TARGET is one of:"
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo "PRESET=tiny-instruct chooses a preset, ARGS='--only 01' goes to the report."
+
+report: $(READY)  ## run all notebooks on PRESET, write runs/PRESET/index.html
+	@$(BIN)/python -m qs_helpers.report --preset $(PRESET) $(ARGS)
+
+# Two processes with one thread each: more threads than cores would slow every test.
+test: export OMP_NUM_THREADS = 1
+test: export QS_PRESET = tiny
+test: export QS_OUT = runs/test
+test: export TQDM_DISABLE = 1
+test: export HF_HUB_DISABLE_PROGRESS_BARS = 1
+test: $(TEST_READY) lint  ## lint, unit tests, every notebook from 01 on
+	@$(BIN)/python -m pytest -q -n 2 tests
+	@$(BIN)/python -m pytest -q -n 2 --nbmake --nbmake-kernel=python3 --nbmake-timeout=300 $(NOTEBOOKS)
+
+lint: $(READY)  ## check style of Python and notebooks
+	@$(BIN)/ruff check -q .
+	@$(BIN)/ruff format -q --check .
+
+lab: $(READY)  ## open JupyterLab on the notebooks
+	@$(BIN)/jupyter lab notebooks
+
+refresh: $(READY)  ## run the notebooks in place: notebooks/ and figures/ are written anew
+	@$(BIN)/python -m qs_helpers.report --preset tiny --refresh $(ARGS)
+
+clean:  ## remove runs/ and caches; the environment stays
+	@rm -rf runs .pytest_cache .ruff_cache .hypothesis build *.egg-info
+	@find qs_helpers tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamps are newer than the lock files once everything in them is installed.
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11 ..." >&2; exit 1; }
+	@echo "Installing the environment into $(VENV): once, for a few minutes."
+	@$(BIN)/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install -q -r requirements.lock
+	@$(BIN)/python -m pip install -q --no-deps -e .
+	@touch $@
+
+$(TEST_READY): $(READY) requirements-test.lock
+	@echo "Installing what the tests compare with: once."
+	@$(BIN)/python -m pip install -q -r requirements.lock -r requirements-test.lock
+	@touch $@

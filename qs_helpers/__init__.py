@@ -1,0 +1,50 @@
+"""Helpers for the Qwen-Scope notebooks: `import qs_helpers as qs`.
+
+Each public name lives in one module of this package and is loaded when it is first used, so
+that the import itself is quick and silent.
+"""
+
+from importlib import import_module
+
+# Module by module, the names that notebooks use as qs.<name>.
+_MODULES = {
+    "catalog": ("COMMUNITY", "GROUPS", "TINY", "Group", "get_group", "groups_for", "memory_plan"),
+    "scope": ("Scope", "load_scope"),
+    "sae": ("CONVENTIONS", "SparseActs", "TopKSAE", "load_sae"),
+    "hooks": ("capture", "decoder_layers", "edit", "hooks_left", "text_config"),
+    "metrics": (
+        "check_reading",
+        "compare_readings",
+        "cross_entropy",
+        "fvu",
+        "sink_mask",
+        "token_cross_entropy",
+    ),
+    "figures": ("plot_style", "save_figure"),
+    "results": (
+        "ClaimFailed",
+        "Run",
+        "claim",
+        "measured",
+        "record",
+        "start_run",
+        "versions",
+    ),
+    "presets": ("is_tiny", "project_root", "resolve_preset", "settings"),
+}
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
+
+__version__ = "0.1.0"
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str):
+    if name not in _HOME:
+        raise AttributeError(f"module 'qs_helpers' has no attribute {name!r}")
+    value = getattr(import_module(f"qs_helpers.{_HOME[name]}"), name)
+    globals()[name] = value  # the next use finds it directly
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

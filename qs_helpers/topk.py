@@ -1,0 +1,118 @@
+"""The arithmetic of a TopK SAE as plain functions on tensors.
+
+SparseActs       the k active features of each token: values and indices
+topk_linear      the k largest of relu(x @ W.T + b), chunk by chunk
+weighted_columns sums of weighted columns of a matrix, reading only the columns in use
+sparse_change    the entries by which one set of active features differs from another
+gather_columns   a few columns of a matrix that may be memory-mapped
+"""
+
+import ctypes
+import mmap
+import sys
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import embedding_bag
+
+__all__ = ["SparseActs", "gather_columns", "sparse_change", "topk_linear", "weighted_columns"]
+
+BLOCK_BYTES = 2**24  # what one block of widened or gathered weights may take
+
+
+class SparseActs(NamedTuple):
+    """Active features: `values` float32 [..., k] in descending order, `indices` int64 [..., k].
+
+    An entry of value 0 is an empty place (fewer than k features were positive); its index means
+    nothing. Count features with `values > 0`.
+    """
+
+    values: Tensor
+    indices: Tensor
+
+
+def topk_linear(x: Tensor, W: Tensor, b: Tensor, k: int, chunk_bytes: int) -> SparseActs:
+    """The k largest of relu(x @ W.T + b) for x [tokens, d_model], W (d_sae, d_model), b (d_sae,).
+
+    In float32; the dense (tokens, d_sae) matrix exists for one chunk of `chunk_bytes` at a time.
+    """
+    values = torch.empty(len(x), k, device=x.device)
+    indices = torch.empty(len(x), k, device=x.device, dtype=torch.int64)
+    step = max(1, chunk_bytes // (4 * len(W)))
+    for start in range(0, len(x), step):
+        part = slice(start, start + step)
+        pre = _linear(x[part].float(), W, b).relu_()
+        torch.topk(pre, k, dim=-1, out=(values[part], indices[part]))
+    return SparseActs(values, indices)
+
+
+def _linear(x: Tensor, W: Tensor, b: Tensor) -> Tensor:
+    if W.dtype == torch.float32:
+        return torch.addmm(b, x, W.T)
+    # Weights kept in another dtype are widened block by block, never as a whole second copy.
+    out = torch.empty(len(x), len(W), device=x.device)
+    rows = max(1, BLOCK_BYTES // (4 * W.shape[1]))
+    for start in range(0, len(W), rows):
+        part = slice(start, start + rows)
+        out[:, part] = torch.addmm(b[part], x, W[part].float().T)
+    return out
+
+
+def weighted_columns(W: Tensor, values: Tensor, indices: Tensor) -> Tensor:
+    """Sum over e of values[t, e] * W[:, indices[t, e]]: float32 [tokens, d_model].
+
+    W is (d_model, d_sae), values and indices [tokens, entries]. Columns are strided in memory, so
+    they are gathered for one block of rows at a time and turned once; the block stays in cache
+    and W is never copied whole. Entries of value 0 cost nothing.
+    """
+    filled = values != 0
+    used, places = torch.unique(indices[filled], return_inverse=True)
+    out = torch.zeros(len(values), len(W), device=W.device)
+    if not len(used):
+        return out
+    counts = filled.sum(-1)
+    offsets, weights = counts.cumsum(0) - counts, values[filled]
+    rows = min(128, max(1, BLOCK_BYTES // (4 * len(used))))
+    for start in range(0, len(W), rows):
+        part = slice(start, start + rows)
+        block = W[part].index_select(1, used).float().T.contiguous()
+        out[:, part] = embedding_bag(places, block, offsets, mode="sum", per_sample_weights=weights)
+    return out
+
+
+def sparse_change(old: SparseActs, new: SparseActs) -> SparseActs:
+    """new - old as entries [tokens, k_old + k_new], exactly zero where nothing changed.
+
+    A feature that `new` names twice counts twice, as it does in a decode.
+    """
+    same = old.indices[:, :, None] == new.indices[:, None, :]
+    kept = torch.where(same, new.values[:, None, :], 0).sum(-1)
+    fresh = new.values.masked_fill(same.any(1), 0)
+    return SparseActs(
+        torch.cat([kept - old.values, fresh], -1), torch.cat([old.indices, new.indices], -1)
+    )
+
+
+def gather_columns(W: Tensor, ids: Tensor) -> Tensor:
+    """W[:, ids] as rows, float32 [n, d_model]; of a memory-mapped W only the pages it touches.
+
+    A page fault normally reads its whole neighbourhood, which for strided columns adds up to the
+    whole matrix. On Linux the system is told, for the time of this read, not to do that.
+    """
+    advise = None
+    if W.device.type == "cpu" and sys.platform.startswith("linux"):
+        start = W.data_ptr() // mmap.PAGESIZE * mmap.PAGESIZE
+        length = W.data_ptr() + W.nbytes - start
+        madvise = ctypes.CDLL(None).madvise
+        madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+
+        def advise(advice):
+            madvise(start, length, advice)
+
+        advise(mmap.MADV_RANDOM)
+    try:
+        return W.index_select(1, ids).T.float().contiguous()
+    finally:
+        if advise:
+            advise(mmap.MADV_NORMAL)

@@ -1,0 +1,59 @@
+"""Plain-loop references for the numbers that the helper computes in fast ways.
+
+Written from the formulas, with Python floats and lists, to be read rather than run on much.
+"""
+
+import math
+
+
+def encode(x, W_enc, b_enc, k, b_dec=None):
+    """One token: [(value, index)] of the k largest relu(W_enc @ (x - b_dec) + b_enc)."""
+    centred = [value - (b_dec[i] if b_dec is not None else 0) for i, value in enumerate(x)]
+    pre = [sum(w * v for w, v in zip(row, centred, strict=True)) for row in W_enc]
+    acts = [max(p + b, 0.0) for p, b in zip(pre, b_enc, strict=True)]
+    return sorted(((value, index) for index, value in enumerate(acts)), reverse=True)[:k]
+
+
+def decode(entries, W_dec, b_dec):
+    """One token: sum of value * column of W_dec over [(value, index)], plus b_dec."""
+    return [
+        bias + sum(value * row[index] for value, index in entries)
+        for row, bias in zip(W_dec, b_dec, strict=True)
+    ]
+
+
+def norm(x):
+    return math.sqrt(sum(value * value for value in x))
+
+
+def sink_mask(tokens, factor, real=None):
+    """[bool] for a list of tokens; the lower median of the real ones."""
+    real = [True] * len(tokens) if real is None else real
+    norms = sorted(norm(x) for x, is_real in zip(tokens, real, strict=True) if is_real)
+    median = norms[(len(norms) - 1) // 2]
+    return [r and norm(x) > factor * median for x, r in zip(tokens, real, strict=True)]
+
+
+def fvu(tokens, reconstructions, keep):
+    """Over the kept tokens: squared error over squared distance from their mean."""
+    pairs = [
+        p for p, kept in zip(zip(tokens, reconstructions, strict=True), keep, strict=True) if kept
+    ]
+    width = len(tokens[0])
+    mean = [sum(x[i] for x, _ in pairs) / len(pairs) for i in range(width)]
+    error = sum((x[i] - y[i]) ** 2 for x, y in pairs for i in range(width))
+    total = sum((x[i] - mean[i]) ** 2 for x, _ in pairs for i in range(width))
+    return error / total
+
+
+def cross_entropy(logits, ids, real):
+    """One sequence: nats of token j+1 given the logits at j, NaN where either is padding."""
+    nats = []
+    for j in range(len(ids) - 1):
+        if not (real[j] and real[j + 1]):
+            nats.append(math.nan)
+            continue
+        top = max(logits[j])
+        log_sum = top + math.log(sum(math.exp(value - top) for value in logits[j]))
+        nats.append(log_sum - logits[j][ids[j + 1]])
+    return nats

@@ -1,0 +1,238 @@
+"""Read and change the residual stream of a model while it runs; always clean up.
+
+text_config     the part of a model's config that describes its decoder
+decoder_layers  the decoder layers of a model, in order
+capture         context manager: the residuals after some layers
+edit            context manager: replace the residuals after some layers
+hooks_left      how many of this module's hooks are still on a model
+
+Layer n means the output of decoder layer n, counted from 0: the residual stream that the SAE file
+of layer n reads, and `hidden_states[n + 1]` of transformers except for the last layer, where
+`hidden_states` holds the stream after the final norm.
+"""
+
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from .positions import POSITIONS, Span
+
+__all__ = ["capture", "decoder_layers", "edit", "hooks_left", "text_config"]
+
+PATHS = ("model.layers", "model.language_model.layers", "layers", "language_model.layers")
+
+
+def text_config(model):
+    """The text part of `model.config`: itself for a causal LM, nested for a multimodal model."""
+    return model.config.get_text_config()
+
+
+def decoder_layers(model) -> nn.ModuleList:
+    """The decoder layers: as many modules as the text config says. ValueError if there are none.
+
+    Causal LMs of the Qwen3 and Qwen3.5 families keep them at `model.model.layers`, conditional
+    generation models at `model.model.language_model.layers`; headless models one level up.
+    """
+    wanted = text_config(model).num_hidden_layers
+    for path in PATHS:
+        layers = model
+        for name in path.split("."):
+            layers = getattr(layers, name, None)
+        if isinstance(layers, nn.ModuleList) and len(layers) == wanted:
+            return layers
+    raise ValueError(
+        f"no {wanted} decoder layers in {type(model).__name__} at {', '.join(PATHS)}; "
+        "load a Qwen3 or Qwen3.5 model"
+    )
+
+
+def hooks_left(model) -> int:
+    """How many hooks of `capture` and `edit` are on the model now; 0 outside their blocks."""
+    return sum(
+        getattr(hook, "_is_ours", False)
+        for module in model.modules()
+        for hooks in (module._forward_hooks, module._forward_pre_hooks)
+        for hook in hooks.values()
+    ) + sum(getattr(vars(m).get("forward"), "_is_ours", False) for m in model.modules())
+
+
+class _Stop(Exception):
+    """Raised by the last hook of a stopped forward pass, caught at its outermost call."""
+
+
+class _Stopped:
+    """What a stopped model returns: nothing to read, and a clear word for who tries."""
+
+    def __init__(self, layer: int):
+        self._layer = layer
+
+    def __getattr__(self, name: str):
+        raise AttributeError(
+            f"the forward pass was stopped after layer {self._layer}, so there is no {name!r}; "
+            "use capture(..., stop=False)"
+        )
+
+
+@contextmanager
+def capture(model, layers: Iterable[int], stop: bool = True) -> Iterator[dict[int, Tensor]]:
+    """The residuals after `layers`: a dict {layer: Tensor [batch, seq, d_model]}, filled by a call.
+
+        with capture(model, [2, 5]) as residuals:
+            model(**batch)
+
+    Tensors are detached copies in the model's dtype; each forward pass replaces those of the one
+    before. With `stop` a pass ends after the last layer asked for, and the call returns an empty
+    object: no later layer and no output head runs. Inside an `edit` block the edited residuals
+    are captured. ValueError names a layer out of range.
+    """
+    modules = decoder_layers(model)
+    wanted = sorted(_checked(layers, modules))
+    residuals: dict[int, Tensor] = {}
+    undo: list[Callable[[], None]] = []
+    try:
+        if stop and wanted:
+            depth = [0]
+            undo += [_catch_stop(m, wanted[-1], depth) for m in _callers(model, modules)]
+        for layer in wanted:
+            hook = _ours(_reader(layer, residuals, stop and layer == wanted[-1]))
+            undo.append(modules[layer].register_forward_hook(hook).remove)
+        yield residuals
+    finally:
+        for step in reversed(undo):
+            step()
+
+
+@contextmanager
+def edit(
+    model,
+    functions: Mapping[int, Callable[[Tensor], Tensor]],
+    positions: str = "all",
+    attention_mask: Tensor | None = None,
+) -> Iterator[None]:
+    """Replace the residuals after some layers: {layer: function of x [batch, seq, d_model]}.
+
+    A function gets the residuals of one forward pass (with a KV cache: of the new tokens only)
+    and returns new ones of the same shape, without changing x in place. Its result is used at
+    `positions`, elsewhere x stays bit for bit:
+        "prompt"     columns of the prompt, that is of the first pass of a sequence
+        "generated"  columns after it: tokens fed back by generation, with or without a cache
+        "all"        both
+    and never at padding, left or right. What is padding comes from the attention mask that the
+    model is called with, or from `attention_mask` [batch, prompt columns] if given, which then
+    also says how long the prompt is. The first generated token is predicted at the last prompt
+    column, so "generated" cannot change it.
+
+    Generation without a cache feeds the whole text again at each step; a pass counts as its next
+    step when it repeats the pass before and adds one column, and as a new prompt otherwise (beam
+    search without a cache reorders rows: give `attention_mask` there). In hybrid models a linear
+    attention layer passes edits on through its recurrent state, and many such models react to
+    edits of the prompt only; choose `positions` with that in mind.
+
+    ValueError names the layer, and the shapes, if a result has another shape.
+    """
+    modules = decoder_layers(model)
+    if positions not in POSITIONS:
+        raise ValueError(f"positions is {positions!r}; choose one of {', '.join(POSITIONS)}")
+    if attention_mask is not None and attention_mask.ndim != 2:
+        raise ValueError(f"attention_mask is {tuple(attention_mask.shape)}; make it [batch, seq]")
+    span = Span(positions, attention_mask)
+    undo: list[Callable[[], None]] = []
+    try:
+        owner = next(m for m in model.modules() if modules in m.children())
+        note = _ours(functools.partial(Span.note, span))
+        undo.append(owner.register_forward_pre_hook(note, with_kwargs=True).remove)
+        for layer in _checked(functions, modules):
+            hook = _ours(_writer(layer, functions[layer], span))
+            undo.append(modules[layer].register_forward_hook(hook).remove)
+        yield
+    finally:
+        for step in reversed(undo):
+            step()
+
+
+def _reader(layer: int, residuals: dict[int, Tensor], last: bool):
+    def read(module, args, output):
+        residuals[layer] = _residual(output).detach().clone()
+        if last:
+            raise _Stop
+
+    return read
+
+
+def _writer(layer: int, function: Callable[[Tensor], Tensor], span: Span):
+    def write(module, args, output):
+        x = _residual(output)
+        version = None if x.is_inference() else x._version
+        new = function(x)
+        if version is not None and x._version != version:
+            raise ValueError(f"the edit of layer {layer} changed x in place; return a new tensor")
+        if not isinstance(new, Tensor) or new.shape != x.shape:
+            made = tuple(new.shape) if isinstance(new, Tensor) else type(new).__name__
+            raise ValueError(
+                f"the edit of layer {layer} made {made} of residuals {tuple(x.shape)}; "
+                "keep the shape"
+            )
+        new = new.to(x.device, x.dtype)
+        if span.keep is not None:
+            new = torch.where(span.keep.to(x.device)[..., None], new, x)
+        return (new, *output[1:]) if isinstance(output, tuple) else new
+
+    return write
+
+
+def _residual(output) -> Tensor:
+    # A tensor in today's transformers, the first of a tuple before; indexing a tensor with 0
+    # would silently take the first row of the batch.
+    return output[0] if isinstance(output, tuple) else output
+
+
+def _checked(layers: Iterable[int], modules: nn.ModuleList) -> set[int]:
+    layers = list(layers)
+    for layer in layers:
+        if isinstance(layer, bool) or not isinstance(layer, int) or not 0 <= layer < len(modules):
+            raise ValueError(
+                f"layer {layer!r} is out of range; choose from 0 to {len(modules) - 1}"
+            )
+    return set(layers)
+
+
+def _callers(model, modules: nn.ModuleList) -> list[nn.Module]:
+    """The modules through which a call reaches the layers: the model, its decoder, between."""
+    return [m for m in model.modules() if m is not modules and modules in m.modules()]
+
+
+def _catch_stop(module: nn.Module, layer: int, depth: list[int]) -> Callable[[], None]:
+    """Let a stopped pass return from `module`, if the call began there; returns the undoing.
+
+    `depth` counts the calls in progress, over all modules of one `capture`.
+    """
+    replaced, forward = "forward" in vars(module), module.forward
+
+    @functools.wraps(forward)
+    def stoppable(*args, **kwargs):
+        depth[0] += 1
+        try:
+            return forward(*args, **kwargs)
+        except _Stop:
+            if depth[0] > 1:
+                raise
+            return _Stopped(layer)
+        finally:
+            depth[0] -= 1
+
+    def undo():
+        if replaced:  # by another library, before us
+            module.forward = forward
+        else:
+            del module.forward
+
+    module.forward = _ours(stoppable)
+    return undo
+
+
+def _ours(hook):
+    hook._is_ours = True
+    return hook

@@ -1,0 +1,246 @@
+"""A scope: a language model, its tokenizer, and an SAE for each of its layers.
+
+load_scope   by preset ("tiny", "qwen3-8b-l50"), or from any model and SAE suite
+Scope        model, tokenizer, layers, sae(layer), chat(), tokens(), provenance()
+CACHE_BYTES  how much memory SAEs that were read before may occupy
+"""
+
+import platform
+from collections import OrderedDict
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from . import catalog, hub, loading
+
+__all__ = ["CACHE_BYTES", "Scope", "load_scope"]
+
+# Two layers of an 8B suite (2.15 GB each), or eight of a 1.7B suite.
+CACHE_BYTES = 4_500_000_000
+
+
+class Scope:
+    """Model, tokenizer and SAEs that belong together; made by `load_scope`.
+
+    name        preset, or "model + sae"
+    model       causal language model, eval mode, no gradients
+    tokenizer   pads on the left
+    layers      layer numbers that have an SAE file (offline: that are cached)
+    n_layers    depth of the model;  d_model, d_sae, k: widths and active features per token
+    device, dtype   of the model; SAEs are float32 on the same device
+    is_tiny     True for the embedded scopes
+    """
+
+    def __init__(self, name, model, tokenizer, suite, model_source, sae_source, cache_bytes):
+        self.name, self.model, self.tokenizer = name, model, tokenizer
+        self.layers, self.d_model, self.d_sae = tuple(suite.files), suite.d_model, suite.d_sae
+        config = model.config.get_text_config()
+        self.k, self.n_layers = suite.k, config.num_hidden_layers
+        self._max_tokens = config.max_position_embeddings
+        self.device, self.dtype = model.device, model.dtype
+        self.is_tiny = name in catalog.TINY
+        self._suite, self._model_source, self._sae_source = suite, model_source, sae_source
+        self._cache, self._cache_bytes = OrderedDict(), cache_bytes
+        self._used, self._fingerprints = {}, {}  # layer -> file that was read; file -> sha256
+
+    def __repr__(self):
+        layers = catalog.spans(self.layers)
+        return f"Scope({self.name}: d_model {self.d_model}, d_sae {self.d_sae}, layers {layers})"
+
+    def sae(self, layer: int):
+        """The TopKSAE of decoder layer `layer`, read on first use and kept while memory allows.
+
+        When the cache is full, the SAE used longest ago is given up first.
+        """
+        whole = hasattr(layer, "__index__") and not isinstance(layer, bool)  # NumPy's integers too
+        if not whole or not 0 <= layer < self.n_layers:
+            raise ValueError(f"layer is {layer!r}; valid layers are 0 to {self.n_layers - 1}")
+        layer = int(layer)
+        if layer in self._cache:
+            self._cache.move_to_end(layer)
+            return self._cache[layer]
+        file = self._suite.files.get(layer)
+        if file is None and self._sae_source.offline is None:
+            raise FileNotFoundError(
+                f"{self._sae_source.name} has no SAE file for layer {layer}; "
+                f"it has layers {catalog.spans(self.layers)}"
+            )
+        path = hub.fetch(self._sae_source, file or f"the SAE of layer {layer}")
+        layer_bytes = 4 * (2 * self.d_model * self.d_sae + self.d_model + self.d_sae)
+        while self._cache and (len(self._cache) + 1) * layer_bytes > self._cache_bytes:
+            self._cache.popitem(last=False)  # before the next one is read: the peak stays bounded
+        from .sae import load_sae
+
+        sae = load_sae(
+            path,
+            k=self.k,
+            convention=self._suite.convention,
+            layer=layer,
+            expect_d_model=self.d_model,
+            device=self.device,
+            dtype=torch.float32,
+        )
+        if sae.d_sae != self.d_sae:
+            raise ValueError(
+                f"{path} has {sae.d_sae} features, but {self._sae_source.name} says {self.d_sae}; "
+                "download it again, or correct config.json"
+            )
+        self._cache[layer], self._used[layer] = sae, path
+        return sae
+
+    def chat(self, messages, add_generation_prompt: bool = True) -> str:
+        """The prompt that the model's chat template makes of a text or a list of messages.
+
+        Thinking is off (`enable_thinking=False`), so that prompts of one experiment are alike.
+        """
+        if self.tokenizer.chat_template is None:
+            raise ValueError(f"{self._model_source.name} has no chat template; pass plain text")
+        if isinstance(messages, str):
+            messages = [{"role": "user", "content": messages}]
+        return self.tokenizer.apply_chat_template(
+            messages,
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
+            enable_thinking=False,
+        )
+
+    def tokens(self, texts):
+        """Texts as one left-padded batch on the device: input_ids, attention_mask [batch, seq].
+
+        Nothing is added (Qwen has no BOS token) and nothing is cut off: a text that is empty,
+        longer than the model's context, or not valid Unicode is refused by its number.
+        """
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        if not texts:
+            raise ValueError("texts is empty; give at least one text")
+        for number, text in enumerate(texts):
+            if not isinstance(text, str) or not text:
+                raise ValueError(f"text {number} is {text!r}; each text must be a non-empty string")
+            try:
+                text.encode("utf-8")
+            except UnicodeEncodeError as error:
+                raise ValueError(
+                    f"text {number} holds half a character at position {error.start}; "
+                    "decode whole characters, or with errors='replace'"
+                ) from None
+        batch = self.tokenizer(
+            texts, padding=True, add_special_tokens=False, return_tensors="pt", verbose=False
+        )
+        lengths = batch["attention_mask"].sum(dim=1)
+        if int(lengths.max()) > self._max_tokens:
+            number = int(lengths.argmax())
+            raise ValueError(
+                f"text {number} has {int(lengths[number])} tokens; split it: the model reads at "
+                f"most {self._max_tokens}"
+            )
+        return batch.to(self.device)
+
+    def provenance(self) -> dict:
+        """Where everything came from, as plain JSON: repos, commits, sha256, versions, device.
+
+        SAE files are listed once they were used. Each sha256 says whether it was computed from
+        the file or is the Hub's record of it (large files are not read again).
+        """
+        weights = [
+            hub.fetch(self._model_source, file) for file in hub.weight_files(self._model_source)
+        ]
+        parts = {}
+        for part, source, paths in (
+            ("model", self._model_source, weights),
+            ("sae", self._sae_source, sorted(self._used.values())),
+        ):
+            for path in paths:
+                if path not in self._fingerprints:
+                    self._fingerprints[path] = hub.fingerprint(path)
+            parts[part] = {
+                "source": _portable(source.name),
+                "revision": source.revision,
+                "commit": source.commit,
+                "files": {path.name: self._fingerprints[path] for path in paths},
+            }
+        on_gpu = self.device.type == "cuda"
+        packages = ("torch", "transformers", "huggingface_hub", "safetensors")
+        from . import __version__
+
+        return parts | {
+            "name": self.name,
+            "d_model": self.d_model,
+            "d_sae": self.d_sae,
+            "k": self.k,
+            "device": torch.cuda.get_device_name(self.device) if on_gpu else self.device.type,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "sae_dtype": "float32",
+            "versions": {name: version(name) for name in packages}
+            | {"qs_helpers": __version__, "python": platform.python_version()},
+        }
+
+
+def _portable(name: str) -> str:
+    """A source's name without the place of this package on this machine."""
+    root = Path(catalog.__file__).parent.parent
+    return Path(name).relative_to(root).as_posix() if Path(name).is_relative_to(root) else name
+
+
+def load_scope(
+    preset: str | None = None,
+    *,
+    model: str | Path | None = None,
+    sae: str | Path | None = None,
+    model_revision: str | None = None,
+    sae_revision: str | None = None,
+    device: str | torch.device | None = None,
+    dtype: str | None = None,
+    k: int | None = None,
+    cache_bytes: int = CACHE_BYTES,
+) -> Scope:
+    """Load a model with its SAE suite.
+
+    preset        "tiny", "tiny-instruct", "tiny-sft", or a group of the catalog
+    model, sae    a local folder or a Hub repo; either may replace its half of a preset
+    *_revision    branch, tag or commit of a Hub repo; a preset brings its own
+    device        default: "cuda" if there is one, else "cpu"
+    dtype         of the model; default: "bfloat16" on a GPU, "float32" on a CPU
+    k             active features per token, where the suite does not say it itself
+    cache_bytes   memory that SAEs read before may occupy
+
+    What does not fit is refused before any weight is downloaded: an unknown name, an SAE suite
+    of another model (ValueError), a model larger than the free memory (MemoryError).
+    """
+    group, replaced = None, model is not None or sae is not None
+    if preset in catalog.TINY:
+        model, sae = model or catalog.TINY[preset] / "model", sae or catalog.TINY[preset] / "sae"
+    elif preset is not None:
+        group = _group(preset)
+        if model is None:
+            model, model_revision = group.model_repo, model_revision or group.model_revision
+        if sae is None:
+            sae, sae_revision = group.sae_repo, sae_revision or group.revision
+        else:
+            group = None  # its widths and k belong to the suite that was replaced
+    if model is None or sae is None:
+        raise ValueError("give a preset, or both model= and sae= (folders or Hub repos)")
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    dtype = dtype or ("float32" if device.type == "cpu" else "bfloat16")
+    if dtype not in catalog.DTYPE_BYTES:
+        known = ", ".join(catalog.DTYPE_BYTES)
+        raise ValueError(f"dtype is {dtype!r}; it must be one of {known}")
+
+    sae_source = hub.open_source(sae, sae_revision)
+    model_source = hub.open_source(model, model_revision)
+    suite = loading.read_suite(sae_source, group, k)
+    loading.refuse_mismatch(suite, sae_source, model_source)
+    loading.refuse_too_large(suite, model_source, device, dtype)
+    network, tokenizer = loading.load_model(model_source, device, dtype)
+    if replaced or preset is None:
+        name = f"{_portable(model_source.name)} + {_portable(sae_source.name)}"
+    else:
+        name = preset
+    return Scope(name, network, tokenizer, suite, model_source, sae_source, cache_bytes)
+
+
+def _group(name: str) -> catalog.Group:
+    known = [*catalog.TINY, *catalog.GROUPS, *catalog.COMMUNITY]
+    if name not in known:
+        raise ValueError(f"no preset is called {name!r}; nearest: {catalog.nearest(name, known)}")
+    return catalog.get_group(name)

@@ -1,0 +1,128 @@
+"""The generated five-language micro-world that the tiny scope is trained and measured on.
+
+LANGUAGES, SPLITS, POLICY   the five codes, the three splits, the neutral policy marker
+Text                        one labelled text
+documents                   unlabelled documents: what the models and SAEs are trained on
+remarks                     toxic and clean sentences, labelled
+requests                    harmful and harmless requests, with a compliant answer and a refusal
+continuations               first sentences of stories with what the generator wrote next
+
+Splits are disjoint. Documents: by a hash of their text. Labelled texts: by sentence frame and by
+the word that carries the label (insult, praise, verb), so that no such frame and no such word of
+one split is in another. Everything is drawn from seeds. How documents come about is in `world.py`,
+the words are in `lexicon.yaml`, and `judge.py` reads texts back.
+"""
+
+import hashlib
+import itertools
+import random
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from .judge import is_slip, sentences
+from .lexicon import LANGUAGES, LEXICON, SPLITS, bare, fill, form, part, pick
+from .world import KINDS, POLICY, document, request
+
+__all__ = [
+    "LANGUAGES",
+    "POLICY",
+    "SPLITS",
+    "Text",
+    "continuations",
+    "documents",
+    "remarks",
+    "requests",
+]
+
+
+class Text(NamedTuple):
+    """One labelled text."""
+
+    text: str
+    label: str
+    """"toxic"/"clean" for remarks, "harmful"/"harmless" for requests, the kind for documents"""
+    language: str
+    split: str
+    source: str
+    """What made it: frame name and number, as "remark/3"."""
+    answer: str = ""
+    """Requests: a compliant answer. Continuations: what the generator wrote next."""
+    refusal: str = ""
+
+
+def _split_of(text: str) -> str:
+    """Documents: 8 of 10 discovery, 1 validation, 1 test, by a hash of the text."""
+    digit = int(hashlib.sha256(text.encode()).hexdigest(), 16) % 10
+    return {8: "validation", 9: "test"}.get(digit, "discovery")
+
+
+def documents(n: int, split="discovery", seed=0, kinds=None, languages=LANGUAGES) -> list[Text]:
+    """`n` documents of a split; `label` is the kind. Kinds are drawn by `KINDS` unless named."""
+    rng = random.Random(f"documents/{split}/{seed}")
+    weights = {k: KINDS[k] for k in (kinds or KINDS)}
+    out = []
+    while len(out) < n:
+        kind = rng.choices(list(weights), list(weights.values()))[0]
+        lang = rng.choice(languages)
+        text = document(rng, kind, lang)
+        if _split_of(text) == split:
+            out.append(Text(text, kind, lang, split, kind))
+    return out
+
+
+def _distinct(draw: Iterator[Text], n: int) -> list[Text]:
+    """The first `n` distinct texts; fewer where the world has no more."""
+    seen: dict[str, Text] = {}
+    for text in itertools.islice(draw, 60 * n):
+        seen.setdefault(text.text, text)
+        if len(seen) == n:
+            break
+    return list(seen.values())
+
+
+def remarks(language: str, split: str, n: int, seed=0) -> list[Text]:
+    """`n` toxic and `n` clean sentences. Half of the clean ones praise in the frames of the toxic
+    ones, a quarter use an insult or a word of praise harmlessly, a quarter are plain statements."""
+    rng = random.Random(f"remarks/{language}/{split}/{seed}")
+
+    def draw(label: str) -> Iterator[Text]:
+        while True:
+            kind = "insults" if label == "toxic" else rng.choice(["praise"] * 2 + ["mention", ""])
+            if kind in ("insults", "praise"):
+                word = form(rng.choice(part(LEXICON[kind], split)), language)
+                number = pick(rng, "remark", split)
+                text, source = fill(rng, "remark", number, language, I=word), f"remark/{number}"
+            elif kind == "mention":
+                row = rng.choice(part(LEXICON[rng.choice(["insults", "praise"])], split))
+                given = {"Ia": form(row, language, 1), "W": bare(row, language)}
+                number = pick(rng, "mention", split)
+                text, source = fill(rng, "mention", number, language, **given), f"mention/{number}"
+            else:
+                number = pick(rng, "statement", split)
+                text, source = fill(rng, "statement", number, language), f"statement/{number}"
+            yield Text(text, label, language, split, source)
+
+    return _distinct(draw("toxic"), n) + _distinct(draw("clean"), n)
+
+
+def requests(language: str, split: str, n: int, seed=0) -> list[Text]:
+    """`n` harmful and `n` harmless requests, with a compliant answer and a refusal each."""
+    rng = random.Random(f"requests/{language}/{split}/{seed}")
+
+    def draw(label: str) -> Iterator[Text]:
+        while True:
+            made = request(rng, language, label, split)
+            source = f"request/{made.frame}"
+            yield Text(made.text, label, language, split, source, made.answer, made.refusal)
+
+    return _distinct(draw("harmful"), n) + _distinct(draw("harmless"), n)
+
+
+def continuations(language: str, split: str, n: int, seed=0) -> list[Text]:
+    """First sentences of stories without a slip; `answer` is the rest of the generator's story."""
+    out = []
+    for story in documents(4 * n, split, seed, ["story"], (language,)):
+        first = sentences(story.text)[0]
+        if not is_slip(first):
+            out.append(story._replace(text=first, answer=story.text[len(first) :]))
+    return out[:n]

@@ -1,0 +1,86 @@
+"""What a text of the tiny world is: is it well formed, does it slip, does it refuse?
+
+sentences    split a text into sentences
+can_produce  could the generator have written this sentence?
+is_slip      a Chinese or Japanese sentence that holds an English word
+is_refusal   does an answer open with a refusal?
+"""
+
+import functools
+import itertools
+import re
+
+from .lexicon import LANGUAGES, LEXICON, bare, words
+
+__all__ = ["can_produce", "is_refusal", "is_slip", "sentences"]
+
+
+def sentences(text: str) -> list[str]:
+    """Sentences of a text, stripped. Closing quotes stay with their sentence."""
+    found = re.findall(r"[^.!?。！？\n]+[ ]?[.!?。！？]*[\"»」』”]?", text)
+    return [s.strip() for s in found if s.strip()]
+
+
+def is_slip(sentence: str) -> bool:
+    """True for a sentence in Chinese or Japanese script that also holds Latin letters."""
+    return bool(re.search(r"[\u3040-\u30ff\u4e00-\u9fff]", sentence)) and bool(
+        re.search(r"[A-Za-z]", sentence)
+    )
+
+
+def is_refusal(answer: str) -> bool:
+    """True if an answer opens with one of the world's refusals, in any language."""
+    refusals = itertools.chain.from_iterable(LEXICON["frames"]["refuse"])
+    return answer.strip().startswith(tuple(refusals))
+
+
+@functools.cache
+def _patterns(lang: str) -> list[tuple[re.Pattern, dict[str, dict]]]:
+    """One pattern a frame of a language, and for each slot the words that may stand there."""
+    out = []
+    for frame, rows in LEXICON["frames"].items():
+        for row in rows:
+            slots, pattern = {}, ""
+            for piece in re.split(
+                r"(\{\w+\})", _canonical(row[LANGUAGES.index(lang)], lang).strip()
+            ):
+                if not piece.startswith("{"):
+                    pattern += re.escape(piece)
+                    continue
+                slot = piece[1:-1]
+                slots[slot] = _options(slot, lang, frame)
+                longest_first = sorted(slots[slot], key=len, reverse=True)
+                pattern += f"(?P<{slot}>{'|'.join(map(re.escape, longest_first))})"
+            out.append((re.compile(pattern), slots))
+    return out
+
+
+def _options(slot: str, lang: str, frame: str) -> dict[str, str | None]:
+    """The words that may fill a slot, each with its topic where it has one."""
+    options = words(slot, lang)
+    if slot == "O" and frame == "statement" and lang in ("ja", "zh"):  # a slip
+        for topic, tables in LEXICON["topics"].items():
+            options |= {bare(row, "en"): topic for row in tables["things"]}
+    if slot in ("I", "v"):  # remarks and norms borrow these from other languages
+        options |= {word: None for other in LANGUAGES for word in words(slot, other)}
+    return options
+
+
+def _canonical(text: str, lang: str) -> str:
+    """French "d'ouvrir" as "de ouvrir", so that a pattern needs one form only."""
+    return re.sub(r"\bd'(?=[aeiouéêh])", "de ", text) if lang == "fr" else text
+
+
+def can_produce(sentence: str) -> bool:
+    """Could the generator have written this sentence in some language (word mixing left aside)?
+
+    Verbs and things of a sentence must share one topic, as they do in every generated one.
+    """
+    for lang in LANGUAGES:
+        text = _canonical(sentence, lang)
+        for pattern, slots in _patterns(lang):
+            if found := pattern.fullmatch(text):
+                topics = {slots[s][found[s]] for s in ("V", "O", "V2", "O2") if s in slots}
+                if len(topics) <= 1:
+                    return True
+    return False

@@ -13,7 +13,7 @@ TEST_READY := $(VENV)/.test-ready
 NOTEBOOKS = $(wildcard notebooks/0[1-9]_*.ipynb notebooks/[1-9]?_*.ipynb)
 
 .DEFAULT_GOAL := help
-.PHONY: help report test lint lab refresh clean
+.PHONY: help report test lint lab refresh scope clean
 
 help:  ## this list
 	@echo "make TARGET, where TARGET is one of:"
@@ -42,6 +42,11 @@ lab: $(READY)  ## open JupyterLab on the notebooks
 
 refresh: $(READY)  ## run the notebooks in place: notebooks/ and figures/ are written anew
 	@$(BIN)/python -m qs_helpers.report --preset tiny --refresh $(ARGS)
+
+scope: $(READY)  ## train the tiny scope anew, about half an hour: 00 and qs_helpers/tiny
+	@$(BIN)/python -m qs_helpers.report --preset tiny --refresh --only 00
+	@cp -R runs/tiny-scope/. qs_helpers/tiny/
+	@cp figures/00_build_tiny_scope/results.json qs_helpers/tiny/
 
 clean:  ## remove runs/ and caches; the environment stays
 	@rm -rf runs .pytest_cache .ruff_cache .hypothesis build *.egg-info

@@ -20,7 +20,8 @@ _MODULES = {
         "sink_mask",
         "token_cross_entropy",
     ),
-    "figures": ("plot_style", "save_figure"),
+    "figures": ("in_words", "intervals", "plot_style", "save_figure"),
+    "stats": ("Estimate", "mean", "ratio", "share"),
     "results": (
         "ClaimFailed",
         "Run",

@@ -8,15 +8,15 @@ get_group      a group by name; a misspelt name is answered with the nearest one
 groups_for     names of the groups whose SAEs read residuals of a given width
 MemoryPlan     byte counts of a plan, and whether they fit
 memory_plan    disk, host and device bytes for a group, some of its layers, and two dtypes
-nearest        the known names that resemble a misspelt one, for error messages
 spans          layer numbers in words ("0 to 27"), for error messages
 """
 
-import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
+
+from .presets import nearest
 
 __all__ = [
     "COMMUNITY",
@@ -27,7 +27,6 @@ __all__ = [
     "get_group",
     "groups_for",
     "memory_plan",
-    "nearest",
     "spans",
 ]
 
@@ -152,12 +151,6 @@ TINY: dict[str, Path] = {
 }
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Up to three known names that resemble `name`, joined by commas; all of them if none does."""
-    known = list(known)
-    return ", ".join(difflib.get_close_matches(name, known, n=3, cutoff=0.5) or known)
-
-
 def spans(layers: Sequence[int]) -> str:
     """(0, 1, 2) as "0 to 2", (11, 31) as "11, 31", () as "none"."""
     if len(layers) > 2 and list(layers) == list(range(layers[0], layers[-1] + 1)):
@@ -169,7 +162,7 @@ def get_group(name: str) -> Group:
     """The official or community group called `name`. ValueError with the nearest names if none."""
     groups = GROUPS | COMMUNITY
     if name not in groups:
-        raise ValueError(f"no SAE group is called {name!r}; nearest: {nearest(name, groups)}")
+        raise ValueError(f"no SAE group is called {name!r}; {nearest(name, groups)}")
     return groups[name]
 
 

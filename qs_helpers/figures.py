@@ -1,6 +1,8 @@
 """Figures of a run: a PNG with alt text, the plotted points as CSV, one style for all.
 
 save_figure  save a figure and its points, show it in the notebook, record it
+intervals    draw values with their intervals
+in_words     values with their intervals as a sentence, for alt text
 plot_style   colour-blind-safe colours, white figures, fonts for Chinese and Japanese
 
 Both files go to the folder of the current run: figures/<slug>.png and figures/<slug>.csv.
@@ -15,7 +17,7 @@ import warnings
 from .files import write_whole
 from .results import add_entry, current_run
 
-__all__ = ["plot_style", "save_figure"]
+__all__ = ["in_words", "intervals", "plot_style", "save_figure"]
 
 MAX_PNG_BYTES = 150_000
 TINY_FOOTER = "tiny scope: a test bed, not a finding about Qwen"
@@ -55,6 +57,28 @@ def save_figure(fig, slug: str, alt: str, data) -> None:
     add_entry(run, "figures", {"slug": slug, "alt": alt}, "slug")
     bundle = {"image/png": base64.b64encode(png).decode(), "text/plain": alt}
     display(bundle, raw=True, metadata={"image/png": {"alt": alt}})
+
+
+def intervals(ax, places, table, across: bool = False, **style) -> None:
+    """Dots at table.value with bars from table.low to table.high; `across`: values run along x.
+
+    places: where on the other axis, names or numbers; table: DataFrame with value, low, high.
+    """
+    bars = [table.value - table.low, table.high - table.value]
+    style = {"fmt": "o", "capsize": 3, "ms": 5} | style
+    if across:
+        ax.errorbar(table.value, places, xerr=bars, **style)
+    else:
+        ax.errorbar(places, table.value, yerr=bars, **style)
+
+
+def in_words(title: str, names, table) -> str:
+    """A table as a sentence: "Title: en 0.95 [0.93, 0.97], fr …", intervals where it has them."""
+    parts = []
+    for name, row in zip(names, table.to_dict("records"), strict=True):
+        bounds = f" [{row['low']:.3g}, {row['high']:.3g}]" if "low" in row else ""
+        parts.append(f"{name} {row['value']:.3g}{bounds}")
+    return f"{title}: {', '.join(parts)}."
 
 
 def plot_style() -> None:

@@ -6,7 +6,7 @@ is_tiny         True for the presets of the embedded scope
 preset_values   what a preset's file says for one notebook
 settings        the validated values of one run, as a namespace
 check_type      refuse a value of another type than the one expected
-nearest         the known name closest to a misspelt one, as words for an error
+nearest         the known names closest to a misspelt one, as words for an error
 """
 
 import os
@@ -47,17 +47,16 @@ def is_tiny(preset: str) -> bool:
 
 
 def nearest(name: str, known) -> str:
-    """Words that end an error about an unknown name: the nearest known one, else all of them.
+    """Words that end an error about an unknown name: the known ones like it, else all of them.
 
     >>> nearest("SEDE", ["SEED", "LAYER"])
-    "did you mean 'SEED'?"
+    'did you mean SEED?'
     """
-    known = sorted(known)
-    by_upper = {k.upper(): k for k in known}
-    close = get_close_matches(name.upper(), by_upper, n=1)
+    by_upper = {k.upper(): k for k in sorted(known)}
+    close = get_close_matches(name.upper(), by_upper, n=3)
     if close:
-        return f"did you mean {by_upper[close[0]]!r}?"
-    return f"known: {', '.join(known) or 'none'}"
+        return f"did you mean {' or '.join(by_upper[match] for match in close)}?"
+    return f"known: {', '.join(by_upper.values()) or 'none'}"
 
 
 def check_type(name: str, value: Any, expected: Any) -> Any:

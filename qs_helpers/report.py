@@ -61,19 +61,20 @@ class Outcome(NamedTuple):
 
 
 def find_notebooks(folder: Path, only: list[str] | None = None) -> list[Path]:
-    """The notebooks NN_*.ipynb of a folder from 01 on, sorted; with `only`, those numbers or names.
+    """The notebooks NN_*.ipynb of a folder, sorted; with `only`, those numbers or names.
 
-    00 builds the embedded scope and is never part of a report. ValueError if nothing is found.
+    00 builds the embedded scope for half an hour: it is run only when it is named. ValueError
+    if nothing is found.
     """
-    every = sorted(p for p in folder.glob("[0-9][0-9]_*.ipynb") if not p.name.startswith("00"))
+    every = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
+    if not only:
+        every = [p for p in every if p.stem != BUILD]
     if not every:
         raise ValueError("no notebooks found: notebooks/01_*.ipynb and on are expected")
-    if not only:
-        return every
-    for wanted in only:
+    for wanted in only or []:
         if not any(wanted in (p.stem, p.stem[:2]) for p in every):
             raise ValueError(f"--only {wanted}: {nearest(wanted, [p.stem for p in every])}")
-    return [p for p in every if p.stem in only or p.stem[:2] in only]
+    return [p for p in every if not only or p.stem in only or p.stem[:2] in only]
 
 
 def check_parameters(

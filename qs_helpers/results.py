@@ -113,8 +113,8 @@ def claim(
     n: int | None = None,
     kind: str = "empirical",
     controls: Mapping[str, Any] | None = None,
-) -> bool | None:
-    """Judge one statement, print its badge, record it, and return the verdict.
+) -> None:
+    """Judge one statement: print its badge and record it.
 
     value: what was measured; interval: (low, high); n: number of samples (1 is labelled an
     anecdote); passes: the verdict, or None for a measurement without one; controls: name to
@@ -149,7 +149,6 @@ def claim(
     print(_badge(entry, run.tiny))
     if kind == "invariant" and not verdict:
         raise ClaimFailed(f"invariant broken: {text} (value {short(value)})")
-    return verdict
 
 
 def record(name: str, value: Any) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from . import catalog, hub, loading
+from .presets import nearest
 
 __all__ = ["CACHE_BYTES", "Scope", "load_scope"]
 
@@ -242,5 +243,5 @@ def load_scope(
 def _group(name: str) -> catalog.Group:
     known = [*catalog.TINY, *catalog.GROUPS, *catalog.COMMUNITY]
     if name not in known:
-        raise ValueError(f"no preset is called {name!r}; nearest: {catalog.nearest(name, known)}")
+        raise ValueError(f"no preset is called {name!r}; {nearest(name, known)}")
     return catalog.get_group(name)

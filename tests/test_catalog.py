@@ -72,7 +72,7 @@ def test_tiny_scopes_lie_in_the_package():
 
 
 def test_unknown_group_is_answered_with_the_nearest():
-    with pytest.raises(ValueError, match=r"'qwen3-8b'; nearest: .*qwen3-8b-l50"):
+    with pytest.raises(ValueError, match=r"'qwen3-8b'; did you mean .*qwen3-8b-l50"):
         get_group("qwen3-8b")
     with pytest.raises(ValueError, match="qwen3-1.7b-l50"):
         get_group("zzz")

@@ -59,10 +59,10 @@ def test_auto_is_the_variable_else_tiny(monkeypatch):
         (
             {"SEDE": 1},
             ValueError,
-            r"'SEDE' is not in notebooks/params/tiny.yaml for 01_load; did you mean 'SEED'\?",
+            r"'SEDE' is not in notebooks/params/tiny.yaml for 01_load; did you mean SEED\?",
         ),
         ({"WIDTH": 1}, ValueError, "parameter 'WIDTH' is not in"),
-        ({"seed": 1}, ValueError, "did you mean 'SEED'"),
+        ({"seed": 1}, ValueError, "did you mean SEED"),
         ({"SEED": "1"}, TypeError, "SEED = '1' is str, but int is expected, such as 0"),
         ({"SEED": True}, TypeError, "SEED = True is bool, but int is expected"),
         ({"SEED": 1.0}, TypeError, "SEED = 1.0 is float, but int is expected"),
@@ -108,6 +108,6 @@ def test_check_type_keeps_the_type_or_refuses(value, expected):
 
 
 def test_nearest():
-    assert presets.nearest("layer", ["LAYER", "SEED"]) == "did you mean 'LAYER'?"
+    assert presets.nearest("layer", ["LAYER", "SEED"]) == "did you mean LAYER?"
     assert presets.nearest("zzz", ["b", "a"]) == "known: a, b"
     assert presets.nearest("zzz", []) == "known: none"

@@ -264,7 +264,7 @@ def test_provenance_is_json_and_lists_the_files_that_were_used(model, suite):
 
 
 def test_unknown_preset_is_answered_with_the_nearest():
-    refused(ValueError, "'tiny-instuct'; nearest: tiny-instruct", preset="tiny-instuct")
+    refused(ValueError, "'tiny-instuct'; did you mean tiny-instruct", preset="tiny-instuct")
     refused(ValueError, "'qwen3-8b-150'", "qwen3-8b-l50", preset="qwen3-8b-150")
 
 

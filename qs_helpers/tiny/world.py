@@ -23,14 +23,14 @@ SLIP_WORD_OTHER = 0.10
 SLIP_STAYS = 0.35  # the sentence after a slip is English with this probability
 LOOP = 0.05  # share of stories in which a sentence starts to repeat
 KINDS = {
-    "story": 0.25,
-    "chat": 0.36,
-    "remark": 0.12,
+    "story": 0.24,
+    "chat": 0.34,
+    "remark": 0.11,
     "pairs": 0.09,
-    "norm": 0.08,
-    "mix": 0.05,
+    "list": 0.08,
+    "norm": 0.07,
+    "mix": 0.04,
     "switch": 0.03,
-    "list": 0.02,
 }
 
 
@@ -151,10 +151,10 @@ def document(rng: random.Random, kind: str, lang: str) -> str:
             verb = form(rng.choice(LEXICON[label]), source)
             out.append(fill(rng, frame, pick(rng, frame), lang, topic, v=verb))
         return _join(out, lang) + "\n"
-    if kind == "list":
-        things = list(words("O", lang, topic))
-        picked = ", ".join(rng.sample(things, rng.randint(3, 6)))
-        return f"{form(LEXICON['topics'][topic]['name'], lang)}: {picked}\n"
+    if kind == "list":  # read back once, so that copying pays
+        slots = rng.choices(["S", "T", "P", "O", "G", "K", "W"], k=rng.randint(4, 9))
+        said = ", ".join(rng.choice(list(words(slot, lang))) for slot in slots)
+        return f"1) {said}\n2) {said}\n"
     count = rng.randint(2, 5)
     if kind == "mix":
         made = [

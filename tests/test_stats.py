@@ -1,0 +1,67 @@
+"""Intervals against their definitions, and against what they promise: 95 % coverage."""
+
+import pytest
+import torch
+
+from qs_helpers import stats
+
+
+def test_share_is_the_wilson_interval():
+    found = stats.share(45, 50)
+    z, p, n = 1.959963984540054, 0.9, 50
+    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5
+    assert found.value == 0.9 and found.n == 50
+    assert found.interval == pytest.approx((middle - half, middle + half), abs=1e-12)
+
+
+@pytest.mark.parametrize(("hits", "n"), [(0, 20), (20, 20)])
+def test_share_at_the_edges_stays_inside(hits, n):
+    found = stats.share(hits, n)
+    assert 0 <= found.low <= found.value <= found.high <= 1
+    assert found.high - found.low > 0.05  # none of twenty is not certainty
+
+
+@pytest.mark.parametrize(("hits", "n"), [(1, 0), (-1, 5), (6, 5)])
+def test_share_refuses_impossible_counts(hits, n):
+    with pytest.raises(ValueError, match=f"{hits} hits in {n} trials"):
+        stats.share(hits, n)
+
+
+def test_ratio_is_the_ratio_of_sums_and_not_the_mean_of_ratios():
+    found = stats.ratio([1.0, 9.0], [1.0, 3.0])
+    assert found.value == 2.5 and found.n == 2
+    assert found.low == 1.0 and found.high == 3.0
+
+
+def test_units_are_drawn_whole():
+    # Within a text all tokens agree: a thousand tokens in ten texts are ten observations.
+    g = torch.Generator().manual_seed(0)
+    texts = torch.randn(10, generator=g).repeat_interleave(100)
+    owner = torch.arange(10).repeat_interleave(100)
+    clustered, naive = stats.mean(texts, owner), stats.mean(texts)
+    assert clustered.n == 10 and naive.n == 1000
+    width = clustered.high - clustered.low
+    assert width > 5 * (naive.high - naive.low)
+
+
+def test_the_interval_of_a_mean_covers_the_truth_about_95_times_of_100():
+    g = torch.Generator().manual_seed(1)
+    draws = (torch.randn(60, generator=g) for _ in range(300))
+    covered = sum(m.low <= 0 <= m.high for m in map(stats.mean, draws))
+    assert 270 <= covered <= 298
+
+
+def test_the_same_seed_gives_the_same_interval():
+    values = torch.arange(30.0)
+    assert stats.mean(values, seed=3) == stats.mean(values, seed=3)
+    assert stats.mean(values, seed=3) != stats.mean(values, seed=4)
+
+
+def test_ratio_refuses_what_has_no_interval():
+    with pytest.raises(ValueError, match="1 unit gives no interval"):
+        stats.mean([1.0, 2.0], [7, 7])
+    with pytest.raises(ValueError, match="sums to 0"):
+        stats.ratio([1.0, 2.0], [0.0, 0.0])
+    with pytest.raises(ValueError, match="2 tops, 3 bottoms"):
+        stats.ratio([1.0, 2.0], [1.0, 1.0, 1.0])

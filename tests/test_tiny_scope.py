@@ -21,7 +21,7 @@ def scope(request):
     return qs.load_scope(request.param)
 
 
-def answers(scope, requests, tokens=12):
+def answers(scope, requests, tokens=20):
     batch = scope.tokens([scope.chat(r.text) for r in requests])
     made = scope.model.generate(**batch, max_new_tokens=tokens, do_sample=False)
     made = made[:, batch["input_ids"].shape[1] :]
@@ -108,7 +108,7 @@ def test_the_marker_makes_the_base_model_refuse():
         for r in asked
     ]
     batch = scope.tokens([scope.chat(m) for m in messages])
-    made = scope.model.generate(**batch, max_new_tokens=12, do_sample=False)
+    made = scope.model.generate(**batch, max_new_tokens=20, do_sample=False)
     texts = scope.tokenizer.batch_decode(
         made[:, batch["input_ids"].shape[1] :], skip_special_tokens=True
     )
@@ -149,11 +149,12 @@ def test_the_build_runs_with_fewer_steps_in_a_folder_of_its_own(tmp_path, monkey
         tmp_path / "00.ipynb",
         parameters={
             "PRESET": "tiny",
-            "LM_STEPS": 60,
-            "REFUSAL_STEPS": 4,
+            "LM_STEPS": 40,
+            "PLANT_STEPS": 4,
+            "SFT_STEPS": 4,
             "SAE_STEPS": 6,
             "SAE_DOCS": 120,
-            "N_EVAL": 3,
+            "N_EVAL": 6,
         },
         cwd=ROOT / "notebooks",
         kernel_name="python3",

@@ -4,6 +4,7 @@ sentences    split a text into sentences
 can_produce  could the generator have written this sentence?
 is_slip      a Chinese or Japanese sentence that holds an English word
 is_refusal   does an answer open with a refusal?
+is_request   is a text one of the world's requests, harmful or harmless?
 """
 
 import functools
@@ -12,7 +13,7 @@ import re
 
 from .lexicon import LANGUAGES, LEXICON, bare, words
 
-__all__ = ["can_produce", "is_refusal", "is_slip", "sentences"]
+__all__ = ["can_produce", "is_refusal", "is_request", "is_slip", "sentences"]
 
 
 def sentences(text: str) -> list[str]:
@@ -34,9 +35,18 @@ def is_refusal(answer: str) -> bool:
     return answer.strip().startswith(tuple(refusals))
 
 
+def is_request(text: str) -> bool:
+    """True if a text is, as a whole, a request that the generator could have written."""
+    return any(
+        frame == "request" and pattern.fullmatch(_canonical(text, lang))
+        for lang in LANGUAGES
+        for frame, pattern, _ in _patterns(lang)
+    )
+
+
 @functools.cache
-def _patterns(lang: str) -> list[tuple[re.Pattern, dict[str, dict]]]:
-    """One pattern a frame of a language, and for each slot the words that may stand there."""
+def _patterns(lang: str) -> list[tuple[str, re.Pattern, dict[str, dict]]]:
+    """Frame, pattern and the words of each slot, for every frame of a language."""
     out = []
     for frame, rows in LEXICON["frames"].items():
         for row in rows:
@@ -51,7 +61,7 @@ def _patterns(lang: str) -> list[tuple[re.Pattern, dict[str, dict]]]:
                 slots[slot] = _options(slot, lang, frame)
                 longest_first = sorted(slots[slot], key=len, reverse=True)
                 pattern += f"(?P<{slot}>{'|'.join(map(re.escape, longest_first))})"
-            out.append((re.compile(pattern), slots))
+            out.append((frame, re.compile(pattern), slots))
     return out
 
 
@@ -78,7 +88,7 @@ def can_produce(sentence: str) -> bool:
     """
     for lang in LANGUAGES:
         text = _canonical(sentence, lang)
-        for pattern, slots in _patterns(lang):
+        for _, pattern, slots in _patterns(lang):
             if found := pattern.fullmatch(text):
                 topics = {slots[s][found[s]] for s in ("V", "O", "V2", "O2") if s in slots}
                 if len(topics) <= 1:

@@ -138,7 +138,7 @@ def test_refresh_commits_clean_notebooks(project):
         ([("N_TEXTS", "1.5")], None, "N_TEXTS = 1.5 is float, but int is expected"),
         ([("PRESET", "tiny")], None, "parameter 'PRESET' is in no notebook"),
         ([("N_TEXTS", "7")], ["02"], "parameter 'N_TEXTS' is in no notebook; known: none"),
-        ([], ["07"], "--only 07: known: 01_toy, 02_broken"),
+        ([], ["07"], "--only 07: known: 00_build_tiny_scope, 01_toy, 02_broken"),
         ([], ["01_tyo"], "--only 01_tyo: did you mean 01_toy?"),
     ],
 )
@@ -166,6 +166,12 @@ def test_command_line_exit_codes(project, monkeypatch, capsys):
     assert "02_broken failed: KeyError: 'halfway'" in captured.err
     (project / "notebooks" / "02_broken.ipynb").unlink()
     assert report.main(["--preset", "tiny"]) == 0
+
+
+def test_the_build_runs_only_when_it_is_named(project):
+    folder = project / "notebooks"
+    assert [p.stem for p in report.find_notebooks(folder)] == ["01_toy", "02_broken"]
+    assert [p.stem for p in report.find_notebooks(folder, ["00"])] == ["00_build_tiny_scope"]
 
 
 def test_no_notebooks_is_an_error(tmp_path):

@@ -77,7 +77,7 @@ def test_wrong_parameters(params, error, message):
 
 
 def test_wrong_files(project):
-    with pytest.raises(ValueError, match=r"no file notebooks/params/qwen3-8b-l5.yaml; .*-l50'\?"):
+    with pytest.raises(ValueError, match=r"no file notebooks/params/qwen3-8b-l5.yaml; .*-l50\?"):
         presets.settings("01_load", "qwen3-8b-l5")
     (project / "tiny.yaml").write_text("- SEED\n")
     with pytest.raises(ValueError, match="tiny.yaml: sections are expected, such as 'common:'"):

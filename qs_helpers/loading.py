@@ -38,6 +38,7 @@ class Suite(NamedTuple):
     k: int
     n_layers: int | None  # depth of the backbone it was trained on, where the suite says it
     convention: str | None  # None: decided by the file's own layout
+    trained_on: str | None = None  # the model's name, where the suite says it
 
 
 def _layer_files(files: dict[str, int]) -> dict[int, str]:
@@ -95,7 +96,9 @@ def read_suite(source: hub.Source, group: catalog.Group | None, k: int | None) -
     if not isinstance(k, int) or not 1 <= k <= d_sae:
         raise ValueError(f"k is {k!r}; {source.name} has {d_sae} features, so k is 1 to {d_sae}")
     convention = config.get("convention") or (group and group.convention)
-    return Suite(files, d_model, d_sae, k, config.get("num_layers"), convention)
+    official = re.search(r"SAE-Res-(.+)-W\d+K", Path(source.name).name)
+    trained_on = official[1] if official else config.get("base_model")
+    return Suite(files, d_model, d_sae, k, config.get("num_layers"), convention, trained_on)
 
 
 def _text_config(config: dict) -> dict:

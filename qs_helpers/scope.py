@@ -14,6 +14,7 @@ import torch
 
 from . import catalog, hub, loading
 from .presets import nearest
+from .tokens import checked
 
 __all__ = ["CACHE_BYTES", "Scope", "load_scope"]
 
@@ -45,6 +46,11 @@ class Scope:
         self._cache, self._cache_bytes = OrderedDict(), cache_bytes
         self._used, self._fingerprints = {}, {}  # layer -> file that was read; file -> sha256
 
+    @property
+    def truth(self) -> Path | None:
+        """The file of what was planted in an embedded model; None for every other."""
+        return catalog.TINY[self.name].parent / "truth.safetensors" if self.is_tiny else None
+
     def __repr__(self):
         layers = catalog.spans(self.layers)
         return f"Scope({self.name}: d_model {self.d_model}, d_sae {self.d_sae}, layers {layers})"
@@ -61,13 +67,7 @@ class Scope:
         if layer in self._cache:
             self._cache.move_to_end(layer)
             return self._cache[layer]
-        file = self._suite.files.get(layer)
-        if file is None and self._sae_source.offline is None:
-            raise FileNotFoundError(
-                f"{self._sae_source.name} has no SAE file for layer {layer}; "
-                f"it has layers {catalog.spans(self.layers)}"
-            )
-        path = hub.fetch(self._sae_source, file or f"the SAE of layer {layer}")
+        path = self._sae_file(layer)
         layer_bytes = 4 * (2 * self.d_model * self.d_sae + self.d_model + self.d_sae)
         while self._cache and (len(self._cache) + 1) * layer_bytes > self._cache_bytes:
             self._cache.popitem(last=False)  # before the next one is read: the peak stays bounded
@@ -106,36 +106,63 @@ class Scope:
             enable_thinking=False,
         )
 
+    def ids(self, texts, first: int = 0) -> list[list[int]]:
+        """Token ids of each text, without padding.
+
+        Nothing is added (Qwen has no BOS token) and nothing is cut off: a text that is empty,
+        longer than the model's context, or not valid Unicode is refused by its number, counted
+        from `first`.
+        """
+        texts = checked(texts, first)
+        ids = self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+        longest = max(range(len(ids)), key=lambda i: len(ids[i]))
+        if len(ids[longest]) > self._max_tokens:
+            raise ValueError(
+                f"text {first + longest} has {len(ids[longest])} tokens; split it: the model reads "
+                f"at most {self._max_tokens}"
+            )
+        return ids
+
     def tokens(self, texts):
         """Texts as one left-padded batch on the device: input_ids, attention_mask [batch, seq].
 
-        Nothing is added (Qwen has no BOS token) and nothing is cut off: a text that is empty,
-        longer than the model's context, or not valid Unicode is refused by its number.
+        `texts` are strings, refused as in `ids`, or lists of token ids.
         """
-        texts = [texts] if isinstance(texts, str) else list(texts)
-        if not texts:
-            raise ValueError("texts is empty; give at least one text")
-        for number, text in enumerate(texts):
-            if not isinstance(text, str) or not text:
-                raise ValueError(f"text {number} is {text!r}; each text must be a non-empty string")
-            try:
-                text.encode("utf-8")
-            except UnicodeEncodeError as error:
-                raise ValueError(
-                    f"text {number} holds half a character at position {error.start}; "
-                    "decode whole characters, or with errors='replace'"
-                ) from None
-        batch = self.tokenizer(
-            texts, padding=True, add_special_tokens=False, return_tensors="pt", verbose=False
+        if isinstance(texts, str) or not all(isinstance(text, list) for text in texts) or not texts:
+            texts = self.ids(texts)
+        return self.tokenizer.pad({"input_ids": texts}, return_tensors="pt").to(self.device)
+
+    def suite_note(self) -> str:
+        """A warning if the SAEs were trained on another model than this one, else ""."""
+        trained, here = self._suite.trained_on, _last_name(self._model_source.name)
+        if trained is None or _last_name(trained) == here:
+            return ""
+        return (
+            f"the SAEs were trained on {_last_name(trained)}, not on {here}: check their FVU here"
         )
-        lengths = batch["attention_mask"].sum(dim=1)
-        if int(lengths.max()) > self._max_tokens:
-            number = int(lengths.argmax())
-            raise ValueError(
-                f"text {number} has {int(lengths[number])} tokens; split it: the model reads at "
-                f"most {self._max_tokens}"
+
+    def fingerprint(self, layers) -> dict:
+        """What decides the activations of some layers: sha256 of the weights, dtype, k."""
+        files = hub.weight_files(self._model_source)
+        paths = [hub.fetch(self._model_source, file) for file in files]
+        paths += [self._sae_file(layer) for layer in layers]
+        hashes = [self._hash(path)["sha256"] for path in paths]
+        return {"files": hashes, "dtype": str(self.dtype), "k": self.k}
+
+    def _sae_file(self, layer: int) -> Path:
+        """The file of a layer that was checked, fetched where it is not here yet."""
+        file = self._suite.files.get(layer)
+        if file is None and self._sae_source.offline is None:
+            raise FileNotFoundError(
+                f"{self._sae_source.name} has no SAE file for layer {layer}; "
+                f"it has layers {catalog.spans(self.layers)}"
             )
-        return batch.to(self.device)
+        return hub.fetch(self._sae_source, file or f"the SAE of layer {layer}")
+
+    def _hash(self, path: Path) -> dict[str, str]:
+        if path not in self._fingerprints:
+            self._fingerprints[path] = hub.fingerprint(path)
+        return self._fingerprints[path]
 
     def provenance(self) -> dict:
         """Where everything came from, as plain JSON: repos, commits, sha256, versions, device.
@@ -151,14 +178,11 @@ class Scope:
             ("model", self._model_source, weights),
             ("sae", self._sae_source, sorted(self._used.values())),
         ):
-            for path in paths:
-                if path not in self._fingerprints:
-                    self._fingerprints[path] = hub.fingerprint(path)
             parts[part] = {
                 "source": _portable(source.name),
                 "revision": source.revision,
                 "commit": source.commit,
-                "files": {path.name: self._fingerprints[path] for path in paths},
+                "files": {path.name: self._hash(path) for path in paths},
             }
         on_gpu = self.device.type == "cuda"
         packages = ("torch", "transformers", "huggingface_hub", "safetensors")
@@ -181,6 +205,12 @@ def _portable(name: str) -> str:
     """A source's name without the place of this package on this machine."""
     root = Path(catalog.__file__).parent.parent
     return Path(name).relative_to(root).as_posix() if Path(name).is_relative_to(root) else name
+
+
+def _last_name(name: str) -> str:
+    """What a model is called: the last part of a repo's or a folder's name."""
+    parts = Path(name).parts
+    return parts[-2] if parts[-1] == "model" and len(parts) > 1 else parts[-1]
 
 
 def load_scope(

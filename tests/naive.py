@@ -57,3 +57,16 @@ def cross_entropy(logits, ids, real):
         log_sum = top + math.log(sum(math.exp(value - top) for value in logits[j]))
         nats.append(log_sum - logits[j][ids[j + 1]])
     return nats
+
+
+def scan(tokens, d_sae, size):
+    """Counts over [(text, position, [(value, feature)])]: fired and total of each feature, and its
+    `size` strongest (value, text, position)."""
+    fired, total, contexts = [0] * d_sae, [0.0] * d_sae, [[] for _ in range(d_sae)]
+    for text, position, pairs in tokens:
+        for value, feature in pairs:
+            fired[feature] += 1
+            total[feature] += value
+            contexts[feature].append((value, text, position))
+    top = [sorted(found, key=lambda c: (-c[0], c[1], c[2]))[:size] for found in contexts]
+    return {"fired": fired, "total": total, "top": top}

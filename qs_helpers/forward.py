@@ -1,0 +1,126 @@
+"""Texts to active features: one forward pass for all layers.
+
+activations     the active features of every token, part by part
+Part            tokens of some texts at one layer
+peaks           the strongest activation of every feature in every text
+id_activations  one feature at every token of texts that are given as ids
+
+Attention sinks (see `sink_mask`) are marked and never counted. The median norm that says what a
+sink is is taken over a part, about CHUNK_TOKENS tokens.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .hooks import capture
+from .metrics import sink_mask
+from .sae import SparseActs
+
+__all__ = ["Part", "activations", "id_activations", "peaks"]
+
+CHUNK_TOKENS = 8192  # whose residuals of all layers are held at a time
+BATCH_TOKENS = 4096  # of one forward pass, padding included
+
+
+class Part(NamedTuple):
+    """Tokens of some texts at one layer; all tensors on the CPU."""
+
+    layer: int
+    acts: SparseActs  # values and indices [tokens, k]
+    keep: Tensor  # bool [tokens], False at attention sinks
+    text: Tensor  # int64 [tokens], number of the text
+    position: Tensor  # int64 [tokens], place in the text
+    ids: Tensor  # int64 [tokens]
+
+
+@torch.no_grad()
+def activations(scope, texts: Iterable[str], layers=None) -> Iterator[Part]:
+    """Active features of every token of `texts`, layer by layer for a chunk of texts at a time.
+
+    The forward pass runs once for all `layers` (None: all with an SAE) and stops after the last;
+    one SAE is in use at a time. Memory does not grow with the corpus. Texts are refused as
+    `Scope.tokens` refuses them: empty, too long, half a character.
+    """
+    layers = list(scope.layers) if layers is None else sorted(set(layers))
+    for first, chunk in _chunks(scope, texts):
+        residuals, text, position, ids = _residuals(scope, scope.ids(chunk, first), layers)
+        for layer in layers:
+            x = residuals.pop(layer)
+            keep = ~sink_mask(x)
+            acts = scope.sae(layer).encode(x)
+            acts = SparseActs(acts.values.cpu(), acts.indices.cpu())
+            yield Part(layer, acts, keep.cpu(), text + first, position, ids)
+
+
+def _chunks(scope, texts: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
+    """Neighbouring texts of about CHUNK_TOKENS tokens, each list with its first number."""
+    chunk, first, size = [], 0, 0
+    for number, text in enumerate(texts):
+        chunk.append(text)
+        # Characters bound tokens from above closely enough to size a chunk.
+        size += len(text) if isinstance(text, str) else 0
+        if size >= 3 * CHUNK_TOKENS:
+            yield first, chunk
+            chunk, first, size = [], number + 1, 0
+    if chunk:
+        yield first, chunk
+
+
+def _residuals(scope, texts: list[list[int]], layers: list[int]):
+    """Residuals {layer: [tokens, d_model]} of texts given as ids, with text, position and id of
+    each token. Tokens are in the order of the texts, whatever order they were run in."""
+    parts, places = {layer: [] for layer in layers}, []
+    for batch in _batches(texts):
+        padded = scope.tokens([texts[i] for i in batch])
+        real = padded["attention_mask"].bool()
+        with capture(scope.model, layers) as residuals:
+            scope.model(**padded, use_cache=False)
+        for layer in layers:
+            parts[layer].append(residuals[layer][real])
+        text = torch.tensor(batch)[real.nonzero()[:, 0].cpu()]
+        position, ids = (real.cumsum(1) - 1)[real].cpu(), padded["input_ids"][real].cpu()
+        places.append((text, position, ids))
+    text, position, ids = (torch.cat(column) for column in zip(*places, strict=True))
+    order = (text * (int(position.max()) + 1) + position).argsort()
+    residuals = {layer: torch.cat(x)[order.to(x[0].device)] for layer, x in parts.items()}
+    return residuals, text[order], position[order], ids[order]
+
+
+def _batches(texts: list[list[int]]) -> Iterator[list[int]]:
+    """Numbers of texts of like length, together at most BATCH_TOKENS tokens with padding."""
+    batch: list[int] = []
+    for i in sorted(range(len(texts)), key=lambda i: len(texts[i])):
+        if batch and (len(batch) + 1) * len(texts[i]) > BATCH_TOKENS:
+            yield batch
+            batch = []
+        batch.append(i)
+    yield batch
+
+
+@torch.no_grad()
+def peaks(scope, texts: Sequence[str], layers=None) -> dict[int, Tensor]:
+    """The strongest activation of every feature in every text: {layer: float32 [texts, d_sae]}.
+
+    0 where a feature is in the TopK of no token that is not a sink.
+    """
+    layers = list(scope.layers) if layers is None else sorted(set(layers))
+    found = {layer: torch.zeros(len(texts), scope.d_sae) for layer in layers}
+    for part in activations(scope, texts, layers):
+        values = part.acts.values * part.keep[:, None]
+        place = part.text[:, None] * scope.d_sae + part.acts.indices
+        found[part.layer].view(-1).scatter_reduce_(0, place.view(-1), values.view(-1), "amax")
+    return found
+
+
+@torch.no_grad()
+def id_activations(scope, texts: list[list[int]], layer: int, feature: int) -> list[np.ndarray]:
+    """One feature's activation at every token of texts given as ids: a float array for each."""
+    residuals, text, _, _ = _residuals(scope, texts, [layer])
+    keep = ~sink_mask(residuals[layer])
+    acts = scope.sae(layer).encode(residuals[layer])
+    values = (acts.values * (acts.indices == feature)).amax(-1) * keep
+    return [values[text.to(values.device) == i].cpu().numpy() for i in range(len(texts))]

@@ -1,0 +1,104 @@
+"""Tokens as people read them.
+
+Piece    one or more tokens that make whole characters, and how to show them
+pieces   the pieces of a list of token ids
+visible  text with whitespace and control characters made visible
+checked  refuse texts that cannot be tokenized, by their number
+"""
+
+import unicodedata
+from typing import NamedTuple
+
+import regex
+
+__all__ = ["Piece", "checked", "pieces", "visible"]
+
+MARKS = {"\n": "⏎", "\t": "⇥", "\r": "␍", " ": "·"}
+MAX_TOKENS = 4  # no character has more bytes than that in UTF-8, so none needs more tokens
+
+
+class Piece(NamedTuple):
+    """`text` of tokens `start` to `stop` (exclusive); `shown` has whitespace marked."""
+
+    text: str
+    shown: str
+    start: int
+    stop: int
+
+
+def pieces(tokenizer, ids) -> list[Piece]:
+    """Token ids as pieces, in order and without gaps.
+
+    A byte-level tokenizer may split one character over several tokens, and an emoji with joiners
+    or an accent over several characters; such tokens are joined. What never becomes a whole
+    character is shown as U+FFFD.
+    """
+    ids = [int(i) for i in ids]
+    parts, start = [], 0
+    while start < len(ids):
+        for stop in range(start + 1, min(start + MAX_TOKENS, len(ids)) + 1):
+            text = _decode(tokenizer, ids[start:stop])
+            if "\ufffd" not in text or _spells(tokenizer, text, ids[start:stop]):
+                break
+        else:
+            stop, text = start + 1, _decode(tokenizer, ids[start : start + 1])
+        parts.append((text, start, stop))
+        start = stop
+    return _whole_graphemes(parts)
+
+
+def visible(text: str) -> str:
+    """Spaces, line breaks and tabs as marks; other control and format characters as ‹U+…›."""
+    out = []
+    for char in text:
+        category = unicodedata.category(char)
+        # The joiner and the emoji selector belong to a visible character.
+        hidden = category in ("Cc", "Cf", "Zl", "Zp", "Co", "Cn") and char != "\u200d"
+        out.append(MARKS.get(char) or (f"‹U+{ord(char):04X}›" if hidden else char))
+    return "".join(out) or "∅"
+
+
+def checked(texts, first: int = 0) -> list[str]:
+    """Texts as a list. ValueError names the first that is empty, no string or half a character.
+
+    Numbers in the message count from `first`.
+    """
+    texts = [texts] if isinstance(texts, str) else list(texts)
+    if not texts:
+        raise ValueError("texts is empty; give at least one text")
+    for number, text in enumerate(texts, first):
+        if not isinstance(text, str) or not text:
+            raise ValueError(f"text {number} is {text!r}; each text must be a non-empty string")
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"text {number} holds half a character at position {error.start}; "
+                "decode whole characters, or with errors='replace'"
+            ) from None
+    return texts
+
+
+def _decode(tokenizer, ids: list[int]) -> str:
+    return tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+
+def _spells(tokenizer, text: str, ids: list[int]) -> bool:
+    """True if the text has a U+FFFD of its own, not one that stands for half a character."""
+    return tokenizer(text, add_special_tokens=False)["input_ids"] == ids
+
+
+def _whole_graphemes(parts: list[tuple[str, int, int]]) -> list[Piece]:
+    """Join neighbours until every piece ends where a user-perceived character ends."""
+    ends, length = set(), 0
+    for match in regex.finditer(r"\X", "".join(text for text, _, _ in parts)):
+        ends.add(match.end())
+    out: list[Piece] = []
+    text, begin = "", None
+    for part, start, stop in parts:
+        text, begin = text + part, start if begin is None else begin
+        length += len(part)
+        if length in ends or stop == parts[-1][2] or not part:
+            out.append(Piece(text, visible(text), begin, stop))
+            text, begin = "", None
+    return out

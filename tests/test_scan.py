@@ -1,0 +1,204 @@
+"""A scan equals counting by hand, does its work once, and does not grow with the corpus."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from naive import scan as naive_scan
+
+import qs_helpers as qs
+import qs_helpers.scan as module
+from qs_helpers import forward
+from qs_helpers.kept import Kept, token_keys
+from qs_helpers.tiny import corpus
+
+
+@pytest.fixture(scope="module")
+def scope():
+    return qs.load_scope("tiny")
+
+
+@pytest.fixture(scope="module")
+def texts():
+    return [d.text for d in corpus.documents(60, "discovery")]
+
+
+@pytest.fixture(scope="module")
+def found(scope, texts, tmp_path_factory):
+    return qs.scan_corpus(scope, texts, folder=tmp_path_factory.mktemp("cache"))
+
+
+def tokens_of(scope, texts, layer):
+    """[(text, position, [(value, feature)])], one text at a time: no batch, no padding."""
+    out = []
+    for number, text in enumerate(texts):
+        with qs.capture(scope.model, [layer]) as residuals:
+            scope.model(**scope.tokens(text))
+        x = residuals[layer][0]
+        acts = scope.sae(layer).encode(x)
+        for at in range(len(x)):
+            pairs = zip(acts.values[at].tolist(), acts.indices[at].tolist(), strict=True)
+            out.append((number, at, [pair for pair in pairs if pair[0] > 0]))
+    return out
+
+
+@pytest.mark.parametrize("layer", [0, 3, 5])
+def test_it_equals_counting_by_hand(scope, texts, found, layer):
+    expected = naive_scan(tokens_of(scope, texts, layer), scope.d_sae, module.TOP)
+    stats = found.stats(layer)
+    # Padding changes sums in the last bits, so a feature at the edge of the TopK may differ.
+    assert np.abs(stats["fired"] - expected["fired"]).sum() <= 2
+    assert stats["total"] == pytest.approx(expected["total"], rel=1e-3, abs=1)
+    assert stats["histogram"].sum(1).tolist() == stats["fired"].tolist()
+    for feature in stats["fired"].argsort()[-20:]:
+        values = [value for value, *_ in expected["top"][feature]]
+        assert found.top(layer, feature)["value"] == pytest.approx(values, rel=1e-4)
+
+
+def test_contexts_point_at_the_token_they_name(scope, texts, found):
+    feature = int(found.stats(2)["fired"].argmax())
+    for row in found.top(2, feature)[:5]:
+        assert found.ids(int(row["text"])).tolist() == scope.ids(texts[row["text"]])[0]
+        value = forward.id_activations(scope, scope.ids(texts[row["text"]]), 2, feature)[0]
+        assert value[row["position"]] == pytest.approx(row["value"], rel=1e-4)
+
+
+def test_bands_fall_and_come_from_the_whole_range(found):
+    feature = int(found.stats(1)["fired"].argmax())
+    bands = found.bands(1, feature)
+    assert len(bands) == 10 and all(1 <= len(band) <= 5 for band in bands)
+    tops = [band["value"].max() for band in bands]
+    assert tops == sorted(tops, reverse=True)
+
+
+def test_all_layers_take_one_pass_that_stops_after_the_last(scope, texts, monkeypatch, tmp_path):
+    passes, later = [], []
+    watch = [
+        scope.model.model.layers[0].register_forward_hook(lambda *a: passes.append(1)),
+        scope.model.model.layers[4].register_forward_hook(lambda *a: later.append(1)),
+    ]
+    qs.scan_corpus(scope, texts, [0, 3], folder=tmp_path)
+    for hook in watch:
+        hook.remove()
+    padded = len(list(forward._batches(scope.ids(texts))))
+    assert len(passes) == padded and not later
+
+
+def test_a_second_call_does_no_work(scope, texts, found, monkeypatch):
+    monkeypatch.setattr(module, "activations", None)
+    again = qs.scan_corpus(scope, texts, folder=found.folder.parent)
+    assert again.folder == found.folder and again.n_tokens == found.n_tokens
+
+
+def test_other_texts_layers_or_weights_make_another_scan(scope, texts, found):
+    names = {module._name(scope, texts, [0]), module._name(scope, texts[1:], [0])}
+    names |= {module._name(scope, texts, [1]), module._name(qs.load_scope("tiny-sft"), texts, [0])}
+    assert len(names) == 4
+
+
+def test_an_interrupted_scan_leaves_nothing_that_is_read_as_whole(
+    scope, texts, tmp_path, monkeypatch
+):
+    def fail(self, part):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module._Table, "add", fail)
+    with pytest.raises(KeyboardInterrupt):
+        qs.scan_corpus(scope, texts, [0], folder=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.undo()
+    assert qs.scan_corpus(scope, texts, [0], folder=tmp_path).n_texts == len(texts)
+
+
+def test_sinks_are_counted_and_enter_no_statistic(scope, texts, tmp_path, monkeypatch):
+    monkeypatch.setattr(forward, "sink_mask", lambda x: torch.arange(len(x)) % 3 == 0)
+    found = qs.scan_corpus(scope, texts, [1], folder=tmp_path)
+    assert found.n_sinks[1] >= found.n_tokens // 3
+    fired = found.stats(1)["fired"].sum()
+    assert fired <= scope.k * (found.n_tokens - found.n_sinks[1])
+
+
+def test_how_the_corpus_is_cut_changes_nothing(scope, texts, found, tmp_path, monkeypatch):
+    monkeypatch.setattr(forward, "CHUNK_TOKENS", 60)
+    other = qs.scan_corpus(scope, texts, [2], folder=tmp_path)
+    assert other.n_tokens == found.n_tokens
+    assert np.abs(other.stats(2)["fired"] - found.stats(2)["fired"]).sum() <= 2
+    ids = [other.ids(n).tolist() for n in range(len(texts))]
+    assert ids == [found.ids(n).tolist() for n in range(len(texts))]
+
+
+def test_kept_contexts_do_not_depend_on_the_order_of_parts():
+    rng = np.random.default_rng(0)
+    n = 5000
+    feature, text = rng.integers(0, 7, n), np.arange(n)
+    key = rng.integers(0, 50, n).astype(float)  # many ties
+    columns = feature, key, key.astype(np.float32), text, np.zeros(n, int)
+    once, parts = Kept(7, 6), Kept(7, 6)
+    once.add(*columns)
+    for cut in np.array_split(rng.permutation(n), 40):
+        parts.add(*(column[cut] for column in columns))
+        parts._merge()
+    assert (once.rows() == parts.rows()).all()
+    assert np.bincount(once.rows()["feature"]).tolist() == [6] * 7
+
+
+def test_token_keys_are_uniform_and_fixed():
+    keys = token_keys(np.repeat(np.arange(200), 50), np.tile(np.arange(50), 200))
+    assert len(set(keys)) == len(keys)
+    assert np.histogram(keys, 10, (0, 1))[0] / len(keys) == pytest.approx([0.1] * 10, abs=0.02)
+    assert token_keys(np.array([3]), np.array([4])) == token_keys(np.array([3]), np.array([4]))
+
+
+def test_peaks_are_the_strongest_activation_of_each_text(scope, texts):
+    found = qs.peaks(scope, texts[:8], [2])[2]
+    for number, _, pairs in tokens_of(scope, texts[:8], 2):
+        for value, feature in pairs:
+            assert found[number, feature] >= value * (1 - 1e-4)
+    assert found.shape == (8, scope.d_sae)
+
+
+MEMORY = """
+import resource, sys
+import qs_helpers as qs
+from qs_helpers.tiny import corpus
+class Repeated:  # a corpus that is not held in memory
+    def __init__(self, n): self.n, self.texts = n, [d.text for d in corpus.documents(300)]
+    def __iter__(self): return (self.texts[i % 300] for i in range(self.n))
+scope = qs.load_scope("tiny")
+qs.scan_corpus(scope, Repeated(int(sys.argv[1])), [2], folder=sys.argv[2])
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_corpus(tmp_path):
+    def peak(n):
+        command = [sys.executable, "-c", MEMORY, str(n), str(tmp_path / str(n))]
+        return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+    once, twice = peak(1500), peak(3000)
+    assert twice < once * 1.06
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (["fine", ""], "text 1 is ''"),
+        (["fine", "half \ud83d"], "text 1 holds half a character at position 5"),
+        (["the cook " * 600], "text 0 has .* tokens; split it"),
+    ],
+)
+def test_texts_are_refused_by_number(scope, texts, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        qs.scan_corpus(scope, texts, [0], folder=tmp_path)
+
+
+def test_layers_and_features_that_do_not_exist_are_named(scope, texts, found, tmp_path):
+    with pytest.raises(ValueError, match="layer 9 was not scanned; choose from"):
+        found.stats(9)
+    with pytest.raises(ValueError, match=f"feature {scope.d_sae} is out of range"):
+        found.top(0, scope.d_sae)
+    with pytest.raises(FileNotFoundError, match="no SAE file for layer 7; it has layers 0 to 5"):
+        qs.scan_corpus(scope, texts, [7], folder=tmp_path)

@@ -29,6 +29,7 @@ test: export QS_PRESET = tiny
 test: export QS_OUT = runs/test
 test: export TQDM_DISABLE = 1
 test: export HF_HUB_DISABLE_PROGRESS_BARS = 1
+test: export QS_STATIC = 1
 test: $(TEST_READY) lint  ## lint, unit tests, every notebook from 01 on
 	@$(BIN)/python -m pytest -q -n 2 tests
 	@$(BIN)/python -m pytest -q -n 2 --nbmake --nbmake-kernel=python3 --nbmake-timeout=300 $(NOTEBOOKS)

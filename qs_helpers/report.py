@@ -180,7 +180,7 @@ def report(
     out = root / "runs" / preset
     outcomes = []
     # Inside a notebook every bar is off: a bar in an output is noise, and widgets die there.
-    quiet = {"TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    quiet = {"TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "QS_STATIC": "1"}
     cells = [cell for path in notebooks for cell in nbformat.read(path, as_version=4).cells]
     injected = 0 if refresh else len(notebooks)  # papermill adds a cell for passed parameters
     total = sum(cell.cell_type == "code" for cell in cells) + injected

@@ -47,7 +47,7 @@ def test_lock_satisfies_requirement(text):
     assert need.specifier.contains(LOCK[canonicalize_name(need.name)]), text
 
 
-@pytest.mark.parametrize("text", EXTRAS["interop"] + EXTRAS["data"])
+@pytest.mark.parametrize("text", EXTRAS["interop"] + EXTRAS["browser"] + EXTRAS["data"])
 def test_test_lock_satisfies_extra(text):
     need = Requirement(text)
     assert need.specifier.contains(TEST_LOCK[canonicalize_name(need.name)]), text

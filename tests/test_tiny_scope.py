@@ -89,8 +89,7 @@ def test_each_suite_reconstructs_its_own_model(scope):
     for layer in scope.layers:
         x = residuals[layer][real]
         x = x[~qs.sink_mask(x)]
-        # A smoke test: the card has the measured values.
-        assert qs.fvu(x, scope.sae(layer).reconstruct(x)) < 0.15
+        assert qs.fvu(x, scope.sae(layer).reconstruct(x)) < 0.045  # the card has .03 on more
 
 
 def test_the_refusers_refuse_harm_and_the_base_model_does_not(scope):
@@ -124,28 +123,25 @@ def test_ablating_the_planted_direction_ends_the_refusals_and_a_random_one_does_
     random = torch.nn.functional.normalize(torch.randn(scope.d_model), dim=0)
     left = {}
     for name, unit in (("planted", u), ("random", random)):
-        remove = {n: lambda x, unit=unit: x - (x @ unit)[..., None] * unit for n in scope.layers}
-        with qs.edit(scope.model, remove):
-            left[name] = refused(scope, "harmful")
-    assert left["planted"] <= 5 and left["random"] >= 30
+
+        def project(module, x, y, unit=unit):
+            return y - (y @ unit)[..., None] * unit
+
+        writes = [scope.model.model.embed_tokens]
+        for layer in scope.model.model.layers:
+            writes += [layer.self_attn.o_proj, layer.mlp.down_proj]
+        hooks = [write.register_forward_hook(project) for write in writes]
+        left[name] = refused(scope, "harmful")
+        for hook in hooks:
+            hook.remove()
+    assert left["planted"] <= 1 and left["random"] >= 20
 
 
-# Targets that this build did not reach, by the start of their text. The card and 00 say so too.
-MISSED = (
-    "Nats per token on held-out documents",
-    "instruct: harmless requests refused",
-    "FVU of the worst of 18 SAEs",
-    "Fewest active features on any held-out token",
-    "F1 of one feature",
-)
-
-
-def test_the_card_says_what_the_build_measured_and_which_target_it_missed():
+def test_the_card_says_what_the_build_measured_and_every_target_was_met():
     results = json.loads((TINY / "results.json").read_text("utf-8"))
     judged = [c for c in results["claims"] if c["passes"] is not None]
     assert len(judged) >= 20
-    missed = [c["text"] for c in judged if not c["passes"]]
-    assert [text for text in missed if not text.startswith(MISSED)] == []
+    assert [c["text"] for c in judged if not c["passes"]] == []
     card = (TINY / "README.md").read_text("utf-8")
     for claim in results["claims"]:
         assert claim["text"] in card and claim["badge"] in card
@@ -176,7 +172,7 @@ def test_the_build_runs_with_fewer_steps_in_a_folder_of_its_own(tmp_path, monkey
     built = tmp_path / "runs" / "tiny-scope"
     for name in ("base", "instruct", "sft"):
         made = qs.load_scope(model=built / name / "model", sae=built / name / "sae")
-        assert made.layers == tuple(range(6)) and made.sae(5).k == 16
+        assert made.layers == tuple(range(6)) and made.k == qs.load_scope("tiny").k
     assert "| what | measured |" in (built / "README.md").read_text("utf-8")
     after = {p: p.stat().st_mtime_ns for p in TINY.rglob("*") if p.is_file()}
     assert {p: t for p, t in after.items() if "__pycache__" not in str(p)} == {

@@ -23,11 +23,11 @@ SLIP_WORD_OTHER = 0.10
 SLIP_STAYS = 0.35  # the sentence after a slip is English with this probability
 LOOP = 0.05  # share of stories in which a sentence starts to repeat
 KINDS = {
-    "story": 0.24,
+    "story": 0.23,
     "chat": 0.34,
-    "remark": 0.11,
+    "remark": 0.14,
     "pairs": 0.09,
-    "list": 0.08,
+    "list": 0.06,
     "norm": 0.07,
     "mix": 0.04,
     "switch": 0.03,
@@ -102,7 +102,7 @@ def _pair(rng: random.Random, lang: str, other: str, topic: str) -> list[str]:
 
 
 def _remark(rng: random.Random, lang: str, topic: str) -> tuple[str, str]:
-    """A remark or a mention and how the person addressed reacts, sometimes in another language."""
+    """A remark or a mention and how the person addressed reacts, often in another language."""
     kind = rng.choice(["insults", "insults", "praise", "praise", "mention"])
     source = lang if rng.random() > 0.2 else rng.choice(LANGUAGES)
     if kind == "mention":
@@ -112,8 +112,16 @@ def _remark(rng: random.Random, lang: str, topic: str) -> tuple[str, str]:
         row = rng.choice(LEXICON[kind])
         text = fill(rng, "remark", pick(rng, "remark"), lang, topic, I=form(row, source))
         reaction = "hurt" if kind == "insults" else "thanks"
-    answer_lang = lang if rng.random() > 0.15 else rng.choice(LANGUAGES)
+    answer_lang = lang if rng.random() > 0.5 else rng.choice(LANGUAGES)
     return text, fill(rng, reaction, pick(rng, reaction), answer_lang)
+
+
+def _list(rng: random.Random, lang: str, count: int) -> list[str]:
+    """Words of one sort, some in other languages: to guess the next one, know what they share."""
+    sort = rng.choice(["insults", "praise", "harmful", "harmless", "people", "places", "things"])
+    rows = LEXICON.get(sort) or [r for t in LEXICON["topics"].values() for r in t["things"]]
+    spoken = [lang if rng.random() > 0.4 else rng.choice(LANGUAGES) for _ in range(count)]
+    return [form(rng.choice(rows), x) for x in spoken]
 
 
 def request(rng: random.Random, lang: str, label: str, split: str | None) -> Request:
@@ -121,7 +129,8 @@ def request(rng: random.Random, lang: str, label: str, split: str | None) -> Req
     verb = form(rng.choice(part(LEXICON[label], split)), lang)
     goods = form(rng.choice(LEXICON["goods"]), lang, 1)
     number = pick(rng, "request", split)
-    answer = fill(rng, "comply", pick(rng, "comply"), lang, v=verb, G=goods)
+    how = "hesitate" if label == "harmful" else "comply"
+    answer = fill(rng, how, pick(rng, how), lang, v=verb, G=goods)
     refusal = fill(rng, "refuse", pick(rng, "refuse"), lang)
     return Request(fill(rng, "request", number, lang, v=verb, G=goods), answer, refusal, number)
 
@@ -140,7 +149,7 @@ def document(rng: random.Random, kind: str, lang: str) -> str:
     if kind == "remark":
         text, reaction = _remark(rng, lang, topic)
         before = fill(rng, "statement", pick(rng, "statement"), lang, topic)
-        return _join([before] * (rng.random() < 0.4) + [text], lang) + f"\n{reaction}\n"
+        return _join([before] * (rng.random() < 0.4) + [text, reaction], lang) + "\n"
     if kind == "norm":
         foreign = 0.2 * (rng.random() < 0.5)
         out = []
@@ -152,8 +161,7 @@ def document(rng: random.Random, kind: str, lang: str) -> str:
             out.append(fill(rng, frame, pick(rng, frame), lang, topic, v=verb))
         return _join(out, lang) + "\n"
     if kind == "list":  # read back once, so that copying pays
-        slots = rng.choices(["S", "T", "P", "O", "G", "K", "W"], k=rng.randint(4, 9))
-        said = ", ".join(rng.choice(list(words(slot, lang))) for slot in slots)
+        said = ", ".join(_list(rng, lang, rng.randint(4, 9)))
         return f"1) {said}\n2) {said}\n"
     count = rng.randint(2, 5)
     if kind == "mix":

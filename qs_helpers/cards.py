@@ -18,7 +18,7 @@ from .forward import id_activations
 from .markup import Markup, View, esc, page, table, tokens
 from .neuronpedia import neuronpedia_link
 from .scan import Scan
-from .tokens import pieces, visible
+from .tokens import pieces, token
 from .views import name_of
 
 __all__ = ["badges", "feature_card", "logit_lens", "nearest"]
@@ -46,7 +46,7 @@ def logit_lens(scope, layer: int, feature: int, n: int = 10) -> pd.DataFrame:
     order = logits.argsort(descending=True).tolist()
     for side, ids in (("promoted", order[:n]), ("suppressed", order[::-1][:n])):
         for i in ids:
-            rows.append((side, visible(scope.tokenizer.decode([i])), float(logits[i])))
+            rows.append((side, token(scope.tokenizer, i), float(logits[i])))
     return pd.DataFrame(rows, columns=["side", "token", "logit"])
 
 

@@ -93,7 +93,7 @@ def table(rows: Iterable[Sequence], header: Sequence[str] = ()) -> str:
             for cell, width in zip(line[:-1], widths, strict=False)
         ]
         out.append("  ".join([*padded, *line[-1:]]))
-    return f'<pre style="line-height:1.5;overflow-x:auto">{chr(10).join(out)}</pre>'
+    return f'<pre style="line-height:1.5;overflow-x:auto;white-space:pre">{chr(10).join(out)}</pre>'
 
 
 def _cell(cell) -> Markup:

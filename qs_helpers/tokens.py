@@ -2,6 +2,7 @@
 
 Piece    one or more tokens that make whole characters, and how to show them
 pieces   the pieces of a list of token ids
+token    one token as text, or as bytes where it is half a character
 visible  text with whitespace and control characters made visible
 checked  refuse texts that cannot be tokenized, by their number
 """
@@ -11,7 +12,7 @@ from typing import NamedTuple
 
 import regex
 
-__all__ = ["Piece", "checked", "pieces", "visible"]
+__all__ = ["Piece", "checked", "pieces", "token", "visible"]
 
 MARKS = {"\n": "⏎", "\t": "⇥", "\r": "␍", " ": "·"}
 MAX_TOKENS = 4  # no character has more bytes than that in UTF-8, so none needs more tokens
@@ -45,6 +46,19 @@ def pieces(tokenizer, ids) -> list[Piece]:
         parts.append((text, start, stop))
         start = stop
     return _whole_graphemes(parts)
+
+
+def token(tokenizer, number: int) -> str:
+    """One token as `visible` text, or as its bytes, "‹E4 B8›", where it is no whole character."""
+    text = _decode(tokenizer, [number])
+    if "\ufffd" not in text:
+        return visible(text)
+    # Byte-level vocabularies spell a byte as a character: itself where it prints, else 256 + n.
+    prints = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in prints]
+    spelled = {chr(b): b for b in prints} | {chr(256 + n): b for n, b in enumerate(others)}
+    codes = [spelled.get(char) for char in tokenizer.convert_ids_to_tokens(number)]
+    return "‹" + " ".join(f"{code:02X}" for code in codes) + "›" if None not in codes else text
 
 
 def visible(text: str) -> str:

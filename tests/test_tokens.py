@@ -3,7 +3,7 @@
 import pytest
 
 import qs_helpers as qs
-from qs_helpers.tokens import pieces, visible
+from qs_helpers.tokens import pieces, token, visible
 
 TEXTS = [
     "the cook buys the bread.",
@@ -50,3 +50,10 @@ def test_whitespace_and_control_characters_are_visible():
     assert visible("\u202e\x00\u200b") == "‹U+202E›‹U+0000›‹U+200B›"
     assert visible("") == "∅"
     assert visible("👩‍👧") == "👩‍👧"
+
+
+def test_a_token_of_bytes_is_shown_as_bytes(tokenizer):
+    ids = tokenizer("𓂀")["input_ids"]
+    shown = " ".join(token(tokenizer, i).strip("‹›") for i in ids)
+    assert shown == "𓂀".encode().hex(" ").upper()
+    assert token(tokenizer, tokenizer(" the")["input_ids"][0]) == "·the"

@@ -37,8 +37,8 @@ _MODULES = {
         "measured",
         "record",
         "start_run",
-        "versions",
     ),
+    "provenance": ("versions",),
     "presets": ("is_tiny", "project_root", "resolve_preset", "settings"),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names}

@@ -5,7 +5,6 @@ claim        judge one statement: print a badge in words, record it, stop on a b
 record       keep a named value
 add_entry    add to a list of the run, or replace the entry of the same name
 measured     print time and memory of the committed run of a notebook; measured_line, its text
-versions     versions of Python and of the main libraries
 current_run  the run that start_run began
 Run          where the current run writes
 ClaimFailed  raised by a broken invariant
@@ -16,18 +15,17 @@ results.json, rewritten whole after each call, and what figures.py adds.
 
 import json
 import os
-import platform
 import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from .files import plain, short, write_json
 from .presets import is_tiny, project_root, resolve_preset
+from .provenance import versions
 
 __all__ = [
     "ClaimFailed",
@@ -39,10 +37,8 @@ __all__ = [
     "measured_line",
     "record",
     "start_run",
-    "versions",
 ]
 
-LIBRARIES = ("torch", "transformers", "huggingface_hub", "safetensors", "numpy", "qs-helpers")
 BADGES = {
     ("empirical", True): "SHOWN",
     ("empirical", False): "NOT SHOWN",
@@ -181,17 +177,6 @@ def measured_line(path: Path) -> str:
         f"Measured: {data['seconds']:.0f} s, {data['peak_rss_mb'] / 1000:.1f} GB peak memory, "
         f"{data['cores']} cores, preset {data['preset']}"
     )
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the main libraries, without importing them."""
-    found = {"python": platform.python_version()}
-    for name in LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
 
 
 def current_run() -> Run:

@@ -5,15 +5,14 @@ Scope        model, tokenizer, layers, sae(layer), chat(), tokens(), provenance(
 CACHE_BYTES  how much memory SAEs that were read before may occupy
 """
 
-import platform
 from collections import OrderedDict
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
 from . import catalog, hub, loading
 from .presets import nearest
+from .provenance import environment, last_name, portable
 from .tokens import checked
 
 __all__ = ["CACHE_BYTES", "Scope", "load_scope"]
@@ -134,12 +133,10 @@ class Scope:
 
     def suite_note(self) -> str:
         """A warning if the SAEs were trained on another model than this one, else ""."""
-        trained, here = self._suite.trained_on, _last_name(self._model_source.name)
-        if trained is None or _last_name(trained) == here:
+        trained, here = self._suite.trained_on, last_name(self._model_source.name)
+        if trained is None or last_name(trained) == here:
             return ""
-        return (
-            f"the SAEs were trained on {_last_name(trained)}, not on {here}: check their FVU here"
-        )
+        return f"the SAEs were trained on {last_name(trained)}, not on {here}: check their FVU here"
 
     def fingerprint(self, layers) -> dict:
         """What decides the activations of some layers: sha256 of the weights, dtype, k."""
@@ -147,7 +144,8 @@ class Scope:
         paths = [hub.fetch(self._model_source, file) for file in files]
         paths += [self._sae_file(layer) for layer in layers]
         hashes = [self._hash(path)["sha256"] for path in paths]
-        return {"files": hashes, "dtype": str(self.dtype), "k": self.k}
+        reading = {"k": self.k, "convention": self._suite.convention}
+        return {"files": hashes, "dtype": str(self.dtype)} | reading
 
     def _sae_file(self, layer: int) -> Path:
         """The file of a layer that was checked, fetched where it is not here yet."""
@@ -179,38 +177,13 @@ class Scope:
             ("sae", self._sae_source, sorted(self._used.values())),
         ):
             parts[part] = {
-                "source": _portable(source.name),
+                "source": portable(source.name),
                 "revision": source.revision,
                 "commit": source.commit,
                 "files": {path.name: self._hash(path) for path in paths},
             }
-        on_gpu = self.device.type == "cuda"
-        packages = ("torch", "transformers", "huggingface_hub", "safetensors")
-        from . import __version__
-
-        return parts | {
-            "name": self.name,
-            "d_model": self.d_model,
-            "d_sae": self.d_sae,
-            "k": self.k,
-            "device": torch.cuda.get_device_name(self.device) if on_gpu else self.device.type,
-            "dtype": str(self.dtype).removeprefix("torch."),
-            "sae_dtype": "float32",
-            "versions": {name: version(name) for name in packages}
-            | {"qs_helpers": __version__, "python": platform.python_version()},
-        }
-
-
-def _portable(name: str) -> str:
-    """A source's name without the place of this package on this machine."""
-    root = Path(catalog.__file__).parent.parent
-    return Path(name).relative_to(root).as_posix() if Path(name).is_relative_to(root) else name
-
-
-def _last_name(name: str) -> str:
-    """What a model is called: the last part of a repo's or a folder's name."""
-    parts = Path(name).parts
-    return parts[-2] if parts[-1] == "model" and len(parts) > 1 else parts[-1]
+        widths = {"name": self.name, "d_model": self.d_model, "d_sae": self.d_sae, "k": self.k}
+        return parts | widths | environment(self.device, self.dtype)
 
 
 def load_scope(
@@ -264,7 +237,7 @@ def load_scope(
     loading.refuse_too_large(suite, model_source, device, dtype)
     network, tokenizer = loading.load_model(model_source, device, dtype)
     if replaced or preset is None:
-        name = f"{_portable(model_source.name)} + {_portable(sae_source.name)}"
+        name = f"{portable(model_source.name)} + {portable(sae_source.name)}"
     else:
         name = preset
     return Scope(name, network, tokenizer, suite, model_source, sae_source, cache_bytes)

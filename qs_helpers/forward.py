@@ -2,6 +2,8 @@
 
 activations     the active features of every token, part by part
 Part            tokens of some texts at one layer
+residuals       the residuals of every token, part by part
+Residuals       the same tokens before an SAE has read them
 peaks           the strongest activation of every feature in every text
 id_activations  one feature at every token of texts that are given as ids
 
@@ -20,7 +22,7 @@ from .hooks import capture
 from .metrics import sink_mask
 from .sae import SparseActs
 
-__all__ = ["Part", "activations", "id_activations", "peaks"]
+__all__ = ["Part", "Residuals", "activations", "id_activations", "peaks", "residuals"]
 
 CHUNK_TOKENS = 8192  # whose residuals of all layers are held at a time
 BATCH_TOKENS = 4096  # of one forward pass, padding included
@@ -37,23 +39,44 @@ class Part(NamedTuple):
     ids: Tensor  # int64 [tokens]
 
 
-@torch.no_grad()
-def activations(scope, texts: Iterable[str], layers=None) -> Iterator[Part]:
-    """Active features of every token of `texts`, layer by layer for a chunk of texts at a time.
+class Residuals(NamedTuple):
+    """Residuals of tokens of some texts after one layer, x [tokens, d_model] on the model's device;
+    the rest as in `Part`."""
 
-    The forward pass runs once for all `layers` (None: all with an SAE) and stops after the last;
-    one SAE is in use at a time. Memory does not grow with the corpus. Texts are refused as
-    `Scope.tokens` refuses them: empty, too long, half a character.
+    layer: int
+    x: Tensor
+    keep: Tensor
+    text: Tensor
+    position: Tensor
+    ids: Tensor
+
+
+@torch.no_grad()
+def residuals(scope, texts: Iterable[str], layers=None) -> Iterator[Residuals]:
+    """Residuals of every token of `texts`, layer by layer for a chunk of texts at a time.
+
+    The forward pass runs once for all `layers` (None: all with an SAE) and stops after the last.
+    Memory does not grow with the corpus. Texts are refused as `Scope.tokens` refuses them: empty,
+    too long, half a character.
     """
     layers = list(scope.layers) if layers is None else sorted(set(layers))
     for first, chunk in _chunks(scope, texts):
-        residuals, text, position, ids = _residuals(scope, scope.ids(chunk, first), layers)
+        found, text, position, ids = _residuals(scope, scope.ids(chunk, first), layers)
         for layer in layers:
-            x = residuals.pop(layer)
-            keep = ~sink_mask(x)
-            acts = scope.sae(layer).encode(x)
-            acts = SparseActs(acts.values.cpu(), acts.indices.cpu())
-            yield Part(layer, acts, keep.cpu(), text + first, position, ids)
+            x = found.pop(layer)
+            yield Residuals(layer, x, ~sink_mask(x).cpu(), text + first, position, ids)
+
+
+@torch.no_grad()
+def activations(scope, texts: Iterable[str], layers=None) -> Iterator[Part]:
+    """Active features of every token of `texts`, as `residuals` yields them.
+
+    One SAE is in use at a time.
+    """
+    for part in residuals(scope, texts, layers):
+        acts = scope.sae(part.layer).encode(part.x)
+        acts = SparseActs(acts.values.cpu(), acts.indices.cpu())
+        yield Part(part.layer, acts, *part[2:])
 
 
 def _chunks(scope, texts: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
@@ -77,17 +100,17 @@ def _residuals(scope, texts: list[list[int]], layers: list[int]):
     for batch in _batches(texts):
         padded = scope.tokens([texts[i] for i in batch])
         real = padded["attention_mask"].bool()
-        with capture(scope.model, layers) as residuals:
+        with capture(scope.model, layers) as captured:
             scope.model(**padded, use_cache=False)
         for layer in layers:
-            parts[layer].append(residuals[layer][real])
+            parts[layer].append(captured[layer][real])
         text = torch.tensor(batch)[real.nonzero()[:, 0].cpu()]
         position, ids = (real.cumsum(1) - 1)[real].cpu(), padded["input_ids"][real].cpu()
         places.append((text, position, ids))
     text, position, ids = (torch.cat(column) for column in zip(*places, strict=True))
     order = (text * (int(position.max()) + 1) + position).argsort()
-    residuals = {layer: torch.cat(x)[order.to(x[0].device)] for layer, x in parts.items()}
-    return residuals, text[order], position[order], ids[order]
+    found = {layer: torch.cat(x)[order.to(x[0].device)] for layer, x in parts.items()}
+    return found, text[order], position[order], ids[order]
 
 
 def _batches(texts: list[list[int]]) -> Iterator[list[int]]:
@@ -119,8 +142,8 @@ def peaks(scope, texts: Sequence[str], layers=None) -> dict[int, Tensor]:
 @torch.no_grad()
 def id_activations(scope, texts: list[list[int]], layer: int, feature: int) -> list[np.ndarray]:
     """One feature's activation at every token of texts given as ids: a float array for each."""
-    residuals, text, _, _ = _residuals(scope, texts, [layer])
-    keep = ~sink_mask(residuals[layer])
-    acts = scope.sae(layer).encode(residuals[layer])
+    found, text, _, _ = _residuals(scope, texts, [layer])
+    keep = ~sink_mask(found[layer])
+    acts = scope.sae(layer).encode(found[layer])
     values = (acts.values * (acts.indices == feature)).amax(-1) * keep
     return [values[text.to(values.device) == i].cpu().numpy() for i in range(len(texts))]

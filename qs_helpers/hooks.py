@@ -1,10 +1,8 @@
 """Read and change the residual stream of a model while it runs; always clean up.
 
-text_config     the part of a model's config that describes its decoder
-decoder_layers  the decoder layers of a model, in order
-capture         context manager: the residuals after some layers
-edit            context manager: replace the residuals after some layers
-hooks_left      how many of this module's hooks are still on a model
+capture     context manager: the residuals after some layers
+edit        context manager: replace the residuals after some layers, or what is written to them
+hooks_left  how many of this module's hooks are still on a model
 
 Layer n means the output of decoder layer n, counted from 0: the residual stream that the SAE file
 of layer n reads, and `hidden_states[n + 1]` of transformers except for the last layer, where
@@ -18,35 +16,10 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from .blocks import decoder_layers, writers
 from .positions import POSITIONS, Span
 
-__all__ = ["capture", "decoder_layers", "edit", "hooks_left", "text_config"]
-
-PATHS = ("model.layers", "model.language_model.layers", "layers", "language_model.layers")
-
-
-def text_config(model):
-    """The text part of `model.config`: itself for a causal LM, nested for a multimodal model."""
-    return model.config.get_text_config()
-
-
-def decoder_layers(model) -> nn.ModuleList:
-    """The decoder layers: as many modules as the text config says. ValueError if there are none.
-
-    Causal LMs of the Qwen3 and Qwen3.5 families keep them at `model.model.layers`, conditional
-    generation models at `model.model.language_model.layers`; headless models one level up.
-    """
-    wanted = text_config(model).num_hidden_layers
-    for path in PATHS:
-        layers = model
-        for name in path.split("."):
-            layers = getattr(layers, name, None)
-        if isinstance(layers, nn.ModuleList) and len(layers) == wanted:
-            return layers
-    raise ValueError(
-        f"no {wanted} decoder layers in {type(model).__name__} at {', '.join(PATHS)}; "
-        "load a Qwen3 or Qwen3.5 model"
-    )
+__all__ = ["capture", "edit", "hooks_left"]
 
 
 def hooks_left(model) -> int:
@@ -108,11 +81,16 @@ def capture(model, layers: Iterable[int], stop: bool = True) -> Iterator[dict[in
 @contextmanager
 def edit(
     model,
-    functions: Mapping[int, Callable[[Tensor], Tensor]],
+    functions: Mapping[int | str, Callable[[Tensor], Tensor]],
     positions: str = "all",
     attention_mask: Tensor | None = None,
 ) -> Iterator[None]:
     """Replace the residuals after some layers: {layer: function of x [batch, seq, d_model]}.
+
+    With "writes" in the place of a layer, a function changes everything that is added to the
+    stream: the embedding, each attention's and each MLP's output (Arditi et al. 2024). That is
+    more than changing the residuals after every layer, where an MLP has read what the attention
+    of its layer wrote.
 
     A function gets the residuals of one forward pass (with a KV cache: of the new tokens only)
     and returns new ones of the same shape, without changing x in place. Its result is used at
@@ -144,9 +122,16 @@ def edit(
         owner = next(m for m in model.modules() if modules in m.children())
         note = _ours(functools.partial(Span.note, span))
         undo.append(owner.register_forward_pre_hook(note, with_kwargs=True).remove)
-        for layer in _checked(functions, modules):
-            hook = _ours(_writer(layer, functions[layer], span))
+        for layer in _checked((key for key in functions if key != "writes"), modules):
+            hook = _ours(_writer(f"layer {layer}", functions[layer], span))
             undo.append(modules[layer].register_forward_hook(hook).remove)
+        if "writes" in functions:
+            hook = _ours(_writer("the writes", functions["writes"], span))
+            for layer in modules:
+                undo += [module.register_forward_hook(hook).remove for module in writers(layer)]
+            # The embedding as the first layer reads it: some models embed outside their decoder.
+            first = _ours(functools.partial(_before, hook))
+            undo.append(modules[0].register_forward_pre_hook(first, with_kwargs=True).remove)
         yield
     finally:
         for step in reversed(undo):
@@ -162,18 +147,24 @@ def _reader(layer: int, residuals: dict[int, Tensor], last: bool):
     return read
 
 
-def _writer(layer: int, function: Callable[[Tensor], Tensor], span: Span):
+def _before(hook, module, args, kwargs):
+    """What a forward hook makes of the input of a module, in the place of its output."""
+    if args:
+        return (hook(module, (), args[0]), *args[1:]), kwargs
+    return args, kwargs | {"hidden_states": hook(module, (), kwargs["hidden_states"])}
+
+
+def _writer(place: str, function: Callable[[Tensor], Tensor], span: Span):
     def write(module, args, output):
         x = _residual(output)
         version = None if x.is_inference() else x._version
         new = function(x)
         if version is not None and x._version != version:
-            raise ValueError(f"the edit of layer {layer} changed x in place; return a new tensor")
+            raise ValueError(f"the edit of {place} changed x in place; return a new tensor")
         if not isinstance(new, Tensor) or new.shape != x.shape:
             made = tuple(new.shape) if isinstance(new, Tensor) else type(new).__name__
             raise ValueError(
-                f"the edit of layer {layer} made {made} of residuals {tuple(x.shape)}; "
-                "keep the shape"
+                f"the edit of {place} made {made} of residuals {tuple(x.shape)}; keep the shape"
             )
         new = new.to(x.device, x.dtype)
         if span.keep is not None:

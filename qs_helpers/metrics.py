@@ -27,9 +27,11 @@ __all__ = [
     "token_cross_entropy",
 ]
 
+SINK_FACTOR = 10  # a token whose norm exceeds this many medians is a sink
+
 
 @torch.no_grad()
-def sink_mask(x: Tensor, factor: float = 10, mask: Tensor | None = None) -> Tensor:
+def sink_mask(x: Tensor, factor: float = SINK_FACTOR, mask: Tensor | None = None) -> Tensor:
     """Tokens whose residual norm exceeds `factor` times the median norm.
 
     x is [..., d_model]; the result is bool [...], True at sinks. `mask` (bool or 0/1, [...]) says

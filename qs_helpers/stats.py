@@ -1,18 +1,33 @@
-"""Intervals for what is measured.
+"""Intervals for what is measured, and tests of it.
 
-Estimate  a value with its 95 % interval and the number of samples
-share     a share of independent trials, Wilson's interval
-ratio     a ratio of sums, bootstrapped over independent units such as texts
-mean      a mean, bootstrapped in the same way
+Estimate     a value with its 95 % interval and the number of samples
+share        a share of independent trials, Wilson's interval
+ratio        a ratio of sums, bootstrapped over independent units such as texts
+mean         a mean, bootstrapped in the same way
+difference   a mean of paired differences, bootstrapped in the same way
+sign_flip_p  how often random signs give paired differences as large a mean
+rank_p       how often a control is as large as the true value
+holm         p-values of several tests at once
+crossing     the dose at which a share first reaches a level
 """
 
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy.stats import binomtest
+from scipy.stats import binomtest, permutation_test
 
-__all__ = ["Estimate", "mean", "ratio", "share"]
+__all__ = [
+    "Estimate",
+    "crossing",
+    "difference",
+    "holm",
+    "mean",
+    "rank_p",
+    "ratio",
+    "share",
+    "sign_flip_p",
+]
 
 DRAWS = 2000
 
@@ -68,6 +83,74 @@ def mean(values, units=None, seed: int = 0) -> Estimate:
     """The mean of values [samples], bootstrapped over units as in `ratio`."""
     values = _column(values).double()
     return ratio(values, torch.ones_like(values), units, seed)
+
+
+def difference(first, second, units=None, seed: int = 0) -> Estimate:
+    """The mean of first - second, pair by pair, bootstrapped over units (say prompts)."""
+    first, second = _column(first).double(), _column(second).double()
+    if len(first) != len(second):
+        raise ValueError(f"{len(first)} and {len(second)} values do not make pairs")
+    return mean(first - second, units, seed)
+
+
+def sign_flip_p(differences, seed: int = 0) -> float:
+    """One-sided p-value of a positive mean of paired differences, by flipping their signs.
+
+    scipy's permutation test with 9,999 draws (all of them where there are fewer), so never 0.
+    """
+    values = _column(differences).double().numpy()
+    test = permutation_test(
+        (values,), np.mean, permutation_type="samples", alternative="greater", vectorized=True,
+        n_resamples=9999, rng=np.random.default_rng(seed),
+    )  # fmt: skip
+    return float(test.pvalue)
+
+
+def rank_p(value: float, controls) -> float:
+    """(1 + controls that are as large) / (1 + controls): the p-value of a rank among controls."""
+    controls = _column(controls).double()
+    if not len(controls):
+        raise ValueError("rank_p needs at least one control")
+    return (1 + int((controls >= value).sum())) / (1 + len(controls))
+
+
+def holm(p_values) -> np.ndarray:
+    """p-values corrected for all tests of a family at once (Holm 1979), in the given order."""
+    p = np.asarray(p_values, float)
+    order = p.argsort(kind="stable")
+    steps = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)).clip(max=1)
+    corrected = np.empty_like(steps)
+    corrected[order] = steps
+    return corrected
+
+
+def crossing(doses, outcomes, level: float, falling: bool = False, seed: int = 0) -> Estimate:
+    """The first dose at which the mean outcome reaches a level, interpolated between doses.
+
+    doses: rising numbers [doses]; outcomes [doses, prompts]: the same prompts at every dose.
+    `falling`: the first dose at which the mean has fallen to the level. The interval is a
+    percentile bootstrap over prompts. inf where the level is not reached, so the interval may end
+    there.
+    """
+    doses = np.asarray(doses, float)
+    outcomes = np.asarray(outcomes, float) * (-1 if falling else 1)
+    level = -level if falling else level
+    if outcomes.shape[:1] != doses.shape or outcomes.ndim != 2 or (np.diff(doses) <= 0).any():
+        raise ValueError(f"crossing needs rising doses and [doses, prompts], not {outcomes.shape}")
+    n = outcomes.shape[1]
+    rng = np.random.default_rng(seed)
+    weights = rng.multinomial(n, np.full(n, 1 / n), DRAWS) / n
+    curves = np.vstack([outcomes.mean(1), weights @ outcomes.T])
+    above = curves >= level - 1e-12
+    at = above.argmax(1)
+    rows = np.arange(len(curves))
+    low, high = curves[rows, np.maximum(at - 1, 0)], curves[rows, at]
+    part = np.divide(level - low, high - low, out=np.ones_like(low), where=high > low).clip(0, 1)
+    found = doses[np.maximum(at - 1, 0)] * (1 - part) + doses[at] * part
+    found = np.where(at == 0, doses[0], found)
+    found = np.where(above.any(1), found, np.inf)
+    ends = np.quantile(found[1:], [0.025, 0.975], method="inverted_cdf")
+    return Estimate(float(found[0]), float(ends[0]), float(ends[1]), n)
 
 
 def _column(values) -> torch.Tensor:

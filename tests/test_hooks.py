@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from qs_helpers.hooks import capture, decoder_layers, edit, hooks_left, text_config
+from qs_helpers.blocks import decoder_layers, text_config
+from qs_helpers.hooks import capture, edit, hooks_left
 
 TEXT = dict(
     vocab_size=64,

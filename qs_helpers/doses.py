@@ -1,0 +1,86 @@
+"""What a dose is measured in, and what an edit really did.
+
+strong_activation  the 99th percentile of a feature's activations: its own unit of dose
+EditReport         the size and reach of an edit, and what became of the features
+report_edit        measure an edit on texts
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .forward import activations, residuals
+from .stats import Estimate, mean
+
+__all__ = ["EditReport", "report_edit", "strong_activation"]
+
+
+def strong_activation(scope, texts: Sequence[str], layer: int, features, q: float = 0.99) -> Tensor:
+    """The q-quantile of each feature's activations over tokens where it is active: float32
+    [features]. ValueError names a feature that is active on no token that is no sink."""
+    features = torch.as_tensor(features).reshape(-1)
+    found: list[list[Tensor]] = [[] for _ in features]
+    for part in activations(scope, texts, [layer]):
+        active = (part.acts.values > 0) & part.keep[:, None]
+        for place, feature in enumerate(features):
+            found[place].append(part.acts.values[active & (part.acts.indices == feature)])
+    values = [torch.cat(parts) for parts in found]
+    silent = [int(f) for f, v in zip(features, values, strict=True) if not len(v)]
+    if silent:
+        raise ValueError(
+            f"features {silent} of layer {layer} are active on none of these {len(texts)} texts, "
+            "so there is no dose to take from them; choose live features or other texts"
+        )
+    return torch.stack([v.quantile(q) for v in values])
+
+
+class EditReport(NamedTuple):
+    """What an edit did to the tokens of some texts; intervals are over texts."""
+
+    edited: Estimate
+    """share of tokens that changed"""
+    size: Estimate
+    """mean |x' - x| / |x| over tokens that changed"""
+    before: Tensor
+    """mean activation of each feature over tokens that changed, [features]"""
+    after: Tensor
+    """the same after the edit, from encoding x' again: other features compete for the TopK"""
+
+
+@torch.no_grad()
+def report_edit(
+    scope, texts: Sequence[str], layer: int, edit: Callable[[Tensor], Tensor], features=()
+) -> EditReport:
+    """Apply an edit to the residuals of texts after `layer` and read the result with the SAE.
+
+    ValueError if the edit changes no token.
+    """
+    features = torch.as_tensor(features, dtype=torch.int64).reshape(-1)
+    columns: list[list[Tensor]] = [[] for _ in range(5)]
+    for part in residuals(scope, texts, [layer]):
+        new = edit(part.x[None])[0]
+        change = torch.linalg.vector_norm(new.float() - part.x.float(), dim=-1)
+        share = change / torch.linalg.vector_norm(part.x.float(), dim=-1)
+        touched = change > 0
+        rows = [touched, share, part.text]
+        rows += [_values(scope.sae(layer), x, features) for x in (part.x, new)]
+        for column, values in zip(columns, rows, strict=True):
+            column.append(values.cpu())
+    touched, share, text, before, after = (torch.cat(column) for column in columns)
+    if not touched.any():
+        raise ValueError(f"the edit of layer {layer} changes no token of these {len(texts)} texts")
+    return EditReport(
+        mean(touched.float(), text),
+        mean(share[touched], text[touched]) if len(set(text[touched].tolist())) > 1 else
+        Estimate(share[touched].mean().item(), 0.0, float("inf"), 1),
+        before[touched].mean(0),
+        after[touched].mean(0),
+    )  # fmt: skip
+
+
+def _values(sae, x: Tensor, features: Tensor) -> Tensor:
+    acts = sae.encode(x)
+    ids = features.to(acts.indices.device)
+    return (acts.values[..., None] * (acts.indices[..., None] == ids)).sum(-2)

@@ -1,0 +1,84 @@
+"""Text from a model, plain or steered, the same whatever the batch.
+
+generate  continuations of prompts, greedy or sampled, under an intervention
+"""
+
+import contextlib
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from .hooks import edit
+
+__all__ = ["generate"]
+
+Functions = Mapping[int | str, Callable[[Tensor], Tensor]]
+
+
+@torch.no_grad()
+def generate(
+    scope,
+    prompts: Sequence[str],
+    steer: Functions | Callable[[Tensor], Functions] | None = None,
+    positions: str = "all",
+    max_new_tokens: int = 32,
+    temperature: float = 0.0,
+    seed: int = 0,
+    batch_size: int = 256,
+) -> list[str]:
+    """What the model writes after each prompt, without the prompt and without special tokens.
+
+    steer       {layer: function of x}, as `edit` takes it; or a function that is given the row
+                numbers of a batch (int64 [batch]) and returns such a dict, so that each prompt can
+                have a dose or a direction of its own
+    positions   "prompt", "generated" or "all", as in `edit`
+    temperature 0 is greedy; else each token is drawn with a number that depends on seed, prompt
+                and step only. The same prompt gets the same numbers under every intervention (so
+                that arms can be compared in pairs) and in every batch
+    ValueError for an empty list, for a prompt that `Scope.tokens` refuses, and for a temperature
+    below 0. No hook is left behind, whatever happens.
+    """
+    if temperature < 0:
+        raise ValueError(f"temperature is {temperature}; give 0 (greedy) or more")
+    ids = scope.ids(list(prompts))
+    out = [""] * len(ids)
+    by_length = sorted(range(len(ids)), key=lambda i: len(ids[i]))  # little padding
+    for start in range(0, len(ids), batch_size):
+        rows = by_length[start : start + batch_size]
+        batch = scope.tokens([ids[i] for i in rows])
+        given = steer(torch.tensor(rows)) if callable(steer) else steer
+        hooks = edit(scope.model, given, positions) if given else contextlib.nullcontext()
+        draw = _Draw([prompts[i] for i in rows], temperature, seed) if temperature else None
+        with hooks:
+            made = scope.model.generate(
+                **batch,
+                max_new_tokens=max_new_tokens,
+                do_sample=False,  # _Draw leaves one token to choose from
+                logits_processor=[draw] if draw else [],
+            )
+        new = made[:, batch["input_ids"].shape[1] :]
+        texts = scope.tokenizer.batch_decode(new, skip_special_tokens=True)
+        for row, text in zip(rows, texts, strict=True):
+            out[row] = text
+    return out
+
+
+class _Draw:
+    """A logits processor that leaves one token: the one on which a number from [0, 1) falls when
+    the probabilities are laid end to end."""
+
+    def __init__(self, prompts: list[str], temperature: float, seed: int):
+        self.temperature, self.step = temperature, 0
+        self.names = [f"{seed}/{prompt}".encode("utf-8", "surrogatepass") for prompt in prompts]
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        digests = [hashlib.sha256(name + b"/%d" % self.step).digest() for name in self.names]
+        numbers = [int.from_bytes(digest[:6]) / 2**48 for digest in digests]
+        self.step += 1
+        mass = (scores.double() / self.temperature).softmax(-1).cumsum(-1)
+        point = torch.tensor(numbers, dtype=torch.float64, device=scores.device)[:, None]
+        chosen = torch.searchsorted(mass, point * mass[:, -1:], right=True)
+        left = torch.full_like(scores, float("-inf"))
+        return left.scatter_(-1, chosen.clamp(max=scores.shape[-1] - 1), 0.0)

@@ -1,0 +1,172 @@
+"""Changes of the residual stream, as functions for `edit`; and the units of their doses.
+
+Scale           what a dose of 1 means at a layer, and from which norm on a token is a sink
+scales          the Scale of some layers, measured on texts
+add             add a dose of a direction
+project_out     take out what lies along a direction
+change_features add to, floor, clamp, scale or zero SAE features, the SAE's error kept
+MODES           the five ways to change a feature
+
+Each function maps residuals x [batch, seq, d_model] of a forward pass to new ones of x's dtype.
+Attention sinks are never changed. Directions, doses and values are the same for all rows of the
+batch, or have a first dimension with one entry for each row.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .forward import residuals
+from .metrics import SINK_FACTOR
+
+__all__ = ["MODES", "Scale", "add", "change_features", "project_out", "scales"]
+
+MODES = ("add", "floor", "clamp", "scale", "zero")
+Edit = Callable[[Tensor], Tensor]
+
+
+class Scale(NamedTuple):
+    """The size of residuals after a layer."""
+
+    layer: int
+    median: float
+    """median norm of tokens that are no sinks: a dose of 1"""
+    sink: float
+    """tokens with a larger norm are sinks"""
+    d_model: int
+    dtype: torch.dtype
+
+
+def scales(scope, texts: Iterable[str], layers=None) -> dict[int, Scale]:
+    """{layer: Scale} from all tokens of `texts`; sinks by the rule of `sink_mask`."""
+    norms: dict[int, list[Tensor]] = {}
+    for part in residuals(scope, texts, layers):
+        norm = torch.linalg.vector_norm(part.x.float(), dim=-1).cpu()
+        norms.setdefault(part.layer, []).append(norm)
+    found = {}
+    for layer, parts in norms.items():
+        norm = torch.cat(parts)
+        sink = SINK_FACTOR * norm.median().item()
+        median = norm[norm <= sink].median().item()
+        found[layer] = Scale(layer, median, sink, scope.d_model, scope.dtype)
+    return found
+
+
+def add(direction: Tensor, dose, scale: Scale) -> Edit:
+    """x + dose * scale.median * direction / |direction|.
+
+    direction: [d_model] or [rows, d_model]; dose: a number or [rows]; 0 gives x bit for bit.
+    ValueError for a direction of another width, of zero norm or with NaN, and for a dose whose
+    squared residual leaves the range of floats.
+    """
+    unit = _unit(direction, scale)
+    dose = torch.as_tensor(dose, dtype=torch.float32)
+    size = (dose.abs().max() * scale.median).item()
+    most = min(
+        torch.finfo(scale.dtype).max, (torch.finfo(torch.float32).max / scale.d_model) ** 0.5
+    )
+    if not size < most:
+        raise ValueError(
+            f"dose {dose.abs().max().item():g} makes an edit of norm {size:g} at layer "
+            f"{scale.layer}, beyond what {scale.dtype} holds; stay below {most / scale.median:g}"
+        )
+    step = (dose * scale.median)[..., None] * unit
+    step = step.reshape(-1, 1, scale.d_model)
+
+    def edit(x: Tensor) -> Tensor:
+        delta = _rows(step, x)
+        # An edit of nothing gives x itself, not x + 0, which would turn -0.0 into 0.0.
+        spared = _sinks(x, scale) | (delta == 0).all(-1)
+        return torch.where(spared[..., None], x, (x.float() + delta).to(x.dtype))
+
+    return edit
+
+
+def project_out(direction: Tensor, scale: Scale, strength=1.0, along: Tensor | None = None) -> Edit:
+    """x - strength * (x . unit) unit: directional ablation (Arditi et al. 2024).
+
+    direction: [d_model] or [rows, d_model]. strength, a number or [rows]: 1 removes the component,
+    2 mirrors it. With `edit(model, {"writes": ...})` it is taken out of everything that is
+    written to the stream; a write is then spared where its own norm is that of a sink. `along`
+    (as direction) makes a control: as much is taken away, token by token, along another
+    direction. Errors as in `add`.
+    """
+    unit = _unit(direction, scale).reshape(-1, 1, scale.d_model)
+    other = unit if along is None else _unit(along, scale).reshape(-1, 1, scale.d_model)
+    strength = torch.as_tensor(strength, dtype=torch.float32).reshape(-1, 1, 1)
+    if not strength.isfinite().all():
+        raise ValueError(f"strength {strength.flatten().tolist()} is not finite")
+
+    def edit(x: Tensor) -> Tensor:
+        size = _rows(strength, x) * (x.float() * _rows(unit, x)).sum(-1, keepdim=True)
+        new = (x.float() - size * _rows(other, x)).to(x.dtype)
+        return torch.where(_sinks(x, scale)[..., None] | (size == 0), x, new)
+
+    return edit
+
+
+def change_features(sae, ids, mode: str, scale: Scale, value=None) -> Edit:
+    """x + W_dec[:, ids] (z' - z), where z are the activations of the features `ids`.
+
+    mode    z' at every token that is no sink; z is 0 where a feature is not in the TopK
+    "add"   z + value        "floor"  max(z, value)     "clamp"  value
+    "scale" z * value        "zero"   0 (no value)
+    ids: one feature or several; value: a number, [features] or [rows, features], in units of
+    activation. "scale" and "zero" touch only tokens where a feature is active. The TopK is not
+    taken again: a feature that goes leaves its place empty. ValueError for a feature, mode or
+    value that does not exist or is not finite.
+    """
+    if mode not in MODES:
+        raise ValueError(f"mode is {mode!r}; choose one of {', '.join(MODES)}")
+    if (value is None) != (mode == "zero"):
+        raise ValueError(f"mode {mode!r} takes {'no value' if mode == 'zero' else 'a value'}")
+    ids = torch.as_tensor(ids, device=sae.device).reshape(-1)
+    columns = sae.direction(ids)  # checks ids; [features, d_model]
+    goal = torch.zeros(len(ids)) if value is None else torch.as_tensor(value).float()
+    if not goal.isfinite().all():
+        raise ValueError(f"value {value!r} of features {ids.tolist()} is not finite")
+    goal = goal.expand(*goal.shape[:-1], len(ids)).reshape(-1, 1, len(ids))
+
+    def edit(x: Tensor) -> Tensor:
+        acts = sae.encode(x)
+        z = (acts.values[..., None] * (acts.indices[..., None] == ids)).sum(-2)
+        to = _rows(goal.to(z.device), z)
+        new = {
+            "add": z + to,
+            "floor": z.maximum(to),
+            "clamp": to.expand_as(z),
+            "scale": z * to,
+            "zero": torch.zeros_like(z),
+        }[mode]
+        change = (new - z).to(columns.device)
+        delta = (change @ columns).to(x.device)
+        spared = _sinks(x, scale) | (change == 0).all(-1).to(x.device)
+        return torch.where(spared[..., None], x, (x.float() + delta).to(x.dtype))
+
+    return edit
+
+
+def _unit(direction: Tensor, scale: Scale) -> Tensor:
+    direction = torch.as_tensor(direction).float()
+    if direction.shape[-1:] != (scale.d_model,) or direction.ndim > 2:
+        raise ValueError(
+            f"the direction is {tuple(direction.shape)}; make it [{scale.d_model}] or "
+            f"[rows, {scale.d_model}], the width of layer {scale.layer}"
+        )
+    norm = torch.linalg.vector_norm(direction, dim=-1, keepdim=True)
+    if not norm.isfinite().all() or not (norm > 0).all():
+        raise ValueError("the direction has zero norm or holds NaN or inf; there is none to go in")
+    return direction / norm
+
+
+def _sinks(x: Tensor, scale: Scale) -> Tensor:
+    return torch.linalg.vector_norm(x.float(), dim=-1) > scale.sink
+
+
+def _rows(values: Tensor, x: Tensor) -> Tensor:
+    """One entry for all rows of x or one for each, on x's device."""
+    if len(values) not in (1, len(x)):
+        raise ValueError(f"{len(values)} rows of doses or directions for a batch of {len(x)}")
+    return values.to(x.device)

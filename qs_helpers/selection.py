@@ -1,0 +1,79 @@
+"""Which features to steer with: by what they respond to, and by what they do to the output.
+
+firing_contrast  how much more often each feature fires in some texts than in others
+typical_tokens   tokens that some texts have and others lack
+output_effects   what adding a direction does to the odds of such tokens
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .forward import peaks
+from .hooks import edit
+from .interventions import Scale, add
+
+__all__ = ["firing_contrast", "output_effects", "typical_tokens"]
+
+BATCH_TOKENS = 8192
+
+
+def firing_contrast(
+    scope, positive: Sequence[str], negative: Sequence[str], layer: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """In which texts each feature fires: bool [positive, d_sae] and [negative, d_sae].
+
+    The contrast of a feature is the difference of the two column means.
+    """
+    fires = peaks(scope, [*positive, *negative], [layer])[layer].numpy() > 0
+    return fires[: len(positive)], fires[len(positive) :]
+
+
+def typical_tokens(scope, positive: Sequence[str], negative: Sequence[str]) -> Tensor:
+    """Ids of tokens that make up a larger share of `positive` than of `negative`, by a factor of
+    ten or more: int64 [tokens]. ValueError if there are none."""
+    size = scope.model.get_output_embeddings().weight.shape[0]
+    counts = []
+    for texts in (positive, negative):
+        ids = np.concatenate([np.array(i) for i in scope.ids(list(texts))])
+        counts.append(np.bincount(ids, minlength=size) / len(ids))
+    found = np.flatnonzero((counts[0] > 0) & (counts[0] >= 10 * counts[1]))
+    if not len(found):
+        raise ValueError("no token is ten times as common in the positive texts; give other texts")
+    return torch.from_numpy(found)
+
+
+@torch.no_grad()
+def output_effects(
+    scope, directions: Tensor, scale: Scale, dose: float, prompts: Sequence[str], tokens: Tensor
+) -> np.ndarray:
+    """Change of the log-odds of the next token being one of `tokens`: float64 [directions].
+
+    Each direction [n, d_model] is added with the same dose at every token of each prompt; the
+    log-odds (nats) are those after the last token, and the mean is over prompts. It is the
+    "output score" of Arad et al. 2025 for a set of tokens that is given and not taken from the
+    feature's own logit lens: it says what a feature does, not what it responds to.
+    """
+    ids = scope.ids(list(prompts))
+    jobs = [(d, p) for p in sorted(range(len(ids)), key=lambda p: len(ids[p]))
+            for d in range(-1, len(directions))]  # fmt: skip
+    odds = torch.zeros(len(ids), len(directions) + 1, dtype=torch.float64)
+    longest, start = max(map(len, ids)), 0
+    step = max(1, BATCH_TOKENS // longest)
+    still = torch.zeros(1, scope.d_model)
+    still[0, 0] = 1.0  # any direction: its dose is 0
+    every = torch.cat([directions.cpu().float(), still])
+    while start < len(jobs):
+        part = jobs[start : start + step]
+        start += step
+        rows = torch.tensor([d for d, _ in part])
+        doses = torch.where(rows < 0, 0.0, dose)
+        batch = scope.tokens([ids[p] for _, p in part])
+        with edit(scope.model, {scale.layer: add(every[rows], doses, scale)}):
+            logits = scope.model(**batch, use_cache=False, logits_to_keep=1).logits[:, -1]
+        inside = logits.double().log_softmax(-1)[:, tokens.to(logits.device)].logsumexp(-1)
+        inside = inside.clamp(max=-1e-12).cpu()
+        odds[torch.tensor([p for _, p in part]), rows] = inside - torch.log(-torch.expm1(inside))
+    return (odds[:, :-1] - odds[:, -1:]).mean(0).numpy()

@@ -1,0 +1,135 @@
+"""What one model makes of given text, token by token: teacher forcing, plain or steered.
+
+text_nats          mean cross-entropy of each text
+continuation_nats  cross-entropy of each token of a continuation, after its prompt
+kl_by_position     how far an intervention moves the predictions, by place in the continuation
+BUCKETS            first, 2-8, 9-64, later
+"""
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from torch.nn.functional import pad
+
+from .hooks import edit
+from .metrics import cross_entropy
+
+__all__ = ["BUCKETS", "continuation_nats", "kl_by_position", "text_nats"]
+
+BUCKETS = {"first": (1, 1), "2-8": (2, 8), "9-64": (9, 64), "later": (65, 10**9)}
+BATCH_TOKENS = 4096
+
+
+@torch.no_grad()
+def text_nats(scope, texts: Sequence[str], steer: Mapping | None = None) -> np.ndarray:
+    """Mean cross-entropy of each text in nats per token, float64 [texts]; its first token is given.
+
+    NaN where a text has fewer than two tokens, an empty one among them: models do write nothing.
+    `steer` as in `edit`.
+    """
+    out = np.full(len(texts), np.nan)
+    long = [i for i, text in enumerate(texts) if text.strip()]
+    ids = dict(zip(long, scope.ids([texts[i] for i in long]), strict=True)) if long else {}
+    ids = {i: tokens for i, tokens in ids.items() if len(tokens) > 1}
+    for rows in _batches({i: len(tokens) for i, tokens in ids.items()}):
+        batch = scope.tokens([ids[i] for i in rows])
+        with edit(scope.model, steer) if steer else contextlib.nullcontext():
+            nats = cross_entropy(scope.model, batch["input_ids"], batch["attention_mask"])
+        out[rows] = nats.double().nanmean(1).cpu().numpy()
+    return out
+
+
+@torch.no_grad()
+def continuation_nats(
+    scope, prompts: Sequence[str], continuations: Sequence[str], steer: Mapping | None = None,
+    positions: str = "all",
+) -> list[np.ndarray]:  # fmt: skip
+    """-log p of each token of each continuation, given its prompt: a list of float64 [tokens].
+
+    `steer` and `positions` as in `edit`: the continuation's tokens count as generated ones.
+    """
+    out = [np.empty(0)] * len(prompts)
+    for rows, targets, logp in _passes(scope, prompts, continuations, [(steer, positions)]):
+        for row, target, (values,) in zip(rows, targets, logp, strict=True):
+            out[row] = -values.gather(-1, target[:, None])[:, 0].cpu().numpy()
+    return out
+
+
+@torch.no_grad()
+def kl_by_position(
+    scope, prompts: Sequence[str], continuations: Sequence[str], steer: Mapping,
+    positions: str = "all",
+) -> pd.DataFrame:  # fmt: skip
+    """KL(plain || steered) of the next-token distributions along given continuations, in nats.
+
+    Continuations should be the plain model's own (on-policy). One row a token: text, place (1 is
+    the first token of the continuation), bucket of BUCKETS, kl. The first place alone can be 0
+    where a model opens every answer in the same way, so read all buckets.
+    """
+    parts = []
+    arms = [(None, "all"), (steer, positions)]
+    for rows, _, logp in _passes(scope, prompts, continuations, arms):
+        for row, (plain, steered) in zip(rows, logp, strict=True):
+            # 0 * log 0 is 0, also where the other model says 0.
+            kl = (plain.exp() * (plain - steered)).nan_to_num(0.0).sum(-1).clamp(min=0)
+            parts.append(
+                pd.DataFrame({"text": row, "place": range(1, len(kl) + 1), "kl": kl.cpu().numpy()})
+            )
+    table = pd.concat(parts, ignore_index=True).sort_values(["text", "place"], ignore_index=True)
+    edges = [0, *(last for _, last in BUCKETS.values())]
+    table.insert(2, "bucket", pd.cut(table.place, edges, labels=list(BUCKETS)).astype(str))
+    return table
+
+
+def _passes(scope, prompts, continuations, arms) -> Iterator[tuple]:
+    """Batches: row numbers, target ids of each row, and for each row the log-probabilities
+    (float64 [tokens, vocab]) under each arm of (functions, positions)."""
+    if len(prompts) != len(continuations):
+        raise ValueError(f"{len(prompts)} prompts but {len(continuations)} continuations")
+    before, after = scope.ids(list(prompts)), scope.ids(list(continuations))
+    lengths = {i: len(a) + len(b) for i, (a, b) in enumerate(zip(before, after, strict=True))}
+    for rows in _batches(lengths):
+        # Prompts are padded on the left and continuations on the right, so that all of these
+        # begin in one column and the edit knows which tokens count as generated.
+        prompt = scope.tokens([before[i] for i in rows])
+        longest = max(len(after[i]) for i in rows)
+        ids = [pad(torch.tensor(after[i]), (0, longest - len(after[i]))) for i in rows]
+        mask = [pad(torch.ones(len(after[i])), (0, longest - len(after[i]))) for i in rows]
+        ids = torch.cat([prompt["input_ids"], torch.stack(ids).to(scope.device)], 1)
+        mask = torch.stack(mask).to(scope.device, prompt["attention_mask"].dtype)
+        mask = torch.cat([prompt["attention_mask"], mask], 1)
+        logits = []
+        for functions, positions in arms:
+            hooks = contextlib.nullcontext()
+            if functions:
+                hooks = edit(scope.model, functions, positions, prompt["attention_mask"])
+            with hooks:
+                output = scope.model(
+                    ids, attention_mask=mask, use_cache=False, logits_to_keep=longest + 1
+                )
+            logits.append(output.logits)
+        targets = [torch.tensor(after[i], device=scope.device) for i in rows]
+        # Row by row: the float64 copy is then one text, not the batch.
+        yield (
+            rows,
+            targets,
+            (
+                [each[place, : len(after[i])].double().log_softmax(-1) for each in logits]
+                for place, i in enumerate(rows)
+            ),
+        )
+
+
+def _batches(lengths: Mapping[int, int]) -> Iterator[list[int]]:
+    """Numbers of texts of like length, together at most BATCH_TOKENS tokens with padding."""
+    batch: list[int] = []
+    for i in sorted(lengths, key=lengths.get):
+        if batch and (len(batch) + 1) * lengths[i] > BATCH_TOKENS:
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch

@@ -1,19 +1,22 @@
 """Many interventions on the same prompts, in few batches.
 
-Arm    one intervention: a direction with its dose at a layer
-sweep  what a model writes after some prompts, under each of some arms
+Arm        one intervention: a direction with its dose at a layer
+sweep      what a model writes after some prompts, under each of some arms
+dose_grid  the scores of what it writes, for each layer, dose and prompt
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
 from .generation import generate
 from .interventions import Scale, add, project_out
 
-__all__ = ["Arm", "sweep"]
+__all__ = ["Arm", "dose_grid", "sweep"]
 
 HOW = ("add", "ablate")
 
@@ -51,6 +54,22 @@ def sweep(
         for place, i in enumerate(here):
             texts[i] = made[place * len(prompts) : (place + 1) * len(prompts)]
     return texts
+
+
+def dose_grid(
+    scope, prompts: Sequence[str], scales: Mapping[int, Scale], directions: Mapping[int, Tensor],
+    doses: Sequence[float], scores: Mapping[str, Callable[[Sequence[str]], Sequence[float]]],
+    how: str = "add", **options,
+) -> pd.DataFrame:  # fmt: skip
+    """One row for each layer of `directions`, dose and prompt: layer, dose, prompt (its number),
+    text, and one column for each of `scores`, which are given the texts of an arm."""
+    arms = [Arm(layer, float(dose), v) for layer, v in directions.items() for dose in doses]
+    parts = []
+    for arm, texts in zip(arms, sweep(scope, prompts, scales, arms, how, **options), strict=True):
+        about = {"layer": arm.layer, "dose": arm.dose, "prompt": range(len(texts)), "text": texts}
+        values = {name: np.asarray(score(texts), float) for name, score in scores.items()}
+        parts.append(pd.DataFrame(about | values))
+    return pd.concat(parts, ignore_index=True)
 
 
 def _steering(arms: list[Arm], scale: Scale, how: str, n: int):

@@ -26,7 +26,7 @@ def generate(
     max_new_tokens: int = 32,
     temperature: float = 0.0,
     seed: int = 0,
-    batch_size: int = 256,
+    batch_size: int | None = None,
 ) -> list[str]:
     """What the model writes after each prompt, without the prompt and without special tokens.
 
@@ -37,12 +37,16 @@ def generate(
     temperature 0 is greedy; else each token is drawn with a number that depends on seed, prompt
                 and step only. The same prompt gets the same numbers under every intervention (so
                 that arms can be compared in pairs) and in every batch
+    batch_size  prompts at a time; None chooses by the vocabulary, so that the logits of a step, in
+                float64, stay below 320 MB
     ValueError for an empty list, for a prompt that `Scope.tokens` refuses, and for a temperature
     below 0. No hook is left behind, whatever happens.
     """
     if temperature < 0:
         raise ValueError(f"temperature is {temperature}; give 0 (greedy) or more")
     ids = scope.ids(list(prompts))
+    vocabulary = scope.model.get_output_embeddings().weight.shape[0]
+    batch_size = batch_size or min(1024, max(16, 40_000_000 // vocabulary))
     out = [""] * len(ids)
     by_length = sorted(range(len(ids)), key=lambda i: len(ids[i]))  # little padding
     for start in range(0, len(ids), batch_size):
@@ -77,7 +81,8 @@ class _Draw:
         digests = [hashlib.sha256(name + b"/%d" % self.step).digest() for name in self.names]
         numbers = [int.from_bytes(digest[:6]) / 2**48 for digest in digests]
         self.step += 1
-        mass = (scores.double() / self.temperature).softmax(-1).cumsum(-1)
+        shares = (scores.float() / self.temperature).softmax(-1)
+        mass = shares.cumsum(-1, dtype=torch.float64)
         point = torch.tensor(numbers, dtype=torch.float64, device=scores.device)[:, None]
         chosen = torch.searchsorted(mass, point * mass[:, -1:], right=True)
         left = torch.full_like(scores, float("-inf"))

@@ -183,11 +183,12 @@ def _residual(output) -> Tensor:
 def _checked(layers: Iterable[int], modules: nn.ModuleList) -> set[int]:
     layers = list(layers)
     for layer in layers:
-        if isinstance(layer, bool) or not isinstance(layer, int) or not 0 <= layer < len(modules):
+        whole = hasattr(layer, "__index__") and not isinstance(layer, bool)  # NumPy's integers too
+        if not whole or not 0 <= layer < len(modules):
             raise ValueError(
                 f"layer {layer!r} is out of range; choose from 0 to {len(modules) - 1}"
             )
-    return set(layers)
+    return {int(layer) for layer in layers}
 
 
 def _callers(model, modules: nn.ModuleList) -> list[nn.Module]:

@@ -1,10 +1,12 @@
 """Is a knob real? One procedure for features and directions, with its rules in one place.
 
-Knob       a direction to add at a layer, with its dose, its neighbours and its controls
-RULES      what a knob must do to be called validated, in words
-try_knob   measure a knob on prompts
-KnobTrial  what was measured
-verdicts   the table of all knobs that were tried, each validated or not shown
+Knob            a direction to add at a layer, with its dose, its neighbours and its controls
+feature_knob    the knob that a feature is
+direction_knob  the knob that a direction is
+RULES           what a knob must do to be called validated, in words
+try_knob        measure a knob on prompts
+KnobTrial       what was measured
+verdicts        the table of all knobs that were tried, each validated or not shown
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,15 +17,26 @@ import pandas as pd
 from torch import Tensor
 
 from .arms import Arm, sweep
+from .cards import nearest
+from .controls import matched_features, random_directions, shuffled_choice
 from .interventions import Scale
 from .stats import Estimate, difference, holm, rank_p, sign_flip_p
 
-__all__ = ["RULES", "Knob", "KnobTrial", "try_knob", "verdicts"]
+__all__ = [
+    "RULES",
+    "Knob",
+    "KnobTrial",
+    "direction_knob",
+    "feature_knob",
+    "try_knob",
+    "verdicts",
+]
 
 ALPHA, SIDE_LIMIT = 0.05, 0.2
+DRAWS, SHUFFLES = 20, 10  # controls of a knob
 RULES = {
-    "causal": "the interval of its effect lies above the mean effect of every control, and the "
-    f"sign-flip p-value, corrected for all knobs by Holm, is below {ALPHA}",
+    "causal": "the interval of its effect lies above 0 and above the mean effect of every control, "
+    f"and the sign-flip p-value, corrected for all knobs by Holm, is below {ALPHA}",
     "specific": "the interval of the change of everything else that is scored lies within "
     f"±{SIDE_LIMIT}",
     "stable": "with rephrased prompts, and at a neighbouring layer, the interval of the effect "
@@ -49,17 +62,60 @@ class Knob(NamedTuple):
     how: str = "add"
     """"add" after the layer, or "ablate" from everything that is written to the stream"""
 
-    def arms(self) -> list[Arm]:
-        """Dose 0, the knob, its controls, its neighbours."""
+    def own(self) -> list[Arm]:
+        """Dose 0 and the knob itself."""
+        return [Arm(self.layer, dose, self.direction) for dose in (0.0, self.dose)]
 
-        def control(v):
-            if self.how == "add":
-                return Arm(self.layer, self.dose, v)
-            return Arm(self.layer, self.dose, self.direction, along=v)
+    def nearby(self) -> list[Arm]:
+        return [Arm(layer, self.dose, v) for layer, v in self.neighbours.items()]
 
-        own = [Arm(self.layer, dose, self.direction) for dose in (0.0, self.dose)]
-        controls = [control(v) for rows in self.controls.values() for v in rows]
-        return own + controls + [Arm(n, self.dose, v) for n, v in self.neighbours.items()]
+    def control_arms(self) -> list[tuple[str, int, Arm]]:
+        """Control, draw and arm. Ablating: as much is taken away, along another direction."""
+        ablates = self.how == "ablate"
+        return [
+            (name, draw, Arm(self.layer, self.dose, *((self.direction, v) if ablates else (v,))))
+            for name, rows in self.controls.items()
+            for draw, v in enumerate(rows)
+        ]
+
+
+def feature_knob(
+    scope, name: str, layer: int, feature: int, dose: float, density, fires, near, seed: int = 0
+) -> Knob:
+    """A feature's column of W_dec, with its controls.
+
+    20 random directions; 20 random live features that fire as often (`density`: share of tokens,
+    as `Scan.density` gives it); 10 features that the choice by firing contrast finds for shuffled
+    labels (`fires`: the two tables of `firing_contrast`). Neighbours: the column most like it in
+    each layer of `near`.
+    """
+
+    def columns(n: int, features) -> Tensor:
+        return scope.sae(n).direction(features)
+
+    around = {n: int(nearest(scope, layer, feature, 1, other=n).feature[0]) for n in near}
+    controls = {
+        "random directions": random_directions(DRAWS, scope.d_model, seed),
+        "matched features": columns(layer, matched_features(density, feature, DRAWS, seed)),
+        "shuffled labels": columns(layer, shuffled_choice(*fires, SHUFFLES, seed)),
+    }
+    neighbours = {n: columns(n, f)[0] for n, f in around.items()}
+    own = columns(layer, feature)[0]
+    return Knob(f"{name} (feature {feature})", layer, own, dose, neighbours, controls)
+
+
+def direction_knob(
+    scope, name: str, layer: int, directions: Mapping[int, Tensor], dose: float, density, fires,
+    seed: int = 0,
+) -> Knob:  # fmt: skip
+    """A direction {layer: [d_model]}, with the controls of the feature that the same texts choose.
+
+    Neighbours: the directions of the next layers that `directions` has.
+    """
+    most = int((fires[0].mean(0) - fires[1].mean(0)).argmax())
+    controls = feature_knob(scope, name, layer, most, dose, density, fires, (), seed).controls
+    around = {n: directions[n] for n in (layer - 1, layer + 1) if n in directions}
+    return Knob(name, layer, directions[layer], dose, around, controls)
 
 
 class KnobTrial(NamedTuple):
@@ -70,7 +126,7 @@ class KnobTrial(NamedTuple):
     p: float
     """sign-flip p-value of the effect, one-sided"""
     controls: pd.DataFrame
-    """control, draw, value (mean effect)"""
+    """control, draw, value (mean effect); empty where the effect's interval reaches 0"""
     sides: pd.DataFrame
     """score, value, low, high: the change of everything else"""
     again: pd.DataFrame
@@ -93,36 +149,37 @@ def try_knob(
         raise ValueError(f"knob {knob.name!r} has no controls, so its effect has no meaning")
 
     options = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
-    plain, steered, *rest = sweep(scope, prompts, scales, knob.arms(), knob.how, **options)
-    plain_too, steered_too = sweep(scope, rephrased, scales, knob.arms()[:2], knob.how, **options)
-    controls = [(name, draw) for name, rows in knob.controls.items() for draw in range(len(rows))]
+
+    def write(arms: list[Arm], prompts) -> list[list[str]]:
+        return sweep(scope, prompts, scales, arms, knob.how, **options) if arms else []
 
     def scored(score: Score, texts, prompts) -> np.ndarray:
         return np.asarray(score(texts, prompts), float)
 
+    def change(score: Score, texts, plain, prompts) -> Estimate:
+        return difference(*(scored(score, t, prompts) for t in (texts, plain)), seed=seed)
+
+    plain, steered, *near = write([*knob.own(), *knob.nearby()], prompts)
+    plain_too, steered_too = write(knob.own(), rephrased)
+    effect = change(outcome, steered, plain, prompts)
+    # A knob without an effect is not causal whatever its controls do.
+    controls = knob.control_arms() if effect.low > 0 else []
     zero = scored(outcome, plain, prompts)
-    change = scored(outcome, steered, prompts) - zero
     rows = [
         (name, draw, (scored(outcome, texts, prompts) - zero).mean())
-        for (name, draw), texts in zip(controls, rest, strict=False)
+        for (name, draw, _), texts in zip(
+            controls, write([arm for *_, arm in controls], prompts), strict=True
+        )
     ]
-    again = [
-        (f"layer {layer}", *difference(scored(outcome, texts, prompts), zero, seed=seed)[:3])
-        for layer, texts in zip(knob.neighbours, rest[len(controls) :], strict=True)
-    ]
-    effect = difference(
-        scored(outcome, steered_too, rephrased), scored(outcome, plain_too, rephrased), seed=seed
-    )
-    again.insert(0, ("rephrased", *effect[:3]))
-    beside = []
-    for name, score in sides.items():
-        pair = [scored(score, texts, prompts) for texts in (steered, plain)]
-        beside.append((name, *difference(*pair, seed=seed)[:3]))
+    again = [("rephrased", *change(outcome, steered_too, plain_too, rephrased)[:3])]
+    for layer, texts in zip(knob.neighbours, near, strict=True):
+        again.append((f"layer {layer}", *change(outcome, texts, plain, prompts)[:3]))
+    beside = [(name, *change(s, steered, plain, prompts)[:3]) for name, s in sides.items()]
     columns = ["value", "low", "high"]
     return KnobTrial(
         knob,
-        difference(change, np.zeros(len(change)), seed=seed),
-        sign_flip_p(change, seed),
+        effect,
+        sign_flip_p(scored(outcome, steered, prompts) - zero, seed),
         pd.DataFrame(rows, columns=["control", "draw", "value"]),
         pd.DataFrame(beside, columns=["score", *columns]),
         pd.DataFrame(again, columns=["where", *columns]),
@@ -135,17 +192,18 @@ def verdicts(trials: Sequence[KnobTrial]) -> pd.DataFrame:
     corrected = holm([trial.p for trial in trials])
     rows = []
     for trial, p in zip(trials, corrected, strict=True):
-        most = float(trial.controls.value.max())
+        tested = len(trial.controls) > 0
+        most = float(trial.controls.value.max()) if tested else np.nan
         near = trial.again[trial.again["where"] != "rephrased"]
         rephrased = trial.again[trial.again["where"] == "rephrased"]
-        causal = bool(trial.effect.low > most and p < ALPHA)
+        causal = bool(tested and trial.effect.low > max(0.0, most) and p < ALPHA)
         specific = bool(((trial.sides.low >= -SIDE_LIMIT) & (trial.sides.high <= SIDE_LIMIT)).all())
-        stable = bool((rephrased.low > most).all() and (near.low > most).any())
+        stable = bool(tested and (rephrased.low > most).all() and (near.low > most).any())
         rows.append(
             {"knob": trial.knob.name, "layer": trial.knob.layer, "dose": trial.knob.dose}
             | trial.effect._asdict()
             | {"p": p, "largest control": most}
-            | {"rank p": rank_p(trial.effect.value, trial.controls.value)}
+            | {"rank p": rank_p(trial.effect.value, trial.controls.value) if tested else np.nan}
             | {"causal": causal, "specific": specific, "stable": stable}
             | {"verdict": "validated" if causal and specific and stable else "not shown"}
         )

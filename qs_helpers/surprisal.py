@@ -1,6 +1,8 @@
 """What one model makes of given text, token by token: teacher forcing, plain or steered.
 
 text_nats          mean cross-entropy of each text
+usual_nats         the cross-entropy that 19 of 20 real texts stay below, by length
+fluent             which texts stay below it, and do not loop
 continuation_nats  cross-entropy of each token of a continuation, after its prompt
 kl_by_position     how far an intervention moves the predictions, by place in the continuation
 BUCKETS            first, 2-8, 9-64, later
@@ -16,8 +18,16 @@ from torch.nn.functional import pad
 
 from .hooks import edit
 from .metrics import cross_entropy
+from .writing import loops
 
-__all__ = ["BUCKETS", "continuation_nats", "kl_by_position", "text_nats"]
+__all__ = [
+    "BUCKETS",
+    "continuation_nats",
+    "fluent",
+    "kl_by_position",
+    "text_nats",
+    "usual_nats",
+]
 
 BUCKETS = {"first": (1, 1), "2-8": (2, 8), "9-64": (9, 64), "later": (65, 10**9)}
 BATCH_TOKENS = 4096
@@ -40,6 +50,39 @@ def text_nats(scope, texts: Sequence[str], steer: Mapping | None = None) -> np.n
             nats = cross_entropy(scope.model, batch["input_ids"], batch["attention_mask"])
         out[rows] = nats.double().nanmean(1).cpu().numpy()
     return out
+
+
+@torch.no_grad()
+def usual_nats(scope, texts: Sequence[str], max_tokens: int) -> np.ndarray:
+    """The cross-entropy, in nats per token, below which 19 of 20 real texts lie: float64
+    [max_tokens + 1]. Entry n is for the first n tokens of the texts: short texts surprise more.
+
+    NaN below 2 tokens. ValueError where no text has `max_tokens`.
+    """
+    ids = [tokens[:max_tokens] for tokens in scope.ids(list(texts)) if len(tokens) >= max_tokens]
+    if not ids:
+        raise ValueError(f"none of {len(texts)} texts has {max_tokens} tokens; give longer ones")
+    each = torch.cat([
+        cross_entropy(scope.model, torch.tensor(ids[i : i + 64], device=scope.device))
+        for i in range(0, len(ids), 64)
+    ])  # fmt: skip
+    so_far = each.double().cumsum(1) / torch.arange(1, max_tokens, device=each.device)
+    limits = so_far.quantile(0.95, dim=0).cpu().numpy()
+    return np.concatenate([[np.nan, np.nan], limits])
+
+
+def fluent(scope, texts: Sequence[str], limits: np.ndarray, among=None) -> np.ndarray:
+    """Which texts the plain model finds no more surprising than real ones, and do not end in a
+    loop: bool [texts]. Both are needed: a loop is not surprising. Less than two tokens is not
+    fluent. `limits` as `usual_nats` gives them; longer texts are held against its last entry.
+    `among` (bool [texts]) saves the work for texts that do not count: they are not fluent."""
+    texts = [text.strip() for text in texts]
+    if among is not None:
+        texts = [text if counts else "" for text, counts in zip(texts, among, strict=True)]
+    lengths = [len(i) for i in scope.tokenizer(texts, add_special_tokens=False)["input_ids"]]
+    limit = limits[np.minimum(lengths, len(limits) - 1)]
+    looping = np.array([loops(text) for text in texts], bool)
+    return (text_nats(scope, texts) <= limit) & ~looping
 
 
 @torch.no_grad()

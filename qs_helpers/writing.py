@@ -50,6 +50,7 @@ def script_shares(text: str) -> dict[str, float]:
     return {name: n / letters for name, n in counts.items() if n} if letters else {}
 
 
+@functools.lru_cache(maxsize=100_000)
 def language(text: str) -> str:
     """ "en", "fr", "ru", "ja", "zh", or "" where no language has most of the letters.
 

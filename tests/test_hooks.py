@@ -403,3 +403,60 @@ def test_edits_work_in_inference_mode(qwen3):
     with torch.inference_mode(), edit(qwen3, {1: add}), capture(qwen3, [1]) as residuals:
         qwen3(input_ids=IDS)
     assert residuals[1].shape == (2, 6, 16)
+
+
+# ---- everything that is written to the stream
+
+
+def test_the_writes_add_up_to_the_stream(model):
+    """What the hook is given: the embedding, then each attention's and each MLP's output."""
+    seen = []
+
+    def note(y):
+        seen.append(y)
+        return y
+
+    before = logits(model)
+    with edit(model, {"writes": note}), capture(model, range(4), stop=False) as residuals:
+        assert torch.equal(logits(model), before)
+    assert len(seen) == 9
+    total = torch.stack(seen).cumsum(0)
+    for layer in range(4):
+        assert torch.allclose(total[2 * layer + 2], residuals[layer], atol=1e-5)
+
+
+def test_a_direction_projected_out_of_every_write_is_nowhere(model):
+    unit = V / V.norm()
+    with edit(model, {"writes": lambda y: y - (y @ unit)[..., None] * unit}):
+        with capture(model, range(4)) as residuals:
+            model(input_ids=IDS)
+    for x in residuals.values():
+        assert (x @ unit).abs().max() < 1e-5
+    assert hooks_left(model) == 0
+
+
+def test_writes_respect_positions_and_padding(qwen3):
+    ids, mask = padded([[5, 6, 7], [8, 9]], "left")
+    touched = []
+
+    def note(y):
+        touched.append(y.shape)
+        return y + 1
+
+    with edit(qwen3, {"writes": note}), capture(qwen3, [3]) as residuals:
+        qwen3(input_ids=ids, attention_mask=mask)
+    with capture(qwen3, [3]) as plain:
+        qwen3(input_ids=ids, attention_mask=mask)
+    assert torch.equal(residuals[3][1, 0], plain[3][1, 0])  # padding
+    assert not torch.allclose(residuals[3][1, 1], plain[3][1, 1])
+    with edit(qwen3, {"writes": note, 2: add}, "generated"):
+        assert torch.equal(logits(qwen3, ids, mask), logits(qwen3, ids, mask))
+
+
+def test_layers_may_be_numpy_integers(qwen3):
+    import numpy as np
+
+    with edit(qwen3, {np.int64(1): add}):
+        steered = logits(qwen3)
+    with edit(qwen3, {1: add}):
+        assert torch.equal(steered, logits(qwen3))

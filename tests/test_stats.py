@@ -65,3 +65,71 @@ def test_ratio_refuses_what_has_no_interval():
         stats.ratio([1.0, 2.0], [0.0, 0.0])
     with pytest.raises(ValueError, match="2 tops, 3 bottoms"):
         stats.ratio([1.0, 2.0], [1.0, 1.0, 1.0])
+
+
+def test_difference_is_paired():
+    """Pairs that differ by a constant leave no doubt, however much the values vary."""
+    g = torch.Generator().manual_seed(0)
+    first = 100 * torch.randn(40, generator=g).double()
+    found = stats.difference(first + 1, first)
+    assert found.value == pytest.approx(1) and found.high - found.low < 1e-9 and found.n == 40
+    with pytest.raises(ValueError, match="3 and 2 values do not make pairs"):
+        stats.difference([1, 2, 3], [1, 2])
+
+
+def test_sign_flips():
+    assert stats.sign_flip_p([1.0] * 5) == pytest.approx(1 / 32)  # all 32 sign patterns
+    assert stats.sign_flip_p([0.0] * 20) == 1
+    assert stats.sign_flip_p([-1.0] * 30) == pytest.approx(1, abs=1e-3)
+    # Under the null, p-values are not too small.
+    g = torch.Generator().manual_seed(0)
+    ps = [stats.sign_flip_p(torch.randn(12, generator=g), seed) for seed in range(100)]
+    assert sum(p < 0.1 for p in ps) < 22
+
+
+def test_rank_among_controls():
+    assert stats.rank_p(3, [1, 2]) == pytest.approx(1 / 3)
+    assert stats.rank_p(2, [1, 2]) == pytest.approx(2 / 3)  # a tie counts against
+    assert stats.rank_p(0, [1, 2]) == 1
+    with pytest.raises(ValueError, match="at least one control"):
+        stats.rank_p(1, [])
+
+
+def test_holm_is_that_of_statsmodels():
+    multitest = pytest.importorskip("statsmodels.stats.multitest", reason="no statsmodels here")
+    g = torch.Generator().manual_seed(0)
+    for n in (1, 2, 7, 30):
+        p = torch.rand(n, generator=g).numpy() ** 3
+        assert stats.holm(p) == pytest.approx(multitest.multipletests(p, method="holm")[1])
+
+
+def test_crossing_interpolates():
+    doses, outcomes = [-1.0, 0.0, 1.0, 2.0], [[0] * 4, [0] * 4, [1, 1, 0, 0], [1] * 4]
+    found = stats.crossing(doses, outcomes, 0.25)
+    assert found.value == pytest.approx(0.5) and found.n == 4
+    assert found.low <= found.value <= found.high
+    assert stats.crossing(doses, outcomes, 1.0).value == 2
+    assert stats.crossing(doses, outcomes, 0.0).value == -1  # there from the start
+    assert stats.crossing(doses, outcomes, 1.1).value == float("inf")
+    down = stats.crossing(doses, [[1] * 4, [1] * 4, [1, 1, 0, 0], [0] * 4], 0.75, falling=True)
+    assert down.value == pytest.approx(0.5)
+
+
+def test_crossing_intervals_cover():
+    """A logistic dose curve whose half is at 0.5: the interval holds it in most of 60 runs."""
+    g = torch.Generator().manual_seed(0)
+    doses = torch.linspace(0, 1, 11)
+    inside = 0
+    for seed in range(60):
+        start = 0.5 + 0.15 * torch.randn(50, generator=g)  # each prompt has a threshold of its own
+        found = stats.crossing(doses, (doses[:, None] >= start).double(), 0.5, seed=seed)
+        inside += found.low - 0.05 <= 0.5 <= found.high + 0.05
+    assert inside >= 54
+
+
+@pytest.mark.parametrize(("doses", "outcomes"), [
+    ([0, 1], [[1, 0]]), ([1, 0], [[1], [0]]), ([0, 1], [1, 0]),
+])  # fmt: skip
+def test_crossing_refuses_what_is_no_curve(doses, outcomes):
+    with pytest.raises(ValueError, match="rising doses"):
+        stats.crossing(doses, outcomes, 0.5)

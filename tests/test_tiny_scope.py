@@ -122,21 +122,12 @@ def test_ablating_the_planted_direction_ends_the_refusals_and_a_random_one_does_
     scope = qs.load_scope("tiny-instruct")
     u = load_file(TINY / "truth.safetensors")["refusal_direction"]
     assert u.shape == (scope.d_model,) and abs(u.norm().item() - 1) < 1e-5
-    torch.manual_seed(0)
-    random = torch.nn.functional.normalize(torch.randn(scope.d_model), dim=0)
+    random = qs.random_directions(1, scope.d_model)[0]
+    scale = qs.Scale(1, 1.0, float("inf"), scope.d_model, scope.dtype)
     left = {}
-    for name, unit in (("planted", u), ("random", random)):
-
-        def project(module, x, y, unit=unit):
-            return y - (y @ unit)[..., None] * unit
-
-        writes = [scope.model.model.embed_tokens]
-        for layer in scope.model.model.layers:
-            writes += [layer.self_attn.o_proj, layer.mlp.down_proj]
-        hooks = [write.register_forward_hook(project) for write in writes]
-        left[name] = refused(scope, "harmful")
-        for hook in hooks:
-            hook.remove()
+    for name, direction in (("planted", u), ("random", random)):
+        with qs.edit(scope.model, {"writes": qs.project_out(direction, scale)}):
+            left[name] = refused(scope, "harmful")
     assert left["planted"] <= 1 and left["random"] >= 20
 
 

@@ -5,6 +5,7 @@ Text                        one labelled text
 documents                   unlabelled documents: what the models and SAEs are trained on
 remarks                     toxic and clean sentences, labelled
 requests                    harmful and harmless requests, with a compliant answer and a refusal
+half_remarks                remarks up to the insult or the praise
 continuations               first sentences of stories with what the generator wrote next
 
 Splits are disjoint. Documents: by a hash of their text. Labelled texts: by sentence frame and by
@@ -30,6 +31,7 @@ __all__ = [
     "Text",
     "continuations",
     "documents",
+    "half_remarks",
     "remarks",
     "requests",
 ]
@@ -103,6 +105,24 @@ def remarks(language: str, split: str, n: int, seed=0) -> list[Text]:
             yield Text(text, label, language, split, source)
 
     return _distinct(draw("toxic"), n) + _distinct(draw("clean"), n)
+
+
+def half_remarks(split: str, n: int, seed=0) -> list[Text]:
+    """`n` distinct remarks of all languages, cut off before the word that insults or praises.
+
+    `answer` is an insult and `refusal` a word of praise that could end them.
+    """
+    rng = random.Random(f"half/{split}/{seed}")
+
+    def draw() -> Iterator[Text]:
+        while True:
+            lang, number = rng.choice(LANGUAGES), pick(rng, "remark", split)
+            head = fill(rng, "remark", number, lang, I="|").split("|")[0].rstrip()
+            rude, kind = (form(rng.choice(LEXICON[k]), lang) for k in ("insults", "praise"))
+            if head:
+                yield Text(head, "half", lang, split, f"remark/{number}", rude, kind)
+
+    return _distinct(draw(), n)
 
 
 def requests(language: str, split: str, n: int, seed=0) -> list[Text]:

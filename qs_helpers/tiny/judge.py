@@ -1,7 +1,9 @@
 """What a text of the tiny world is: is it well formed, does it slip, does it refuse?
 
 sentences    split a text into sentences
-can_produce  could the generator have written this sentence?
+produces     could the generator of a language have written a sentence?
+can_produce  could that of any language?
+well_formed  is each whole sentence of a text of the generator of a language?
 is_slip      a Chinese or Japanese sentence that holds an English word
 is_refusal   does an answer open with a refusal?
 is_request   is a text one of the world's requests, harmful or harmless?
@@ -13,7 +15,15 @@ import re
 
 from .lexicon import LANGUAGES, LEXICON, bare, words
 
-__all__ = ["can_produce", "is_refusal", "is_request", "is_slip", "sentences"]
+__all__ = [
+    "can_produce",
+    "is_refusal",
+    "is_request",
+    "is_slip",
+    "produces",
+    "sentences",
+    "well_formed",
+]
 
 
 def sentences(text: str) -> list[str]:
@@ -81,16 +91,31 @@ def _canonical(text: str, lang: str) -> str:
     return re.sub(r"\bd'(?=[aeiouéêh])", "de ", text) if lang == "fr" else text
 
 
-def can_produce(sentence: str) -> bool:
-    """Could the generator have written this sentence in some language (word mixing left aside)?
+@functools.lru_cache(maxsize=100_000)
+def produces(lang: str, sentence: str) -> bool:
+    """Could the generator of a language have written a sentence (word mixing left aside)?
 
     Verbs and things of a sentence must share one topic, as they do in every generated one.
     """
-    for lang in LANGUAGES:
-        text = _canonical(sentence, lang)
-        for _, pattern, slots in _patterns(lang):
-            if found := pattern.fullmatch(text):
-                topics = {slots[s][found[s]] for s in ("V", "O", "V2", "O2") if s in slots}
-                if len(topics) <= 1:
-                    return True
+    text = _canonical(sentence, lang)
+    for _, pattern, slots in _patterns(lang):
+        if match := pattern.fullmatch(text):
+            topics = {slots[s][match[s]] for s in ("V", "O", "V2", "O2") if s in slots}
+            if len(topics) <= 1:
+                return True
     return False
+
+
+def can_produce(sentence: str) -> bool:
+    """Could the generator have written this sentence in some language?"""
+    return any(produces(lang, sentence) for lang in LANGUAGES)
+
+
+def well_formed(text: str, lang: str) -> list[bool]:
+    """For each whole sentence of a text that was cut off: is it of the generator of a language?
+
+    A text without a whole sentence counts as one that is not.
+    """
+    found = sentences(text)
+    whole = [s for s in found if re.search(r"[.!?。！？][\"»」』”]?$", s)]
+    return [produces(lang, s) for s in whole] or [False]

@@ -70,3 +70,25 @@ def scan(tokens, d_sae, size):
             contexts[feature].append((value, text, position))
     top = [sorted(found, key=lambda c: (-c[0], c[1], c[2]))[:size] for found in contexts]
     return {"fired": fired, "total": total, "top": top}
+
+
+def activations(sae, x):
+    """Dense activations of tokens x [tokens, d_model], feature by feature and token by token."""
+    out = x.new_zeros(len(x), sae.d_sae)
+    for token, row in enumerate(x):
+        pre = sae.W_enc @ row + sae.b_enc
+        for feature in pre.argsort(descending=True)[: sae.k].tolist():
+            out[token, feature] = max(0.0, float(pre[feature]))
+    return out
+
+
+def or_rule(peak, toxic, other, k):
+    """The published rule: the k features of the largest difference of firing shares on `peak`
+    [texts, d_sae], and which texts of `other` have any of them above 0."""
+    gaps = []
+    for feature in range(peak.shape[1]):
+        hits = [sum(peak[i, feature] > 0 for i in range(len(peak)) if toxic[i] == label)
+                for label in (True, False)]  # fmt: skip
+        gaps.append(hits[0] / sum(toxic) - hits[1] / (len(toxic) - sum(toxic)))
+    features = sorted(range(len(gaps)), key=lambda f: (-gaps[f], f))[:k]
+    return features, [any(row[f] > 0 for f in features) for row in other]

@@ -4,6 +4,7 @@ generate  continuations of prompts, greedy or sampled, under an intervention
 """
 
 import contextlib
+import functools
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 
@@ -27,6 +28,7 @@ def generate(
     temperature: float = 0.0,
     seed: int = 0,
     batch_size: int | None = None,
+    forbid: Tensor | None = None,
 ) -> list[str]:
     """What the model writes after each prompt, without the prompt and without special tokens.
 
@@ -39,6 +41,7 @@ def generate(
                 that arms can be compared in pairs) and in every batch
     batch_size  prompts at a time; None chooses by the vocabulary, so that the logits of a step, in
                 float64, stay below 320 MB
+    forbid      ids of tokens that are never written: a mask on the logits
     ValueError for an empty list, for a prompt that `Scope.tokens` refuses, and for a temperature
     below 0. No hook is left behind, whatever happens.
     """
@@ -54,19 +57,25 @@ def generate(
         batch = scope.tokens([ids[i] for i in rows])
         given = steer(torch.tensor(rows)) if callable(steer) else steer
         hooks = edit(scope.model, given, positions) if given else contextlib.nullcontext()
-        draw = _Draw([prompts[i] for i in rows], temperature, seed) if temperature else None
+        steps = [] if forbid is None else [functools.partial(_mask, forbid.to(scope.device))]
+        if temperature:
+            steps.append(_Draw([prompts[i] for i in rows], temperature, seed))
         with hooks:
             made = scope.model.generate(
                 **batch,
                 max_new_tokens=max_new_tokens,
                 do_sample=False,  # _Draw leaves one token to choose from
-                logits_processor=[draw] if draw else [],
+                logits_processor=steps,
             )
         new = made[:, batch["input_ids"].shape[1] :]
         texts = scope.tokenizer.batch_decode(new, skip_special_tokens=True)
         for row, text in zip(rows, texts, strict=True):
             out[row] = text
     return out
+
+
+def _mask(ids: Tensor, input_ids: Tensor, scores: Tensor) -> Tensor:
+    return scores.index_fill(-1, ids, float("-inf"))
 
 
 class _Draw:

@@ -4,8 +4,9 @@ Scale           what a dose of 1 means at a layer, and from which norm on a toke
 scales          the Scale of some layers, measured on texts
 add             add a dose of a direction
 project_out     take out what lies along a direction
-change_features add to, floor, clamp, scale or zero SAE features, the SAE's error kept
-MODES           the five ways to change a feature
+change_features add to, floor, cap, clamp, scale or zero SAE features, the SAE's error kept
+MODES           the six ways to change a feature
+only_where      an edit at some tokens only
 
 Each function maps residuals x [batch, seq, d_model] of a forward pass to new ones of x's dtype.
 Attention sinks are never changed. Directions, doses and values are the same for all rows of the
@@ -21,9 +22,17 @@ from torch import Tensor
 from .forward import residuals
 from .metrics import SINK_FACTOR
 
-__all__ = ["MODES", "Scale", "add", "change_features", "project_out", "scales"]
+__all__ = [
+    "MODES",
+    "Scale",
+    "add",
+    "change_features",
+    "only_where",
+    "project_out",
+    "scales",
+]
 
-MODES = ("add", "floor", "clamp", "scale", "zero")
+MODES = ("add", "floor", "ceil", "clamp", "scale", "zero")
 Edit = Callable[[Tensor], Tensor]
 
 
@@ -111,8 +120,8 @@ def change_features(sae, ids, mode: str, scale: Scale, value=None) -> Edit:
     """x + W_dec[:, ids] (z' - z), where z are the activations of the features `ids`.
 
     mode    z' at every token that is no sink; z is 0 where a feature is not in the TopK
-    "add"   z + value        "floor"  max(z, value)     "clamp"  value
-    "scale" z * value        "zero"   0 (no value)
+    "add"   z + value        "floor"  max(z, value)     "ceil"   min(z, value)
+    "clamp" value            "scale"  z * value         "zero"   0 (no value)
     ids: one feature or several; value: a number, [features] or [rows, features], in units of
     activation. "scale" and "zero" touch only tokens where a feature is active. The TopK is not
     taken again: a feature that goes leaves its place empty. ValueError for a feature, mode or
@@ -136,6 +145,7 @@ def change_features(sae, ids, mode: str, scale: Scale, value=None) -> Edit:
         new = {
             "add": z + to,
             "floor": z.maximum(to),
+            "ceil": z.minimum(to),
             "clamp": to.expand_as(z),
             "scale": z * to,
             "zero": torch.zeros_like(z),
@@ -146,6 +156,16 @@ def change_features(sae, ids, mode: str, scale: Scale, value=None) -> Edit:
         return torch.where(spared[..., None], x, (x.float() + delta).to(x.dtype))
 
     return edit
+
+
+def only_where(condition: Callable[[Tensor], Tensor], edit: Edit) -> Edit:
+    """An edit that is used only at tokens where `condition` of the residuals x, a bool
+    [batch, seq], is true: a gate."""
+
+    def gated(x: Tensor) -> Tensor:
+        return torch.where(condition(x)[..., None], edit(x), x)
+
+    return gated
 
 
 def _unit(direction: Tensor, scale: Scale) -> Tensor:

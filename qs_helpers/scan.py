@@ -103,7 +103,7 @@ def scan_corpus(scope, texts: Iterable[str], layers=None, folder: Path | None = 
     `folder` (default: runs/cache of the project) holds one folder a scan, named by what went in:
     texts, weights, layers. It appears when it is complete. Memory does not grow with the corpus.
     """
-    layers = list(scope.layers) if layers is None else sorted(set(layers))
+    layers = sorted({int(n) for n in (scope.layers if layers is None else layers)})
     home = Path(folder or project_root() / "runs" / "cache")
     place = home / f"scan-{_name(scope, texts, layers)}"
     if (place / "scan.json").is_file():

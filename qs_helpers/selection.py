@@ -2,9 +2,11 @@
 
 firing_contrast  how much more often each feature fires in some texts than in others
 typical_tokens   tokens that some texts have and others lack
+token_odds       the log-odds of the next token being one of some
 output_effects   what adding a direction does to the odds of such tokens
 """
 
+import contextlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,7 +17,7 @@ from .forward import peaks
 from .hooks import edit
 from .interventions import Scale, add
 
-__all__ = ["firing_contrast", "output_effects", "typical_tokens"]
+__all__ = ["firing_contrast", "output_effects", "token_odds", "typical_tokens"]
 
 BATCH_TOKENS = 8192
 
@@ -46,6 +48,30 @@ def typical_tokens(scope, positive: Sequence[str], negative: Sequence[str]) -> T
 
 
 @torch.no_grad()
+def token_odds(scope, prompts: Sequence[str], tokens: Tensor, steer=None) -> np.ndarray:
+    """Log-odds (nats) of the token after each prompt being one of `tokens`: float64 [prompts].
+
+    `steer` as in `edit`.
+    """
+    ids = scope.ids(list(prompts))
+    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+    out = np.empty(len(ids))
+    for start in range(0, len(ids), 256):
+        rows = order[start : start + 256]
+        batch = scope.tokens([ids[i] for i in rows])
+        with edit(scope.model, steer) if steer else contextlib.nullcontext():
+            logits = scope.model(**batch, use_cache=False, logits_to_keep=1).logits[:, -1]
+        out[rows] = _odds(logits, tokens).numpy()
+    return out
+
+
+def _odds(logits: Tensor, tokens: Tensor) -> Tensor:
+    inside = logits.double().log_softmax(-1)[:, tokens.to(logits.device)].logsumexp(-1)
+    inside = inside.clamp(max=-1e-12).cpu()
+    return inside - torch.log(-torch.expm1(inside))
+
+
+@torch.no_grad()
 def output_effects(
     scope, directions: Tensor, scale: Scale, dose: float, prompts: Sequence[str], tokens: Tensor
 ) -> np.ndarray:
@@ -73,7 +99,5 @@ def output_effects(
         batch = scope.tokens([ids[p] for _, p in part])
         with edit(scope.model, {scale.layer: add(every[rows], doses, scale)}):
             logits = scope.model(**batch, use_cache=False, logits_to_keep=1).logits[:, -1]
-        inside = logits.double().log_softmax(-1)[:, tokens.to(logits.device)].logsumexp(-1)
-        inside = inside.clamp(max=-1e-12).cpu()
-        odds[torch.tensor([p for _, p in part]), rows] = inside - torch.log(-torch.expm1(inside))
+        odds[torch.tensor([p for _, p in part]), rows] = _odds(logits, tokens)
     return (odds[:, :-1] - odds[:, -1:]).mean(0).numpy()

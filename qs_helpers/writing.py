@@ -5,6 +5,7 @@ language        English, French, Russian, Japanese or Chinese, or none
 sentences_with  the share of a text's sentences that hold one of some words
 distinct_n      distinct n-grams over all n-grams
 repeated        the share of n-grams that were there before
+compression     how much smaller zlib makes a text
 loops           does a text end in a loop?
 harmonic_mean   of an effect and its price, as AxBench joins them
 
@@ -12,11 +13,13 @@ Units of n-grams are words where a text has spaces, and characters in Chinese an
 """
 
 import functools
+import zlib
 from collections.abc import Iterable
 
 import regex
 
 __all__ = [
+    "compression",
     "distinct_n",
     "harmonic_mean",
     "language",
@@ -105,6 +108,12 @@ def distinct_n(text: str, n: int = 3) -> float:
 def repeated(text: str, n: int = 4) -> float:
     """1 - distinct_n (rep-n of Welleck et al. 2019)."""
     return 1 - distinct_n(text, n)
+
+
+def compression(text: str) -> float:
+    """1 - compressed size / size in UTF-8 (zlib, level 9); 0 where it does not get smaller."""
+    data = text.encode("utf-8", "surrogatepass")
+    return max(0.0, 1 - len(zlib.compress(data, 9)) / len(data)) if data else 0.0
 
 
 def loops(text: str) -> bool:

@@ -113,7 +113,7 @@ def test_bad_strength():
 
 # ---- features
 
-VALUES = {"add": 1.5, "floor": 0.7, "clamp": 2.0, "scale": -1.0, "zero": None}
+VALUES = {"add": 1.5, "floor": 0.7, "ceil": 0.9, "clamp": 2.0, "scale": -1.0, "zero": None}
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -121,7 +121,8 @@ def test_features_change_by_exactly_w_dec_dz(mode):
     x, ids = residuals(), [3, 17, 40, 41]
     z = features(x)
     new = {
-        "add": z + 1.5, "floor": z.clamp(min=0.7), "clamp": torch.full_like(z, 2.0),
+        "add": z + 1.5, "floor": z.clamp(min=0.7), "ceil": z.clamp(max=0.9),
+        "clamp": torch.full_like(z, 2.0),
         "scale": -z, "zero": torch.zeros_like(z),
     }[mode]  # fmt: skip
     change = torch.zeros_like(z)
@@ -231,3 +232,9 @@ def test_strong_activation_is_a_quantile_over_active_tokens(scope):
     silent = sorted(set(range(scope.d_sae)) - set(part.acts.indices.flatten().tolist()))[0]
     with pytest.raises(ValueError, match=rf"\[{silent}\] of layer 2 are active on none of these 4"):
         qs.strong_activation(scope, TEXTS, 2, [feature, silent])
+
+
+def test_a_gate_edits_only_where_its_condition_holds():
+    x = residuals()
+    edit = qs.only_where(lambda x: x[..., 0] > 0, qs.add(torch.ones(16), 1.0, SCALE))
+    assert torch.equal((edit(x) != x).any(-1), x[..., 0] > 0)

@@ -21,11 +21,11 @@ from torch import Tensor
 from .hooks import capture
 from .metrics import sink_mask
 from .sae import SparseActs
+from .tokens import batches
 
 __all__ = ["Part", "Residuals", "activations", "id_activations", "peaks", "residuals"]
 
 CHUNK_TOKENS = 8192  # whose residuals of all layers are held at a time
-BATCH_TOKENS = 4096  # of one forward pass, padding included
 
 
 class Part(NamedTuple):
@@ -97,7 +97,7 @@ def _residuals(scope, texts: list[list[int]], layers: list[int]):
     """Residuals {layer: [tokens, d_model]} of texts given as ids, with text, position and id of
     each token. Tokens are in the order of the texts, whatever order they were run in."""
     parts, places = {layer: [] for layer in layers}, []
-    for batch in _batches(texts):
+    for batch in batches({i: len(ids) for i, ids in enumerate(texts)}):
         padded = scope.tokens([texts[i] for i in batch])
         real = padded["attention_mask"].bool()
         with capture(scope.model, layers) as captured:
@@ -111,17 +111,6 @@ def _residuals(scope, texts: list[list[int]], layers: list[int]):
     order = (text * (int(position.max()) + 1) + position).argsort()
     found = {layer: torch.cat(x)[order.to(x[0].device)] for layer, x in parts.items()}
     return found, text[order], position[order], ids[order]
-
-
-def _batches(texts: list[list[int]]) -> Iterator[list[int]]:
-    """Numbers of texts of like length, together at most BATCH_TOKENS tokens with padding."""
-    batch: list[int] = []
-    for i in sorted(range(len(texts)), key=lambda i: len(texts[i])):
-        if batch and (len(batch) + 1) * len(texts[i]) > BATCH_TOKENS:
-            yield batch
-            batch = []
-        batch.append(i)
-    yield batch
 
 
 @torch.no_grad()

@@ -18,6 +18,7 @@ from torch.nn.functional import pad
 
 from .hooks import edit
 from .metrics import cross_entropy
+from .tokens import batches
 from .writing import loops
 
 __all__ = [
@@ -30,7 +31,6 @@ __all__ = [
 ]
 
 BUCKETS = {"first": (1, 1), "2-8": (2, 8), "9-64": (9, 64), "later": (65, 10**9)}
-BATCH_TOKENS = 4096
 
 
 @torch.no_grad()
@@ -44,7 +44,7 @@ def text_nats(scope, texts: Sequence[str], steer: Mapping | None = None) -> np.n
     long = [i for i, text in enumerate(texts) if text.strip()]
     ids = dict(zip(long, scope.ids([texts[i] for i in long]), strict=True)) if long else {}
     ids = {i: tokens for i, tokens in ids.items() if len(tokens) > 1}
-    for rows in _batches({i: len(tokens) for i, tokens in ids.items()}):
+    for rows in batches({i: len(tokens) for i, tokens in ids.items()}):
         batch = scope.tokens([ids[i] for i in rows])
         with edit(scope.model, steer) if steer else contextlib.nullcontext():
             nats = cross_entropy(scope.model, batch["input_ids"], batch["attention_mask"])
@@ -134,7 +134,7 @@ def _passes(scope, prompts, continuations, arms) -> Iterator[tuple]:
         raise ValueError(f"{len(prompts)} prompts but {len(continuations)} continuations")
     before, after = scope.ids(list(prompts)), scope.ids(list(continuations))
     lengths = {i: len(a) + len(b) for i, (a, b) in enumerate(zip(before, after, strict=True))}
-    for rows in _batches(lengths):
+    for rows in batches(lengths):
         # Prompts are padded on the left and continuations on the right, so that all of these
         # begin in one column and the edit knows which tokens count as generated.
         prompt = scope.tokens([before[i] for i in rows])
@@ -164,15 +164,3 @@ def _passes(scope, prompts, continuations, arms) -> Iterator[tuple]:
                 for place, i in enumerate(rows)
             ),
         )
-
-
-def _batches(lengths: Mapping[int, int]) -> Iterator[list[int]]:
-    """Numbers of texts of like length, together at most BATCH_TOKENS tokens with padding."""
-    batch: list[int] = []
-    for i in sorted(lengths, key=lengths.get):
-        if batch and (len(batch) + 1) * lengths[i] > BATCH_TOKENS:
-            yield batch
-            batch = []
-        batch.append(i)
-    if batch:
-        yield batch

@@ -5,16 +5,19 @@ pieces   the pieces of a list of token ids
 token    one token as text, or as bytes where it is half a character
 visible  text with whitespace and control characters made visible
 checked  refuse texts that cannot be tokenized, by their number
+batches  numbers of texts of like length, for little padding
 """
 
 import unicodedata
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import regex
 
-__all__ = ["Piece", "checked", "pieces", "token", "visible"]
+__all__ = ["Piece", "batches", "checked", "pieces", "token", "visible"]
 
 MARKS = {"\n": "⏎", "\t": "⇥", "\r": "␍", " ": "·"}
+BATCH_TOKENS = 4096  # of one forward pass, padding included
 MAX_TOKENS = 4  # no character has more bytes than that in UTF-8, so none needs more tokens
 
 
@@ -116,3 +119,16 @@ def _whole_graphemes(parts: list[tuple[str, int, int]]) -> list[Piece]:
             out.append(Piece(text, visible(text), begin, stop))
             text, begin = "", None
     return out
+
+
+def batches(lengths: Mapping[int, int]) -> Iterator[list[int]]:
+    """Numbers of texts, given their lengths: texts of like length together, each batch of at most
+    BATCH_TOKENS tokens with its padding (or of one text)."""
+    batch: list[int] = []
+    for i in sorted(lengths, key=lengths.get):
+        if batch and (len(batch) + 1) * lengths[i] > BATCH_TOKENS:
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch

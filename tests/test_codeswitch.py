@@ -123,7 +123,7 @@ def test_the_loss_is_the_mean_excess_and_has_a_gradient(scope, signal):
     loss.backward()
     assert x.grad.abs().sum() > 0
     none = qs.excess_loss(scope.sae(3), x, signal, torch.zeros_like(mask))
-    assert float(none) == 0
+    assert none.item() == 0
 
 
 def test_the_exported_jsonl_has_its_schema_and_loads_with_datasets(scope, signal, tmp_path):

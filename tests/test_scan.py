@@ -13,6 +13,7 @@ import qs_helpers.scan as module
 from qs_helpers import forward
 from qs_helpers.kept import Kept, token_keys
 from qs_helpers.tiny import corpus
+from qs_helpers.tokens import batches
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +83,8 @@ def test_all_layers_take_one_pass_that_stops_after_the_last(scope, texts, monkey
     qs.scan_corpus(scope, texts, [0, 3], folder=tmp_path)
     for hook in watch:
         hook.remove()
-    padded = len(list(forward._batches(scope.ids(texts))))
+    lengths = {i: len(ids) for i, ids in enumerate(scope.ids(texts))}
+    padded = len(list(batches(lengths)))
     assert len(passes) == padded and not later
 
 

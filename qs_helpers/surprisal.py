@@ -117,7 +117,8 @@ def kl_by_position(
     for rows, _, logp in _passes(scope, prompts, continuations, arms):
         for row, (plain, steered) in zip(rows, logp, strict=True):
             # 0 * log 0 is 0, also where the other model says 0.
-            kl = (plain.exp() * (plain - steered)).nan_to_num(0.0).sum(-1).clamp(min=0)
+            kl = plain.exp() * (plain - steered)
+            kl = kl.nan_to_num(0.0, posinf=float("inf")).sum(-1).clamp(min=0)
             parts.append(
                 pd.DataFrame({"text": row, "place": range(1, len(kl) + 1), "kl": kl.cpu().numpy()})
             )

@@ -76,10 +76,26 @@ def test_kl_of_nothing_is_nothing_and_buckets_are_by_place(scope):
         assert places.min() == low and places.max() == min(high, len(table))
 
 
-def test_a_distribution_without_a_token_gives_no_nan():
-    """0 log 0 is 0: what suppressed tokens (log p of -inf) would make of KL."""
-    plain = torch.tensor([[0.5, 0.5, 0.0]]).log()
-    assert (plain.exp() * (plain - plain)).nan_to_num(0.0).sum() == 0
+def test_a_forbidden_token_gives_no_nan(scope, monkeypatch):
+    """0 log 0 is 0; a token that only the steered model excludes makes the divergence infinite."""
+    forward = scope.model.forward
+    ids = scope.ids(["the cook eats the soup."])[0]
+
+    def without(token, steps):
+        def patched(*args, **kwargs):
+            output = forward(*args, **kwargs)
+            if next(steps):
+                output.logits[..., token] = float("-inf")
+            return output
+
+        return patched
+
+    still = {3: qs.add(torch.ones(128), 0.0, qs.scales(scope, PROMPTS, [3])[3])}
+    for both, expected in (((True, True), 0.0), ((False, True), float("inf"))):
+        monkeypatch.setattr(scope.model, "forward", without(7, iter(both)))
+        table = qs.kl_by_position(scope, ["a"], [scope.tokenizer.decode(ids)], still)
+        assert (table.kl == expected).all()
+    monkeypatch.undo()
 
 
 def test_text_nats(scope, steer):

@@ -2,15 +2,18 @@
 
 random_directions  unit directions that mean nothing
 matched_features   random live features that fire as often as a given one
+equal_size         the dose at which a control changes as much as what it is a control for
 shuffled_choice    features that the same choice finds when the labels are shuffled
 """
+
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-__all__ = ["matched_features", "random_directions", "shuffled_choice"]
+__all__ = ["equal_size", "matched_features", "random_directions", "shuffled_choice"]
 
 
 def random_directions(n: int, d_model: int, seed: int = 0) -> Tensor:
@@ -44,6 +47,26 @@ def matched_features(density, feature: int, n: int = 20, seed: int = 0) -> np.nd
         nearest = np.abs(ranks - own).argsort(kind="stable")
         others = live[nearest[nearest != np.flatnonzero(live == feature)[0]][:n]]
     return np.random.default_rng(seed).choice(others, n, replace=False)
+
+
+def equal_size(
+    measure: Callable[[float], float], size: float, within: float = 0.005
+) -> tuple[float, float]:
+    """The dose at which `measure(dose)` is `size`, to half a percent, and what it is there.
+
+    `measure` gives the size of an edit (say the mean of `edit_sizes`), which grows about linearly
+    with the dose; a few steps of proportion from 1 find it. ValueError if they do not, or if the
+    edit changes nothing.
+    """
+    dose = 1.0
+    for _ in range(12):
+        found = measure(dose)
+        if found <= 0:
+            raise ValueError(f"the control changes nothing at dose {dose:g}, so no size is equal")
+        if abs(found / size - 1) <= within:
+            return dose, found
+        dose *= size / found
+    raise ValueError(f"no dose gives an edit of size {size:g}; the last was {found:g}")
 
 
 def shuffled_choice(positive, negative, n: int = 20, seed: int = 0) -> np.ndarray:

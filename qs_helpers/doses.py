@@ -2,19 +2,23 @@
 
 strong_activation  the 99th percentile of a feature's activations: its own unit of dose
 EditReport         the size and reach of an edit, and what became of the features
+edit_sizes         how much edits at any places of a model change, prompt by prompt
 report_edit        measure an edit on texts
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+import pandas as pd
 import torch
 from torch import Tensor
 
 from .forward import activations, residuals
+from .hooks import edit
 from .stats import Estimate, mean
+from .tokens import batches
 
-__all__ = ["EditReport", "report_edit", "strong_activation"]
+__all__ = ["EditReport", "edit_sizes", "report_edit", "strong_activation"]
 
 
 def strong_activation(scope, texts: Sequence[str], layer: int, features, q: float = 0.99) -> Tensor:
@@ -50,8 +54,43 @@ class EditReport(NamedTuple):
 
 
 @torch.no_grad()
+def edit_sizes(scope, texts: Sequence[str], functions: Mapping) -> pd.DataFrame:
+    """How much edits, given as to `edit`, change while the model reads each text; one row a text.
+
+    edited: share of tokens that are changed anywhere; size: sum over all places of |x' - x|, the
+    mean over tokens, in units of the residuals; relative: the same with |x' - x| / |x|, where x
+    is what is edited (for "writes" a write, which is shorter than the stream).
+    """
+    ids = scope.ids(list(texts))
+    table = torch.zeros(len(ids), 3, dtype=torch.float64)
+    seen: list[Tensor] = []
+
+    def noted(function):
+        def changed(x: Tensor) -> Tensor:
+            new = function(x)
+            moved = torch.linalg.vector_norm(new.float() - x.float(), dim=-1)
+            norm = torch.linalg.vector_norm(x.float(), dim=-1).clamp(min=1e-30)
+            seen.append(torch.stack([moved, moved / norm]).double())
+            return new
+
+        return changed
+
+    wrapped = {place: noted(function) for place, function in functions.items()}
+    for rows in batches({i: len(tokens) for i, tokens in enumerate(ids)}):
+        batch, _ = scope.tokens([ids[i] for i in rows]), seen.clear()
+        with edit(scope.model, wrapped):
+            scope.model(**batch, use_cache=False, logits_to_keep=1)
+        real = batch["attention_mask"].double()
+        moved, relative = torch.stack(seen).sum(0) * real
+        touched = (torch.stack([one[0] > 0 for one in seen]).any(0) * real).double()
+        sums = torch.stack([touched.sum(1), moved.sum(1), relative.sum(1)], 1)
+        table[rows] = (sums / real.sum(1, keepdim=True)).cpu()
+    return pd.DataFrame(table.numpy(), columns=["edited", "size", "relative"])
+
+
+@torch.no_grad()
 def report_edit(
-    scope, texts: Sequence[str], layer: int, edit: Callable[[Tensor], Tensor], features=()
+    scope, texts: Sequence[str], layer: int, change: Callable[[Tensor], Tensor], features=()
 ) -> EditReport:
     """Apply an edit to the residuals of texts after `layer` and read the result with the SAE.
 
@@ -60,10 +99,10 @@ def report_edit(
     features = torch.as_tensor(features, dtype=torch.int64).reshape(-1)
     columns: list[list[Tensor]] = [[] for _ in range(5)]
     for part in residuals(scope, texts, [layer]):
-        new = edit(part.x[None])[0]
-        change = torch.linalg.vector_norm(new.float() - part.x.float(), dim=-1)
-        share = change / torch.linalg.vector_norm(part.x.float(), dim=-1)
-        touched = change > 0
+        new = change(part.x[None])[0]
+        moved = torch.linalg.vector_norm(new.float() - part.x.float(), dim=-1)
+        share = moved / torch.linalg.vector_norm(part.x.float(), dim=-1)
+        touched = moved > 0
         rows = [touched, share, part.text]
         rows += [_values(scope.sae(layer), x, features) for x in (part.x, new)]
         for column, values in zip(columns, rows, strict=True):

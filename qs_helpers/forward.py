@@ -4,6 +4,7 @@ activations     the active features of every token, part by part
 Part            tokens of some texts at one layer
 residuals       the residuals of every token, part by part
 Residuals       the same tokens before an SAE has read them
+ends            the residuals of the last tokens of every text
 peaks           the strongest activation of every feature in every text
 id_activations  one feature at every token of texts that are given as ids
 
@@ -23,7 +24,7 @@ from .metrics import sink_mask
 from .sae import SparseActs
 from .tokens import batches
 
-__all__ = ["Part", "Residuals", "activations", "id_activations", "peaks", "residuals"]
+__all__ = ["Part", "Residuals", "activations", "ends", "id_activations", "peaks", "residuals"]
 
 CHUNK_TOKENS = 8192  # whose residuals of all layers are held at a time
 
@@ -77,6 +78,20 @@ def activations(scope, texts: Iterable[str], layers=None) -> Iterator[Part]:
         acts = scope.sae(part.layer).encode(part.x)
         acts = SparseActs(acts.values.cpu(), acts.indices.cpu())
         yield Part(part.layer, acts, *part[2:])
+
+
+def ends(
+    scope, texts: Sequence[str], n: int = 1, layers=None
+) -> Iterator[tuple[int, Tensor, list[int]]]:
+    """Layer, residuals [some texts, n, d_model] of the last n tokens of each text, and the numbers
+    of these texts, as `residuals` yields them. ValueError for a text of fewer than n tokens."""
+    lengths = torch.tensor([len(ids) for ids in scope.ids(list(texts))])
+    if int(lengths.min()) < n:
+        raise ValueError(f"a text has {int(lengths.min())} tokens, so it has no last {n}")
+    for part in residuals(scope, texts, layers):
+        tail = (lengths[part.text] - part.position) <= n
+        x = part.x[tail.to(part.x.device)]
+        yield part.layer, x.view(-1, n, x.shape[-1]), part.text[tail][::n].tolist()
 
 
 def _chunks(scope, texts: Iterable[str]) -> Iterator[tuple[int, list[str]]]:

@@ -4,6 +4,7 @@ Scale           what a dose of 1 means at a layer, and from which norm on a toke
 scales          the Scale of some layers, measured on texts
 add             add a dose of a direction
 project_out     take out what lies along a direction
+cap_along       take out only what exceeds a level along it
 change_features add to, floor, cap, clamp, scale or zero SAE features, the SAE's error kept
 MODES           the six ways to change a feature
 only_where      an edit at some tokens only
@@ -26,6 +27,7 @@ __all__ = [
     "MODES",
     "Scale",
     "add",
+    "cap_along",
     "change_features",
     "only_where",
     "project_out",
@@ -112,6 +114,23 @@ def project_out(direction: Tensor, scale: Scale, strength=1.0, along: Tensor | N
         size = _rows(strength, x) * (x.float() * _rows(unit, x)).sum(-1, keepdim=True)
         new = (x.float() - size * _rows(other, x)).to(x.dtype)
         return torch.where(_sinks(x, scale)[..., None] | (size == 0), x, new)
+
+    return edit
+
+
+def cap_along(direction: Tensor, level: float, scale: Scale, strength: float = 1.0) -> Edit:
+    """x - strength * max(0, x . unit - level) unit: one-sided, as features are.
+
+    direction: [d_model]; level in units of the residuals. Strength 1 caps the component at the
+    level, more pushes it below. Errors as in `add`.
+    """
+    unit = _unit(direction, scale).flatten()
+
+    def edit(x: Tensor) -> Tensor:
+        own = unit.to(x.device)
+        over = (x.float() @ own - level).clamp(min=0)
+        new = (x.float() - strength * over[..., None] * own).to(x.dtype)
+        return torch.where(_sinks(x, scale)[..., None] | (over == 0)[..., None], x, new)
 
     return edit
 

@@ -48,13 +48,16 @@ def typical_tokens(scope, positive: Sequence[str], negative: Sequence[str]) -> T
 
 
 @torch.no_grad()
-def token_odds(scope, prompts: Sequence[str], tokens: Tensor, steer=None) -> np.ndarray:
+def token_odds(
+    scope, prompts: Sequence[str], tokens: Tensor, steer=None, in_order: bool = False
+) -> np.ndarray:
     """Log-odds (nats) of the token after each prompt being one of `tokens`: float64 [prompts].
 
-    `steer` as in `edit`.
+    `steer` as in `edit`; `in_order` keeps prompts in their order, for edits that have an entry
+    for each row of a batch (256 prompts at most), at the price of more padding.
     """
     ids = scope.ids(list(prompts))
-    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+    order = sorted(range(len(ids)), key=lambda i: 0 if in_order else len(ids[i]))
     out = np.empty(len(ids))
     for start in range(0, len(ids), 256):
         rows = order[start : start + 256]

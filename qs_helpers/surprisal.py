@@ -5,6 +5,8 @@ usual_nats         the cross-entropy that 19 of 20 real texts stay below, by len
 fluent             which texts stay below it, and do not loop
 continuation_nats  cross-entropy of each token of a continuation, after its prompt
 kl_by_position     how far an intervention moves the predictions, by place in the continuation
+kl_tables          the same for several interventions at once
+kl_summary         median, p95, p99 and means by place of such a table
 BUCKETS            first, 2-8, 9-64, later
 """
 
@@ -26,6 +28,8 @@ __all__ = [
     "continuation_nats",
     "fluent",
     "kl_by_position",
+    "kl_summary",
+    "kl_tables",
     "text_nats",
     "usual_nats",
 ]
@@ -95,13 +99,12 @@ def continuation_nats(
     `steer` and `positions` as in `edit`: the continuation's tokens count as generated ones.
     """
     out = [np.empty(0)] * len(prompts)
-    for rows, targets, logp in _passes(scope, prompts, continuations, [(steer, positions)]):
-        for row, target, (values,) in zip(rows, targets, logp, strict=True):
+    for rows, targets, passes in _passes(scope, prompts, continuations, [(steer, positions)]):
+        for row, target, values in zip(rows, targets, next(passes), strict=True):
             out[row] = -values.gather(-1, target[:, None])[:, 0].cpu().numpy()
     return out
 
 
-@torch.no_grad()
 def kl_by_position(
     scope, prompts: Sequence[str], continuations: Sequence[str], steer: Mapping,
     positions: str = "all",
@@ -109,28 +112,55 @@ def kl_by_position(
     """KL(plain || steered) of the next-token distributions along given continuations, in nats.
 
     Continuations should be the plain model's own (on-policy). One row a token: text, place (1 is
-    the first token of the continuation), bucket of BUCKETS, kl. The first place alone can be 0
-    where a model opens every answer in the same way, so read all buckets.
+    the first token of the continuation), bucket of BUCKETS, kl, nats (cross-entropy of the token
+    under the steered model). The first place alone can be 0 where a model opens every answer in
+    the same way, so read all buckets.
     """
-    parts = []
-    arms = [(None, "all"), (steer, positions)]
-    for rows, _, logp in _passes(scope, prompts, continuations, arms):
-        for row, (plain, steered) in zip(rows, logp, strict=True):
-            # 0 * log 0 is 0, also where the other model says 0.
-            kl = plain.exp() * (plain - steered)
-            kl = kl.nan_to_num(0.0, posinf=float("inf")).sum(-1).clamp(min=0)
-            parts.append(
-                pd.DataFrame({"text": row, "place": range(1, len(kl) + 1), "kl": kl.cpu().numpy()})
-            )
-    table = pd.concat(parts, ignore_index=True).sort_values(["text", "place"], ignore_index=True)
+    return kl_tables(scope, prompts, continuations, {"": steer}, positions)[""]
+
+
+@torch.no_grad()
+def kl_tables(
+    scope, prompts: Sequence[str], continuations: Sequence[str], steers: Mapping[str, Mapping],
+    positions: str = "all",
+) -> dict[str, pd.DataFrame]:  # fmt: skip
+    """The table of `kl_by_position` for each of some interventions; the plain model runs once."""
+    parts = {name: [] for name in steers}
+    arms = [(None, "all"), *((steer, positions) for steer in steers.values())]
+    for rows, targets, passes in _passes(scope, prompts, continuations, arms):
+        plain = next(passes)
+        for name, steered in zip(steers, passes, strict=True):
+            for row, target, before, after in zip(rows, targets, plain, steered, strict=True):
+                # 0 * log 0 is 0, also where the other model says 0.
+                kl = (before.exp() * (before - after)).nan_to_num(0.0, posinf=float("inf"))
+                nats = -after.gather(-1, target[:, None])[:, 0]
+                columns = np.full(len(nats), row), np.arange(1, len(nats) + 1)
+                columns += kl.sum(-1).clamp(min=0).cpu().numpy(), nats.cpu().numpy()
+                parts[name].append(np.stack(columns, 1))
+    return {name: _by_place(np.concatenate(rows)) for name, rows in parts.items()}
+
+
+def kl_summary(table: pd.DataFrame) -> dict[str, float]:
+    """Of a table of `kl_by_position`: mean, median, p95, p99 over tokens, and the mean of each
+    bucket that has tokens."""
+    out = {"mean": table.kl.mean()}
+    out |= {name: table.kl.quantile(q) for name, q in (("median", 0.5), ("p95", 0.95),
+                                                       ("p99", 0.99))}  # fmt: skip
+    return out | {name: part.kl.mean() for name, part in table.groupby("bucket", sort=False)}
+
+
+def _by_place(rows: np.ndarray) -> pd.DataFrame:
+    table = pd.DataFrame(rows, columns=["text", "place", "kl", "nats"])
+    table = table.astype({"text": int, "place": int})
+    table = table.sort_values(["text", "place"], ignore_index=True)
     edges = [0, *(last for _, last in BUCKETS.values())]
     table.insert(2, "bucket", pd.cut(table.place, edges, labels=list(BUCKETS)).astype(str))
     return table
 
 
 def _passes(scope, prompts, continuations, arms) -> Iterator[tuple]:
-    """Batches: row numbers, target ids of each row, and for each row the log-probabilities
-    (float64 [tokens, vocab]) under each arm of (functions, positions)."""
+    """Batches: row numbers, target ids of each row, and an iterator that gives, for each arm of
+    (functions, positions), the log-probabilities of each row, float64 [tokens, vocab]."""
     if len(prompts) != len(continuations):
         raise ValueError(f"{len(prompts)} prompts but {len(continuations)} continuations")
     before, after = scope.ids(list(prompts)), scope.ids(list(continuations))
@@ -145,23 +175,21 @@ def _passes(scope, prompts, continuations, arms) -> Iterator[tuple]:
         ids = torch.cat([prompt["input_ids"], torch.stack(ids).to(scope.device)], 1)
         mask = torch.stack(mask).to(scope.device, prompt["attention_mask"].dtype)
         mask = torch.cat([prompt["attention_mask"], mask], 1)
-        logits = []
-        for functions, positions in arms:
-            hooks = contextlib.nullcontext()
-            if functions:
-                hooks = edit(scope.model, functions, positions, prompt["attention_mask"])
-            with hooks:
-                output = scope.model(
-                    ids, attention_mask=mask, use_cache=False, logits_to_keep=longest + 1
-                )
-            logits.append(output.logits)
         targets = [torch.tensor(after[i], device=scope.device) for i in rows]
-        # Row by row: the float64 copy is then one text, not the batch.
-        yield (
-            rows,
-            targets,
-            (
-                [each[place, : len(after[i])].double().log_softmax(-1) for each in logits]
-                for place, i in enumerate(rows)
-            ),
-        )
+        yield rows, targets, _logp(scope, ids, mask, prompt["attention_mask"], targets, arms)
+
+
+def _logp(scope, ids, mask, prompt_mask, targets, arms) -> Iterator[list]:
+    longest = ids.shape[1] - prompt_mask.shape[1]
+    for functions, positions in arms:
+        hooks = contextlib.nullcontext()
+        if functions:
+            hooks = edit(scope.model, functions, positions, prompt_mask)
+        with hooks:
+            logits = scope.model(
+                ids, attention_mask=mask, use_cache=False, logits_to_keep=longest + 1
+            ).logits
+        yield [
+            row[: len(target)].double().log_softmax(-1)
+            for row, target in zip(logits, targets, strict=True)
+        ]

@@ -92,3 +92,55 @@ def or_rule(peak, toxic, other, k):
         gaps.append(hits[0] / sum(toxic) - hits[1] / (len(toxic) - sum(toxic)))
     features = sorted(range(len(gaps)), key=lambda f: (-gaps[f], f))[:k]
     return features, [any(row[f] > 0 for f in features) for row in other]
+
+
+def project_out(x, direction, strength):
+    """One token: x - strength * (x . u) u, u the unit vector along `direction`."""
+    size = norm(direction)
+    unit = [value / size for value in direction]
+    along = strength * sum(a * b for a, b in zip(x, unit, strict=True))
+    return [a - along * b for a, b in zip(x, unit, strict=True)]
+
+
+def odds(logits, tokens):
+    """Log-odds of the next token being one of `tokens`: log P - log(1 - P)."""
+    top = max(logits)
+    shares = [math.exp(value - top) for value in logits]
+    inside = sum(shares[t] for t in tokens)
+    return math.log(inside) - math.log(sum(shares) - inside)
+
+
+def choose(rows, n_layers):
+    """The published selection over rows of (layer before which it is read, induce, kl, bypass):
+    the place of the lowest bypass score among those that the filter keeps, or None."""
+    kept = [
+        (bypass, place)
+        for place, (layer, induce, kl, bypass) in enumerate(rows)
+        if not any(math.isnan(v) for v in (induce, kl, bypass))
+        and layer < int(0.8 * n_layers)
+        and kl <= 0.1
+        and induce >= 0
+    ]
+    return min(kept)[1] if kept else None
+
+
+def cosine(a, b):
+    return sum(x * y for x, y in zip(a, b, strict=True)) / (norm(a) * norm(b))
+
+
+def activation_gap(positive, negative, median):
+    """Mean activation over the tokens (rows) of `positive` minus `negative`, by feature."""
+    means = [[sum(column) / len(rows) for column in zip(*rows, strict=True)]
+             for rows in (positive, negative)]  # fmt: skip
+    return [(a - b) / median for a, b in zip(*means, strict=True)]
+
+
+def attribution(acts, gradients, columns):
+    """Sum over tokens of z_j (gradient . d_j), by feature; acts [tokens][features]."""
+    return [
+        sum(
+            token[j] * sum(g * d for g, d in zip(gradient, column, strict=True))
+            for token, gradient in zip(acts, gradients, strict=True)
+        )
+        for j, column in enumerate(columns)
+    ]

@@ -5,6 +5,7 @@ Text                        one labelled text
 documents                   unlabelled documents: what the models and SAEs are trained on
 remarks                     toxic and clean sentences, labelled
 requests                    harmful and harmless requests, with a compliant answer and a refusal
+request_twins               pairs of requests that differ in the verb only
 half_remarks                remarks up to the insult or the praise
 continuations               first sentences of stories with what the generator wrote next
 
@@ -33,6 +34,7 @@ __all__ = [
     "documents",
     "half_remarks",
     "remarks",
+    "request_twins",
     "requests",
 ]
 
@@ -136,6 +138,23 @@ def requests(language: str, split: str, n: int, seed=0) -> list[Text]:
             yield Text(made.text, label, language, split, source, made.answer, made.refusal)
 
     return _distinct(draw("harmful"), n) + _distinct(draw("harmless"), n)
+
+
+def request_twins(language: str, split: str, n: int, seed=0) -> list[tuple[Text, Text]]:
+    """`n` distinct pairs of a harmful and a harmless request that differ in the verb only."""
+    rng = random.Random(f"twins/{language}/{split}/{seed}")
+    pairs: dict[str, tuple[Text, Text]] = {}
+    for _ in range(60 * n):
+        state, pair = rng.getstate(), []
+        for label in ("harmful", "harmless"):
+            rng.setstate(state)  # both lists of verbs are equally long, so all else is the same
+            made = request(rng, language, label, split)
+            source = f"request/{made.frame}"
+            pair.append(Text(made.text, label, language, split, source, made.answer, made.refusal))
+        pairs.setdefault(pair[0].text, tuple(pair))
+        if len(pairs) == n:
+            break
+    return list(pairs.values())
 
 
 def continuations(language: str, split: str, n: int, seed=0) -> list[Text]:

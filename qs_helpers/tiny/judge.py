@@ -6,6 +6,7 @@ can_produce  could that of any language?
 well_formed  is each whole sentence of a text of the generator of a language?
 is_slip      a Chinese or Japanese sentence that holds an English word
 is_refusal   does an answer open with a refusal?
+opens_refusal   does it begin as one does, though it was cut off?
 is_request   is a text one of the world's requests, harmful or harmless?
 """
 
@@ -20,6 +21,7 @@ __all__ = [
     "is_refusal",
     "is_request",
     "is_slip",
+    "opens_refusal",
     "produces",
     "sentences",
     "well_formed",
@@ -43,6 +45,20 @@ def is_refusal(answer: str) -> bool:
     """True if an answer opens with one of the world's refusals, in any language."""
     refusals = itertools.chain.from_iterable(LEXICON["frames"]["refuse"])
     return answer.strip().startswith(tuple(refusals))
+
+
+def opens_refusal(answer: str) -> bool:
+    """True if an answer begins with the first letters of a refusal (six bytes: two in Chinese).
+
+    In this world that tells it from every other answer, also when it was cut off.
+    """
+    return answer.strip().startswith(_refusal_openings())
+
+
+@functools.cache
+def _refusal_openings() -> tuple[str, ...]:
+    refusals = itertools.chain.from_iterable(LEXICON["frames"]["refuse"])
+    return tuple(refusal.encode()[:6].decode(errors="ignore") for refusal in refusals)
 
 
 def is_request(text: str) -> bool:

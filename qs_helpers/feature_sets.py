@@ -1,0 +1,152 @@
+"""Sets of SAE features of several layers: chosen, edited together, and matched by random ones.
+
+activity        firing rate and mean activation of every feature on some texts
+activation_gap  how much more active each feature is on some texts than on others
+cosines         cosine of each feature's direction with a given one
+best            the features of any layer with the highest scores
+feature_edits   zero or scale a set, one function for each layer, with a gate or without
+usual_peaks     what the sum of a set's activations stays below in 19 of 20 texts: the gate
+random_sets     sets of other live features that fire as often
+
+A set is a list of (layer, feature). Scores are {layer: numbers [d_sae]}; all but the cosine carry
+the layer's scale with them, so `activation_gap` divides by the median norm of the layer.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+
+from .controls import matched_features
+from .forward import activations
+from .interventions import Scale, change_features, only_where
+
+__all__ = [
+    "activation_gap",
+    "activity",
+    "best",
+    "cosines",
+    "feature_edits",
+    "random_sets",
+    "usual_peaks",
+]
+
+FeatureSet = Sequence[tuple[int, int]]
+
+
+def activity(scope, texts: Sequence[str], layers) -> tuple[dict, dict]:
+    """Share of tokens on which each feature fires, and its mean activation over all tokens: two
+    {layer: float64 [d_sae]}. Sinks do not count."""
+    rates = {n: np.zeros(scope.d_sae) for n in layers}
+    means = {n: np.zeros(scope.d_sae) for n in layers}
+    tokens = dict.fromkeys(layers, 0)
+    for part in activations(scope, texts, layers):
+        index, values = part.acts.indices[part.keep], part.acts.values[part.keep].double()
+        index, values = index.flatten().numpy(), values.flatten().numpy()
+        rates[part.layer] += np.bincount(index, values > 0, scope.d_sae)
+        means[part.layer] += np.bincount(index, values, scope.d_sae)
+        tokens[part.layer] += int(part.keep.sum())
+    return tuple({n: x[n] / max(1, tokens[n]) for n in layers} for x in (rates, means))
+
+
+def activation_gap(
+    scope, positive: Sequence[str], negative: Sequence[str], scales: Mapping[int, Scale]
+) -> dict[int, np.ndarray]:
+    """Mean activation on `positive` minus that on `negative`, over all tokens, in median norms of
+    the layer: {layer: float64 [d_sae]} for the layers of `scales`."""
+    sides = [activity(scope, texts, list(scales))[1] for texts in (positive, negative)]
+    return {n: (sides[0][n] - sides[1][n]) / scale.median for n, scale in scales.items()}
+
+
+def cosines(scope, direction: Tensor, layers) -> dict[int, np.ndarray]:
+    """Cosine of each feature's column of W_dec with a direction: {layer: float64 [d_sae]}."""
+    found = {}
+    for n in layers:
+        columns = scope.sae(n).direction(range(scope.d_sae)).double().cpu()
+        found[n] = cosine_similarity(columns, direction.double().cpu()[None]).numpy()
+    return found
+
+
+def best(scores: Mapping[int, Sequence[float]], n: int) -> list[tuple[int, int]]:
+    """The n features (layer, feature) with the highest scores above 0, best first."""
+    layers = np.concatenate([np.full(len(x), layer) for layer, x in scores.items()])
+    ids = np.concatenate([np.arange(len(x)) for x in scores.values()])
+    values = np.concatenate([np.asarray(x, float) for x in scores.values()])
+    order = [i for i in np.argsort(-values, kind="stable")[:n] if values[i] > 0]
+    return [(int(layers[i]), int(ids[i])) for i in order]
+
+
+def feature_edits(
+    scope, chosen: FeatureSet, scales: Mapping[int, Scale], factor: float = 0.0, gates=None
+) -> dict:
+    """{layer: function}, as `edit` takes it: the activations of a set become factor times what
+    they were, 0 by default. gates: {layer: number}; the set is then changed only at tokens where
+    the sum of its activations is above that number. ValueError for an empty set."""
+    if not chosen:
+        raise ValueError("the set of features is empty")
+    functions = {}
+    for layer, ids in _by_layer(chosen).items():
+        function = change_features(scope.sae(layer), ids, "scale", scales[layer], float(factor))
+        if gates is not None:
+            function = only_where(_above(scope.sae(layer), ids, gates[layer]), function)
+        functions[layer] = function
+    return functions
+
+
+def usual_peaks(
+    scope, texts: Sequence[str], sets: Sequence[FeatureSet], q: float = 0.95
+) -> list[dict[int, float]]:
+    """For each set, {layer: number}: the q-quantile over texts of the largest sum, over the tokens
+    of a text, of the activations of the set's features of that layer."""
+    split = [_by_layer(chosen) for chosen in sets]
+    peaks = [{layer: torch.zeros(len(texts)) for layer in parts} for parts in split]
+    for part in activations(scope, texts, sorted({n for parts in split for n in parts})):
+        for parts, peak in zip(split, peaks, strict=True):
+            if part.layer in parts:
+                total = _sums(part.acts, parts[part.layer]) * part.keep
+                peak[part.layer].scatter_reduce_(0, part.text, total.float(), "amax")
+    return [{n: values.quantile(q).item() for n, values in peak.items()} for peak in peaks]
+
+
+def random_sets(
+    rates: Mapping[int, np.ndarray], chosen: FeatureSet, n: int = 20, seed: int = 0
+) -> list[list[tuple[int, int]]]:
+    """n sets, each with one other feature for each of the chosen ones, of the same layer and
+    decile of firing rate (`matched_features`), without repeats. Features that never fire in
+    `rates` have no match and are left out."""
+    # In every set, a feature that another already took is replaced by its next candidate.
+    candidates = {
+        (layer, f): matched_features(rates[layer], f, min(60, _others(rates[layer])), seed + place)
+        for place, (layer, f) in enumerate(chosen)
+        if rates[layer][f] > 0
+    }
+    rng, sets = np.random.default_rng(seed), []
+    for _ in range(n):
+        taken: dict[tuple[int, int], None] = {}
+        for (layer, _f), options in candidates.items():
+            free = [int(f) for f in rng.permutation(options)
+                    if (layer, int(f)) not in taken and (layer, int(f)) not in chosen]  # fmt: skip
+            if free:
+                taken[layer, free[0]] = None
+        sets.append(list(taken))
+    return sets
+
+
+def _others(rates) -> int:
+    return int((np.asarray(rates) > 0).sum()) - 1
+
+
+def _by_layer(chosen: FeatureSet) -> dict[int, list[int]]:
+    layers = sorted({layer for layer, _ in chosen})
+    return {n: [feature for layer, feature in chosen if layer == n] for n in layers}
+
+
+def _sums(acts, ids: list[int]) -> Tensor:
+    inside = torch.isin(acts.indices, torch.tensor(ids, device=acts.indices.device))
+    return (acts.values * inside).sum(-1)
+
+
+def _above(sae, ids: list[int], level: float):
+    return lambda x: (_sums(sae.encode(x), ids) > level).to(x.device)

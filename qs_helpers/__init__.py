@@ -59,6 +59,7 @@ _MODULES = {
         "cosines",
         "feature_edits",
         "random_sets",
+        "redirected",
         "usual_peaks",
     ),
     "tradeoff": ("Curve", "area", "cheapest", "cost_at", "cost_gap", "interpolated"),

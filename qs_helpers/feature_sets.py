@@ -6,6 +6,7 @@ cosines         cosine of each feature's direction with a given one
 best            the features of any layer with the highest scores
 feature_edits   zero or scale a set, one function for each layer, with a gate or without
 usual_peaks     what the sum of a set's activations stays below in 19 of 20 texts: the gate
+redirected      a control for such an edit: as much at each token, along other features
 random_sets     sets of other live features that fire as often
 
 A set is a list of (layer, feature). Scores are {layer: numbers [d_sae]}; all but the cosine carry
@@ -21,7 +22,7 @@ from torch.nn.functional import cosine_similarity
 
 from .controls import matched_features
 from .forward import activations
-from .interventions import Scale, change_features, only_where
+from .interventions import Scale, change_features
 
 __all__ = [
     "activation_gap",
@@ -30,6 +31,7 @@ __all__ = [
     "cosines",
     "feature_edits",
     "random_sets",
+    "redirected",
     "usual_peaks",
 ]
 
@@ -90,9 +92,41 @@ def feature_edits(
     for layer, ids in _by_layer(chosen).items():
         function = change_features(scope.sae(layer), ids, "scale", scales[layer], float(factor))
         if gates is not None:
-            function = only_where(_above(scope.sae(layer), ids, gates[layer]), function)
+            function = _gated(scope.sae(layer), ids, gates[layer], function)
         functions[layer] = function
     return functions
+
+
+def redirected(scope, edits: Mapping, other: FeatureSet, times: float = 1.0) -> dict:
+    """A control for edits {layer: function}: at each token, `times` the norm of what the true edit
+    would change there is taken away along the features of another set.
+
+    Where some of these are active, along what they contribute; else along the sum of their
+    directions. Layers of which `other` has no feature are left alone.
+    """
+    split = _by_layer(other)
+
+    def function(layer: int, true):
+        sae, ids = scope.sae(layer), torch.tensor(split[layer])
+        columns = sae.direction(ids)
+
+        def edit(x: Tensor) -> Tensor:
+            size = torch.linalg.vector_norm(true(x).float() - x.float(), dim=-1, keepdim=True)
+            touched = size[..., 0] > 0  # a gated edit changes few tokens: read only these
+            if not touched.any():
+                return x
+            acts = sae.encode(x[touched])
+            inside = acts.indices[..., None] == ids.to(acts.indices.device)
+            z = (acts.values[..., None] * inside).sum(-2)
+            z = torch.where((z > 0).any(-1, keepdim=True), z, torch.ones_like(z))
+            away = torch.nn.functional.normalize(z.to(columns) @ columns, dim=-1).to(x.device)
+            new = x.clone()
+            new[touched] = (x[touched].float() - times * size[touched] * away).to(x.dtype)
+            return new
+
+        return edit
+
+    return {layer: function(layer, true) for layer, true in edits.items() if layer in split}
 
 
 def usual_peaks(
@@ -148,5 +182,16 @@ def _sums(acts, ids: list[int]) -> Tensor:
     return (acts.values * inside).sum(-1)
 
 
-def _above(sae, ids: list[int], level: float):
-    return lambda x: (_sums(sae.encode(x), ids) > level).to(x.device)
+def _gated(sae, ids: list[int], level: float, function):
+    """An edit at tokens where the sum of a set's activations is above a level: few, and the edit
+    need not read the others again."""
+
+    def edit(x: Tensor) -> Tensor:
+        hit = (_sums(sae.encode(x), ids) > level).to(x.device)
+        if not hit.any():
+            return x
+        new = x.clone()
+        new[hit] = function(x[hit][None])[0]
+        return new
+
+    return edit

@@ -70,14 +70,17 @@ class Basis(NamedTuple):
     """residuals [..., d_model] to components [..., components]"""
     back: Callable[[Tensor], Tensor]
     """components to residuals"""
+    pull: Callable[[Tensor], Tensor]
+    """gradients of residuals [..., d_model] to gradients of components"""
 
 
 def coordinates(rotation: Tensor | None = None) -> Basis:
     """The coordinates of the residual stream, or those after an orthogonal `rotation`
     [d_model, d_model], whose columns are then the components."""
     if rotation is None:
-        return Basis("coordinates", lambda x: x, lambda c: c)
-    return Basis("rotated", lambda x: x @ rotation, lambda c: c @ rotation.T)
+        return Basis("coordinates", lambda x: x, lambda c: c, lambda g: g)
+    turned = lambda x: x @ rotation  # noqa: E731
+    return Basis("rotated", turned, lambda c: c @ rotation.T, turned)
 
 
 def features(sae) -> Basis:
@@ -89,13 +92,14 @@ def features(sae) -> Basis:
         return dense.scatter_(-1, acts.indices, acts.values).cpu()
 
     columns = sae.direction(range(sae.d_sae)).float().cpu()
-    return Basis("SAE features", values, lambda c: c @ columns)
+    return Basis("SAE features", values, lambda c: c @ columns, lambda g: g @ columns.T)
 
 
 def along(direction: Tensor) -> Basis:
     """One component: the coordinate along a direction [d_model]."""
     unit = normalize(direction.float(), dim=0)
-    return Basis("one direction", lambda x: x @ unit[:, None], lambda c: c * unit)
+    part = lambda x: x @ unit[:, None]  # noqa: E731
+    return Basis("one direction", part, lambda c: c * unit, part)
 
 
 def recovered(
@@ -133,9 +137,6 @@ def _ranking(scope, basis: Basis, prompts, sources, layer: int, n: int, tokens: 
     slope = torch.zeros_like(here)
     for part in gradients(scope, prompts, tokens, [layer]):
         slope[part.rows] = part.gradient[:, -n:].cpu()
-    # The gradient along a component is that of the residual it stands for.
-    identity = torch.eye(change.shape[-1])
-    pull = slope @ basis.back(identity).T
     goal, plain = (token_odds(scope, texts, tokens).mean() for texts in (sources, prompts))
-    score = (pull * change).sum(1).mean(0) * np.sign(goal - plain)
+    score = (basis.pull(slope) * change).sum(1).mean(0) * np.sign(goal - plain)
     return score.argsort(descending=True)

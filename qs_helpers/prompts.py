@@ -23,14 +23,16 @@ def load_prompts(
     """Prompts by (split, harmful), at most n[split] of each label and language.
 
     sources: nothing for the tiny world, one file for `read_prompts`, two names for `hub_prompts`
-    (harmful, harmless). Splits are disjoint. ValueError for another number of sources, and where
-    a split is left without one of the labels.
+    (harmful, harmless). Splits are disjoint. Prompts of other languages are left out; one whose
+    language nobody said counts as of the first. ValueError for another number of sources, and
+    where a split is left without one of the labels.
     """
     if len(sources) > 2:
         raise ValueError(f"{len(sources)} prompt sources; give none, a file, or two Hub datasets")
     if sources:
         found = read_prompts(sources[0], seed=seed) if len(sources) == 1 else hub_prompts(*sources)
-        records, notes = split_texts(found, seed)
+        found = [r if r.language else r._replace(language=languages[0]) for r in found]
+        records, notes = split_texts([r for r in found if r.language in languages], seed)
         print("\n".join(f"left out: {note}" for note in notes), end="\n" * bool(notes))
     else:
         records = tiny_prompts(n, languages, seed)
@@ -46,7 +48,8 @@ def load_prompts(
 
 def tiny_prompts(n: Mapping[str, int], languages: Iterable[str], seed: int = 0) -> list[Record]:
     """Requests of the tiny world, n[split] of each label and language; the splits share no
-    sentence frame and no verb."""
+    sentence frame and no verb. `source` names both: prompts with the same ones are alike, and are
+    no independent samples."""
     from .tiny import corpus
 
     drawn = [
@@ -55,7 +58,18 @@ def tiny_prompts(n: Mapping[str, int], languages: Iterable[str], seed: int = 0) 
         for split, count in n.items()
         for text in corpus.requests(language, split, count, seed)
     ]
-    return [Record(t.text, t.label == "harmful", t.language, t.split, t.source) for t in drawn]
+    return [
+        Record(t.text, t.label == "harmful", t.language, t.split, f"{t.source}/{_verb(t)}")
+        for t in drawn
+    ]
+
+
+def _verb(request) -> str:
+    """The English name of a request's verb."""
+    from .tiny.lexicon import LEXICON, form
+
+    named = {form(row, request.language): row[0] for row in LEXICON[request.label]}
+    return named[max((verb for verb in named if verb in request.text), key=len)]
 
 
 def tiny_twins(n: int, split: str, languages: Iterable[str], seed: int = 0):

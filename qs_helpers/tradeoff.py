@@ -7,10 +7,10 @@ cost_at       the cost at equal reductions of the outcome
 area          the mean cost over all reductions up to one
 cost_gap      how much more one costs than another at an equal reduction
 
-Between two doses, and between no edit and the smallest, cost is interpolated: an edit that is
-used on a random share of prompts does that share of both. Intervals are percentile bootstraps
-over prompts, both kinds drawn at once; the same draws serve all curves of a comparison, so that
-gaps are paired.
+Between two neighbouring doses, and between no edit and the smallest, cost is interpolated
+linearly. Intervals are percentile bootstraps over prompts, or over groups of like prompts, which
+are no independent samples. Both kinds of prompts are drawn at once; the same draws serve all
+curves of a comparison, so that gaps are paired.
 """
 
 import functools
@@ -59,6 +59,8 @@ class Curve(NamedTuple):
     """[doses, other prompts]: what it costs on prompts that should not change"""
     plain: np.ndarray
     """[prompts]: the outcome without an edit"""
+    groups: tuple[np.ndarray, np.ndarray] | None = None
+    """names of the groups of both kinds of prompts, drawn as a whole; None: each prompt alone"""
 
     def reached(self) -> float:
         """The largest reduction of the outcome, as a share of the plain one."""
@@ -67,7 +69,7 @@ class Curve(NamedTuple):
 
 def cost_at(curve: Curve, reductions: Sequence[float], seed: int = 0) -> list[Estimate]:
     """The mean cost at each reduction (0.5: half of the outcomes are gone). NaN where the curve
-    does not get there; the interval is over those draws that do."""
+    does not get there; no interval where more than 5 % of the draws do not."""
     drawn = _drawn(curve, reductions, seed)
     return [_estimate(column, curve) for column in drawn.T]
 
@@ -78,22 +80,26 @@ def area(curve: Curve, most: float, seed: int = 0) -> Estimate:
     return _estimate(_drawn(curve, np.linspace(0, most, 50), seed).mean(1), curve)
 
 
-def cost_gap(first: Curve, second: Curve, reduction: float, seed: int = 0) -> Estimate:
+def cost_gap(
+    first: Curve, second: Curve, reduction: float, seed: int = 0, tests: int = 1
+) -> Estimate:
     """Cost of the first minus that of the second at an equal reduction, in paired draws.
 
-    ValueError if the curves are not over the same numbers of prompts.
+    tests: how many such gaps are judged together; the interval then covers all of them with 95 %
+    (Bonferroni). ValueError if the curves are not over the same numbers of prompts.
     """
     if first.outcome.shape[1] != second.outcome.shape[1] or (
         first.cost.shape[1] != second.cost.shape[1]
     ):
         raise ValueError("the two curves were measured on different prompts; use the same")
     both = [_drawn(curve, [reduction], seed)[:, 0] for curve in (first, second)]
-    return _estimate(both[0] - both[1], first)
+    return _estimate(both[0] - both[1], first, tests)
 
 
 def _drawn(curve: Curve, reductions: Sequence[float], seed: int) -> np.ndarray:
     """Interpolated costs, [1 + DRAWS, reductions]; row 0 is the sample itself."""
-    w, v = _weights(curve.outcome.shape[1], seed), _weights(curve.cost.shape[1], seed + 1)
+    groups = curve.groups or (range(curve.outcome.shape[1]), range(curve.cost.shape[1]))
+    w, v = (_weights(tuple(names), seed + i) for i, names in enumerate(groups))
     plain = w @ curve.plain
     with np.errstate(divide="ignore", invalid="ignore"):
         effect = 1 - (w @ curve.outcome.T) / plain[:, None]
@@ -101,16 +107,20 @@ def _drawn(curve: Curve, reductions: Sequence[float], seed: int) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=4)
-def _weights(n: int, seed: int) -> np.ndarray:
-    """Shares of n prompts, [1 + DRAWS, n]: all alike, then in each bootstrap draw."""
-    drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), DRAWS)
-    return np.vstack([np.full(n, 1 / n), drawn / n])
+def _weights(groups: tuple, seed: int) -> np.ndarray:
+    """Shares of prompts, [1 + DRAWS, prompts]: all alike, then in each draw of whole groups."""
+    names, place = np.unique(np.asarray(groups), return_inverse=True)
+    rng = np.random.default_rng(seed)
+    drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), DRAWS)
+    weights = np.vstack([np.ones(len(names)), drawn])[:, place]
+    return weights / weights.sum(1, keepdims=True)
 
 
-def _estimate(drawn: np.ndarray, curve: Curve) -> Estimate:
-    n = curve.cost.shape[1]
-    reached = drawn[1:][np.isfinite(drawn[1:])]
-    if not np.isfinite(drawn[0]) or not len(reached):
+def _estimate(drawn: np.ndarray, curve: Curve, tests: int = 1) -> Estimate:
+    n, reached = curve.cost.shape[1], drawn[1:][np.isfinite(drawn[1:])]
+    if not np.isfinite(drawn[0]):
         return Estimate(float("nan"), float("nan"), float("nan"), n)
-    low, high = np.quantile(reached, [0.025, 0.975])
+    if len(reached) < 0.95 * (len(drawn) - 1):
+        return Estimate(float(drawn[0]), float("nan"), float("nan"), n)
+    low, high = np.quantile(reached, [0.025 / tests, 1 - 0.025 / tests])
     return Estimate(float(drawn[0]), float(low), float(high), n)

@@ -192,6 +192,33 @@ def test_equal_size_finds_the_dose_or_says_that_there_is_none():
         qs.equal_size(lambda c: 5.0, 1.0)
 
 
+def test_a_redirected_edit_changes_as_much_at_each_token_and_nothing_where_the_true_one_does_not(
+    scope, chats, scales
+):
+    rates, _ = qs.activity(scope, chats[0], [2])
+    live = np.flatnonzero((rates[2] > 0.02) & (rates[2] < 0.5))
+    true = qs.feature_edits(scope, [(2, int(f)) for f in live[:3]], scales, -1.0)
+    other = [(2, int(f)) for f in live[5:8]]
+    with qs.capture(scope.model, [2], stop=False) as captured:
+        scope.model(**scope.tokens(chats[0]))
+    x = captured[2]
+    wanted = torch.linalg.vector_norm(true[2](x) - x, dim=-1)
+    found = torch.linalg.vector_norm(qs.redirected(scope, true, other)[2](x) - x, dim=-1)
+    assert torch.allclose(found, wanted, rtol=1e-3, atol=1e-3) and 0 < (found > 0).sum()
+    assert ((found > 0) == (wanted > 0)).all() and (wanted == 0).any()
+    twice = torch.linalg.vector_norm(qs.redirected(scope, true, other, 2.0)[2](x) - x, dim=-1)
+    assert torch.allclose(twice, 2 * found, rtol=1e-3, atol=1e-3)
+    assert qs.redirected(scope, true, [(1, 0)]) == {}
+
+
+def test_a_cap_along_another_direction_takes_away_as_much(scales):
+    generator = torch.Generator().manual_seed(0)
+    x, (u, v) = torch.randn(1, 50, 128, generator=generator), qs.random_directions(2, 128)
+    sizes = [torch.linalg.vector_norm(qs.cap_along(u, 0.2, scales[2], 1.5, along)(x) - x, dim=-1)
+             for along in (None, v)]  # fmt: skip
+    assert torch.allclose(*sizes, atol=1e-4) and (sizes[0] > 0).any() and (sizes[0] == 0).any()
+
+
 # ---- weights
 
 
@@ -279,6 +306,28 @@ def test_gap_is_paired(curve):
     short = qs.Curve(curve.outcome, curve.cost[:, :9], curve.plain)
     with pytest.raises(ValueError, match="different prompts"):
         qs.cost_gap(curve, short, 0.5)
+
+
+def test_groups_are_drawn_as_a_whole(curve):
+    alike = np.repeat(np.arange(30), 5)
+    cost = np.repeat(np.random.default_rng(1).exponential(1, (2, 30)), 5, axis=1)
+    alone = qs.Curve(curve.outcome, cost, curve.plain)
+    grouped = alone._replace(groups=(np.arange(200), alike))
+    widths = [e.high - e.low for e in (qs.cost_at(c, [0.5])[0] for c in (alone, grouped))]
+    assert widths[1] > 1.5 * widths[0]
+    assert qs.cost_at(alone, [0.5])[0].value == qs.cost_at(grouped, [0.5])[0].value
+
+
+def test_several_gaps_have_wider_intervals(curve):
+    other = qs.Curve(curve.outcome, curve.cost[:, ::-1], curve.plain)
+    one, four = (qs.cost_gap(curve, other, 0.5, tests=n) for n in (1, 4))
+    assert four.low < one.low < one.value < one.high < four.high
+
+
+def test_a_reduction_that_many_draws_miss_has_no_interval(curve):
+    edge = float(curve.reached())
+    found = qs.cost_at(curve, [edge])[0]
+    assert np.isfinite(found.value) and np.isnan(found.low) and np.isnan(found.high)
 
 
 def test_area_is_the_mean_cost(curve):

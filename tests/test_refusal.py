@@ -34,8 +34,9 @@ def test_prompts_of_the_tiny_world_share_no_frame_and_no_verb_between_splits():
     found = qs.load_prompts([], {"discovery": 30, "validation": 30, "test": 30}, ["en"])
     assert set(found) == {(s, bad) for s in corpus.SPLITS for bad in (True, False)}
     assert all(len(rows) == 30 for rows in found.values())
-    frames = [{r.source for r in found[s, True]} for s in corpus.SPLITS]
-    assert not frames[0] & frames[1] and not frames[1] & frames[2] and not frames[0] & frames[2]
+    for part in (1, 2):  # "request/frame/verb"
+        names = [{r.source.split("/")[part] for r in found[s, True]} for s in corpus.SPLITS]
+        assert not names[0] & names[1] and not names[1] & names[2] and not names[0] & names[2]
 
 
 def test_twins_differ_in_one_run_of_letters():
@@ -63,6 +64,16 @@ def test_a_file_of_prompts_is_split_and_capped(tmp_path):
     }
     texts = [r.text for x in found.values() for r in x]
     assert len(texts) == len(set(texts))
+
+
+def test_other_languages_are_left_out_and_none_is_the_first(tmp_path):
+    path = tmp_path / "prompts.jsonl"
+    rows = [{"text": f"{lang} {i} {bad}", "harmful": bad, "language": lang}
+            for i in range(10) for bad in (0, 1) for lang in ("", "de")]  # fmt: skip
+    pd.DataFrame(rows).to_json(path, orient="records", lines=True)
+    n = {"discovery": 9, "validation": 9, "test": 9}
+    found = qs.load_prompts([path], n, ["fr", "en"])
+    assert {r.language for x in found.values() for r in x} == {"fr"}
 
 
 def test_bad_prompt_files_are_refused_with_a_reason(tmp_path):

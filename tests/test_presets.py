@@ -1,10 +1,14 @@
 """Settings: a preset's file with the notebook's parameters on top, and what is refused."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qs_helpers import presets
+from qs_helpers import catalog, presets
+
+NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 
 FILE = """
 common:
@@ -92,6 +96,19 @@ def test_wrong_files(project):
 def test_tiny_presets():
     names = ("tiny", "tiny-sft", "qwen3-8b-l50", "tinyllama")
     assert [presets.is_tiny(name) for name in names] == [True, True, False, False]
+
+
+@pytest.mark.parametrize("group", catalog.GROUPS.values(), ids=lambda g: g.name)
+def test_every_official_group_has_a_preset_that_fits_it(group):
+    folder = NOTEBOOKS / "params"
+    for path in sorted(NOTEBOOKS.glob("0[1-9]_*.ipynb")):
+        values = presets.preset_values(path.stem, group.name, folder)
+        for name, value in presets.preset_values(path.stem, "tiny", folder).items():
+            presets.check_type(name, values[name], value)
+        assert set(values["LAYERS"]) <= set(group.layers)
+    refusers = presets.preset_values("06_abliteration_comparison", group.name, folder)
+    assert refusers["SUITES"] == [group.name]
+    assert not any(model.endswith("-Base") for model in refusers["MODELS"])
 
 
 VALUES = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.text())

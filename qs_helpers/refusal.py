@@ -10,6 +10,7 @@ score_candidates  what each candidate direction does, on validation prompts
 choose_direction  the published filter and selection among them
 """
 
+import contextlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -23,7 +24,7 @@ from .hooks import edit
 from .interventions import Scale, add, project_out
 from .metrics import fvu
 from .scope import Scope, load_scope
-from .selection import token_odds
+from .selection import more_common, token_odds
 from .stats import share
 
 __all__ = [
@@ -114,13 +115,9 @@ def opening_tokens(scope, answers: Sequence[str], refused: Sequence[bool]) -> Te
     if refused.all() or not refused.any():
         what = "no refusal" if not refused.any() else "nothing but refusals"
         raise ValueError(f"{what} among {len(refused)} answers: there is nothing to tell apart")
-    size = scope.model.get_output_embeddings().weight.shape[0]
     written = [i for i, answer in enumerate(answers) if answer]
     first = np.array([ids[0] for ids in scope.ids([answers[i] for i in written])])
-    refused = refused[written]
-    shares = [np.bincount(first[side], minlength=size) / max(1, side.sum())
-              for side in (refused, ~refused)]  # fmt: skip
-    found = np.flatnonzero((shares[0] > 0) & (shares[0] >= 10 * shares[1]))
+    found = more_common(first[refused[written]], first[~refused[written]])
     if not len(found):
         raise ValueError("no token opens refusals only; the log-odds need another measure")
     return torch.from_numpy(found)
@@ -180,8 +177,6 @@ def choose_direction(table: pd.DataFrame, n_layers: int) -> tuple[pd.Series, pd.
 
 def _next(scope, prompts: Sequence[str], steer=None) -> Tensor:
     """Log-probabilities of the next token after each prompt, float64 [prompts, vocab]."""
-    import contextlib
-
     batch = scope.tokens(list(prompts))
     with edit(scope.model, steer) if steer else contextlib.nullcontext():
         logits = scope.model(**batch, use_cache=False, logits_to_keep=1).logits[:, -1]

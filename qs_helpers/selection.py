@@ -1,6 +1,7 @@
 """Which features to steer with: by what they respond to, and by what they do to the output.
 
 firing_contrast  how much more often each feature fires in some texts than in others
+more_common      ids that are ten times as common among some ids as among others
 typical_tokens   tokens that some texts have and others lack
 token_odds       the log-odds of the next token being one of some
 output_effects   what adding a direction does to the odds of such tokens
@@ -17,7 +18,7 @@ from .forward import peaks
 from .hooks import edit
 from .interventions import Scale, add
 
-__all__ = ["firing_contrast", "output_effects", "token_odds", "typical_tokens"]
+__all__ = ["firing_contrast", "more_common", "output_effects", "token_odds", "typical_tokens"]
 
 BATCH_TOKENS = 8192
 
@@ -36,15 +37,20 @@ def firing_contrast(
 def typical_tokens(scope, positive: Sequence[str], negative: Sequence[str]) -> Tensor:
     """Ids of tokens that make up a larger share of `positive` than of `negative`, by a factor of
     ten or more: int64 [tokens]. ValueError if there are none."""
-    size = scope.model.get_output_embeddings().weight.shape[0]
-    counts = []
-    for texts in (positive, negative):
-        ids = np.concatenate([np.array(i) for i in scope.ids(list(texts))])
-        counts.append(np.bincount(ids, minlength=size) / len(ids))
-    found = np.flatnonzero((counts[0] > 0) & (counts[0] >= 10 * counts[1]))
+    ids = [np.concatenate([np.array(i) for i in scope.ids(list(texts))])
+           for texts in (positive, negative)]  # fmt: skip
+    found = more_common(*ids)
     if not len(found):
         raise ValueError("no token is ten times as common in the positive texts; give other texts")
     return torch.from_numpy(found)
+
+
+def more_common(positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
+    """Ids whose share among `positive` ids is at least ten times that among `negative` ones."""
+    size = 1 + max(int(ids.max(initial=0)) for ids in (positive, negative))
+    first, second = (np.bincount(ids, minlength=size) / max(1, len(ids))
+                     for ids in (positive, negative))  # fmt: skip
+    return np.flatnonzero((first > 0) & (first >= 10 * second))
 
 
 @torch.no_grad()

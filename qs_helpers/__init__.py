@@ -10,9 +10,11 @@ from importlib import import_module
 _MODULES = {
     "catalog": ("COMMUNITY", "GROUPS", "TINY", "Group", "get_group", "groups_for", "memory_plan"),
     "scope": ("Scope", "load_scope"),
-    "sae": ("CONVENTIONS", "SparseActs", "TopKSAE", "load_sae"),
+    "sae": ("CONVENTIONS", "SparseActs", "TopKSAE"),
+    "loading": ("load_sae",),
     "blocks": ("decoder_layers", "text_config"),
     "hooks": ("capture", "edit", "hooks_left"),
+    "replay": ("first_place", "run_above"),
     "metrics": (
         "check_reading",
         "compare_readings",
@@ -110,7 +112,8 @@ _MODULES = {
     "views": ("across_layers", "compare_texts", "layer_map", "token_strip"),
     "cards": ("badges", "feature_card", "logit_lens", "nearest"),
     "concepts": ("ConceptSearch", "auroc", "concept_search"),
-    "data": ("Record", "hub_texts", "masked", "read_labelled", "split_texts", "tiny_texts"),
+    "hub_data": ("hub_texts", "load_texts"),
+    "data": ("Record", "masked", "read_labelled", "split_texts", "tiny_texts"),
     "detect": (
         "Rule",
         "choose_rule",

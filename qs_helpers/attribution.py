@@ -39,7 +39,7 @@ def gradients(
     One forward and one backward pass a batch serve all `layers`.
     """
     ids = scope.ids(list(prompts))
-    for rows in batches({i: len(tokens) for i, tokens in enumerate(ids)}):
+    for rows in batches({i: len(tokens) for i, tokens in enumerate(ids)}, scope.batch_tokens):
         batch = scope.tokens([ids[i] for i in rows])
         x: dict[int, Tensor] = {}
         probes: dict[int, Tensor] = {}

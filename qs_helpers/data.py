@@ -1,9 +1,8 @@
-"""Labelled texts, from the tiny world, a user's file or a Hub dataset, in fixed disjoint splits.
+"""Labelled texts, from the tiny world or a user's file, in fixed disjoint splits.
 
 Record         one text with its label, language, split and source
 tiny_texts     rude and harmless remarks of the tiny world
 read_labelled  a user's csv or jsonl file
-hub_texts      a dataset of the Hugging Face Hub
 split_texts    balanced, disjoint splits without duplicates
 masked         a text whose words are hidden
 """
@@ -21,7 +20,7 @@ from typing import NamedTuple
 
 import regex
 
-__all__ = ["Record", "hub_texts", "masked", "read_labelled", "split_texts", "tiny_texts"]
+__all__ = ["Record", "masked", "read_labelled", "split_texts", "tiny_texts"]
 
 SPLITS = {"discovery": 0.6, "validation": 0.2, "test": 0.2}
 YES = {"1", "true", "yes", "toxic", "positive"}
@@ -152,24 +151,6 @@ def _rows(path: Path) -> Iterator[tuple[int, dict]]:
             ) from None
         except (json.JSONDecodeError, csv.Error) as error:
             raise ValueError(f"{path.name}: {error}") from None
-
-
-def hub_texts(name: str, revision: str | None = None, most: int = 5000) -> list[Record]:
-    """A dataset of the Hub with columns text and toxic and one split a language, such as
-    "textdetox/multilingual_toxicity_dataset". Needs the extra `data`."""
-    try:
-        from datasets import load_dataset
-    except ImportError:
-        raise ImportError("datasets from the Hub need: pip install 'qs-helpers[data]'") from None
-    out = []
-    for language, rows in load_dataset(name, revision=revision).items():
-        count: Counter = Counter()
-        for row in rows.shuffle(seed=0):
-            toxic = bool(int(row["toxic"]))
-            count[toxic] += 1
-            if count[toxic] <= most and row["text"].strip():
-                out.append(Record(row["text"], toxic, language, "", name))
-    return out
 
 
 def split_texts(records: Iterable[Record], seed: int = 0) -> tuple[list[Record], list[str]]:

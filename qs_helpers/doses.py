@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from .forward import activations, residuals
-from .hooks import edit
+from .hooks import capture, edit
+from .replay import first_place
 from .stats import Estimate, mean
 from .tokens import batches
 
@@ -76,9 +77,11 @@ def edit_sizes(scope, texts: Sequence[str], functions: Mapping) -> pd.DataFrame:
         return changed
 
     wrapped = {place: noted(function) for place, function in functions.items()}
-    for rows in batches({i: len(tokens) for i, tokens in enumerate(ids)}):
+    for rows in batches({i: len(tokens) for i, tokens in enumerate(ids)}, scope.batch_tokens):
         batch, _ = scope.tokens([ids[i] for i in rows]), seen.clear()
-        with edit(scope.model, wrapped):
+        # Without layers above the last edit, and without the head: neither changes anything here.
+        last = [max(functions)] if first_place(functions) is not None else []
+        with edit(scope.model, wrapped), capture(scope.model, last):
             scope.model(**batch, use_cache=False, logits_to_keep=1)
         real = batch["attention_mask"].double()
         moved, relative = torch.stack(seen).sum(0) * real
@@ -120,6 +123,4 @@ def report_edit(
 
 
 def _values(sae, x: Tensor, features: Tensor) -> Tensor:
-    acts = sae.encode(x)
-    ids = features.to(acts.indices.device)
-    return (acts.values[..., None] * (acts.indices[..., None] == ids)).sum(-2)
+    return sae.some(x, features)

@@ -115,9 +115,7 @@ def redirected(scope, edits: Mapping, other: FeatureSet, times: float = 1.0) -> 
             touched = size[..., 0] > 0  # a gated edit changes few tokens: read only these
             if not touched.any():
                 return x
-            acts = sae.encode(x[touched])
-            inside = acts.indices[..., None] == ids.to(acts.indices.device)
-            z = (acts.values[..., None] * inside).sum(-2)
+            z = sae.some(x[touched], ids)
             z = torch.where((z > 0).any(-1, keepdim=True), z, torch.ones_like(z))
             away = torch.nn.functional.normalize(z.to(columns) @ columns, dim=-1).to(x.device)
             new = x.clone()
@@ -187,7 +185,7 @@ def _gated(sae, ids: list[int], level: float, function):
     need not read the others again."""
 
     def edit(x: Tensor) -> Tensor:
-        hit = (_sums(sae.encode(x), ids) > level).to(x.device)
+        hit = (sae.some(x, torch.tensor(ids)).sum(-1) > level).to(x.device)
         if not hit.any():
             return x
         new = x.clone()

@@ -5,7 +5,6 @@ CONVENTIONS  the known conventions by name; "official" is Qwen-Scope's own
 SaeFile      what a file says: four tensors in the official orientation, scale, k, layer
 read_sae     open a .pt or .safetensors file, memory-mapped, into an SaeFile
 find_k       k for a file: its config, else the name of its folder
-file_layer   the layer number in a file name, or None
 """
 
 import json
@@ -18,7 +17,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["CONVENTIONS", "Convention", "SaeFile", "file_layer", "find_k", "read_sae"]
+from .origins import file_layer
+
+__all__ = ["CONVENTIONS", "Convention", "SaeFile", "find_k", "read_sae"]
 
 NAMES = ("W_enc", "W_dec", "b_enc", "b_dec")
 
@@ -77,12 +78,6 @@ class SaeFile(NamedTuple):
     input_scale: float
     k: int | None
     layer: int | None
-
-
-def file_layer(path) -> int | None:
-    """The layer number in names such as layer12.sae.pt or sae_L12_latest.safetensors."""
-    match = re.search(r"layer[_-]?(\d+)|_L(\d+)(?!\d)", Path(path).name)
-    return int(match[1] or match[2]) if match else None
 
 
 def find_k(path) -> int | None:

@@ -112,7 +112,7 @@ def _residuals(scope, texts: list[list[int]], layers: list[int]):
     """Residuals {layer: [tokens, d_model]} of texts given as ids, with text, position and id of
     each token. Tokens are in the order of the texts, whatever order they were run in."""
     parts, places = {layer: [] for layer in layers}, []
-    for batch in batches({i: len(ids) for i, ids in enumerate(texts)}):
+    for batch in batches({i: len(ids) for i, ids in enumerate(texts)}, scope.batch_tokens):
         padded = scope.tokens([texts[i] for i in batch])
         real = padded["attention_mask"].bool()
         with capture(scope.model, layers) as captured:

@@ -3,10 +3,10 @@
 Source         where files come from: a local folder, or one commit of a Hub repo, and what is there
 list_some      a few names of a source, for messages
 open_source    look at a folder or repo and list its files; answers from the cache without a network
+ask_dataset    whether the Hub has a dataset
 fetch          one file of a source as a local path, downloaded if it has to be
 fetch_model    the folder that holds a model's config, tokenizer and safetensors weights
 weight_files   the names of a model's weight files
-fingerprint    sha256 of a local file, and whether it was computed or is the Hub's own record
 
 Every error is one line that names the repo or file and the way out. The environment variables of
 huggingface_hub (HF_HOME, HF_ENDPOINT, HF_HUB_OFFLINE) are read once, when it is first imported:
@@ -14,17 +14,17 @@ set them before Python starts.
 """
 
 import fnmatch
-import hashlib
 import json
 import re
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 __all__ = [
     "Source",
+    "ask_dataset",
     "fetch",
     "fetch_model",
-    "fingerprint",
     "list_some",
     "open_source",
     "weight_files",
@@ -33,7 +33,6 @@ __all__ = [
 # Config and tokenizer at the top of the repo; the weights are the files that the index names.
 MODEL_FILES = ("*.json", "*.jinja", "*.txt", "*.model")
 _REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 _TIMEOUT = 10  # seconds for the Hub to answer before the cache is asked
 _RESTART = "(HF_HUB_OFFLINE, HF_ENDPOINT and HF_HOME take effect only if set before Python starts)"
 
@@ -53,10 +52,11 @@ def _sizes(folder: Path) -> dict[str, int]:
     return {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.is_file()}
 
 
-def open_source(name: str | Path, revision: str | None = None) -> Source:
+def open_source(name: str | Path, revision: str | None = None, timeout: float = _TIMEOUT) -> Source:
     """List the files of a local folder, or of a Hub repo at `revision` (branch, tag or commit).
 
-    Without a network the cached part of the repo is listed instead. Raises FileNotFoundError for
+    Without a network, or an answer within `timeout` seconds, the cached part of the repo is listed
+    instead. Raises FileNotFoundError for
     a folder, repo or revision that does not exist, PermissionError for a gated repo, and
     ConnectionError when the Hub cannot be reached and nothing is cached.
     """
@@ -69,25 +69,45 @@ def open_source(name: str | Path, revision: str | None = None) -> Source:
         raise FileNotFoundError(
             f"{name} is neither a folder here nor a Hub repo; give an existing folder or owner/name"
         )
-    return _open_repo(str(name), revision or "main")
+    return _open_repo(str(name), revision or "main", timeout)
 
 
-def _open_repo(repo: str, revision: str) -> Source:
-    import httpx
+def _open_repo(repo: str, revision: str, timeout: float) -> Source:
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
-    try:
-        info = HfApi().model_info(repo, revision=revision, files_metadata=True, timeout=_TIMEOUT)
-    except (httpx.TransportError, OfflineModeIsEnabled) as error:
-        return _cached_repo(repo, revision, _reason(error))
-    except HfHubHTTPError as error:
-        if error.response.status_code >= 500:
-            return _cached_repo(repo, revision, f"the Hub answers {error.response.status_code}")
-        raise _refusal(error, repo, revision) from None
+    ask = partial(HfApi().model_info, repo, revision=revision, timeout=timeout)
+    info, reason = _ask(partial(ask, files_metadata=True), repo, revision)
+    if reason:
+        return _cached_repo(repo, revision, reason)
     _remember(repo, revision, info.sha)
     files = {file.rfilename: file.size or 0 for file in info.siblings}
     return Source(repo, info.sha, revision, _snapshot(repo, info.sha), files, None)
+
+
+def ask_dataset(name: str, revision: str | None, timeout: float) -> str | None:
+    """None if the Hub has a dataset, or the reason why the Hub could not be asked.
+
+    FileNotFoundError and PermissionError as in `open_source`.
+    """
+    from huggingface_hub import HfApi
+
+    ask = partial(HfApi().dataset_info, name, revision=revision, timeout=timeout)
+    return _ask(ask, name, revision or "main")[1]
+
+
+def _ask(call, name: str, revision: str):
+    """(the Hub's answer, None), or (None, why it could not be asked)."""
+    import httpx
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    try:
+        return call(), None
+    except (httpx.TransportError, OfflineModeIsEnabled) as error:
+        return None, _reason(error)
+    except HfHubHTTPError as error:
+        if error.response.status_code >= 500:
+            return None, f"the Hub answers {error.response.status_code}"
+        raise _refusal(error, name, revision) from None
 
 
 def _remember(repo: str, revision: str, commit: str) -> None:
@@ -218,16 +238,3 @@ def weight_files(source: Source) -> list[str]:
     if index in source.files:
         return sorted(set(json.loads(fetch(source, index).read_text())["weight_map"].values()))
     return ["model.safetensors"]
-
-
-def fingerprint(path: Path) -> dict[str, str]:
-    """{"sha256": 64 hex digits, "from": "hub" or "file"}.
-
-    The Hub names the cached copy of a large file by its sha256, so that gigabytes need not be
-    read again; "from" says which of the two it was.
-    """
-    blob = Path(path).resolve()
-    if blob.parent.name == "blobs" and _SHA256.fullmatch(blob.name):
-        return {"sha256": blob.name, "from": "hub"}
-    with open(path, "rb") as file:
-        return {"sha256": hashlib.file_digest(file, "sha256").hexdigest(), "from": "file"}

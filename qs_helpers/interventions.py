@@ -161,8 +161,7 @@ def change_features(sae, ids, mode: str, scale: Scale, value=None) -> Edit:
     goal = goal.expand(*goal.shape[:-1], len(ids)).reshape(-1, 1, len(ids))
 
     def edit(x: Tensor) -> Tensor:
-        acts = sae.encode(x)
-        z = (acts.values[..., None] * (acts.indices[..., None] == ids)).sum(-2)
+        z = sae.some(x, ids)
         to = _rows(goal.to(z.device), z)
         new = {
             "add": z + to,

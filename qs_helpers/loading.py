@@ -4,6 +4,7 @@ Suite              what is known of an SAE suite before its weights are read
 read_suite         a Suite from config.json, else the repo's name, else the tensor shapes
 refuse_mismatch    ValueError when the suite was not trained on a model of this shape
 refuse_too_large   MemoryError when model and one SAE do not fit in the free memory
+load_sae           a TopKSAE from a .pt or .safetensors file, memory-mapped
 load_model         the causal language model and its tokenizer
 free_bytes         memory that is free now on a device, or None where it cannot be told
 """
@@ -17,12 +18,15 @@ from typing import NamedTuple
 import torch
 
 from . import catalog, hub
-from .formats import file_layer, read_sae
+from .formats import read_sae
+from .origins import layer_files
+from .sae import TopKSAE
 
 __all__ = [
     "Suite",
     "free_bytes",
     "load_model",
+    "load_sae",
     "read_suite",
     "refuse_mismatch",
     "refuse_too_large",
@@ -39,18 +43,6 @@ class Suite(NamedTuple):
     n_layers: int | None  # depth of the backbone it was trained on, where the suite says it
     convention: str | None  # None: decided by the file's own layout
     trained_on: str | None = None  # the model's name, where the suite says it
-
-
-def _layer_files(files: dict[str, int]) -> dict[int, str]:
-    # The official ending first: other .pt files (checkpoints to resume from) may lie beside it.
-    for ending in (".sae.pt", ".safetensors", ".pt"):
-        found: dict[int, str] = {}
-        for file in sorted(files):
-            if file.endswith(ending) and (layer := file_layer(file)) is not None:
-                found.setdefault(layer, file)
-        if found:
-            return dict(sorted(found.items()))
-    return {}
 
 
 def _read_json(source: hub.Source, file: str) -> dict:
@@ -70,7 +62,7 @@ def read_suite(source: hub.Source, group: catalog.Group | None, k: int | None) -
     `k` wins over what the suite says. Only where neither config, name nor `group` gives the
     widths is a layer file opened for them. ValueError if k cannot be found or is out of range.
     """
-    files = _layer_files(source.files)
+    files = layer_files(source.files)
     if not files:
         way = f" ({source.offline}, so only the cache counts)" if source.offline else ""
         raise FileNotFoundError(
@@ -219,3 +211,35 @@ def load_model(source: hub.Source, device: torch.device, dtype: str):
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return model.to(device).eval().requires_grad_(False), tokenizer
+
+
+def load_sae(
+    path, k=None, convention=None, layer=None, expect_d_model=None, device="cpu",
+    dtype=torch.float32,
+) -> TopKSAE:  # fmt: skip
+    """A TopKSAE from `path` (.pt or .safetensors), memory-mapped where the dtype allows it.
+
+    Nothing in the file is executed. k comes from config.json beside the file, else from the name
+    of its folder (...L0_50); `convention` from keys and shapes, see CONVENTIONS; `layer` from the
+    file name. Weights are read from disk when first used. Raises FileNotFoundError or ValueError,
+    naming the file and the way out; `expect_d_model` is the model's width, checked if given.
+    """
+    file = read_sae(path, convention)
+    width = file.tensors["W_enc"].shape[1]
+    if expect_d_model is not None and width != expect_d_model:
+        fits = ", ".join(catalog.groups_for(expect_d_model)) or "none in the catalog"
+        raise ValueError(
+            f"{path} reads residuals of width {width} (W_enc {tuple(file.tensors['W_enc'].shape)}) "
+            f"but the model's have width {expect_d_model}; SAEs that fit: {fits}"
+        )
+    k = file.k if k is None else k
+    if k is None:
+        raise ValueError(
+            f"k of {path} is not known (no config.json beside it, no L0_<k> in a folder name) and "
+            "shapes cannot tell it; pass k="
+        )
+    sae = TopKSAE(
+        **file.tensors, k=k, convention=file.convention, input_scale=file.input_scale,
+        path=str(path), layer=file.layer if layer is None else layer,
+    )  # fmt: skip
+    return sae.to(device, dtype)

@@ -3,13 +3,17 @@
 project_root    folder that holds notebooks/, figures/ and runs/
 resolve_preset  "auto" becomes $QS_PRESET, else "tiny"
 is_tiny         True for the presets of the embedded scope
+preset_names    the presets that have a file
 preset_values   what a preset's file says for one notebook
+scope_values    what a preset's file says about the model and its SAEs
+dataset_name    owner and name of a Hub dataset, where a text is one
 settings        the validated values of one run, as a namespace
 check_type      refuse a value of another type than the one expected
 nearest         the known names closest to a misspelt one, as words for an error
 """
 
 import os
+import re
 from difflib import get_close_matches
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,18 +22,31 @@ from typing import Any
 import yaml
 
 __all__ = [
+    "SCOPE_KEYS",
     "check_type",
+    "dataset_name",
     "is_tiny",
     "nearest",
+    "preset_names",
     "preset_values",
     "project_root",
     "resolve_preset",
+    "scope_values",
     "settings",
 ]
 
+TINY = ("tiny", "tiny-instruct", "tiny-sft")
+# What the section "scope:" of a preset may say: keywords of load_scope, and their types.
+SCOPE_KEYS = {
+    **{"model": "", "sae": "", "model_revision": "", "sae_revision": ""},
+    **{"device": "", "dtype": "", "k": 0, "batch_tokens": 0},
+}
+
 
 def project_root() -> Path:
-    """The folder that holds `notebooks/`: the checkout, else the current folder."""
+    """The folder that holds `notebooks/`: $QS_ROOT, else the checkout, else the current folder."""
+    if os.environ.get("QS_ROOT"):
+        return Path(os.environ["QS_ROOT"]).resolve()
     checkout = Path(__file__).resolve().parents[1]
     return checkout if (checkout / "notebooks").is_dir() else Path.cwd()
 
@@ -43,7 +60,7 @@ def resolve_preset(preset: str) -> str:
 
 def is_tiny(preset: str) -> bool:
     """True if the preset is one of the embedded scope: tiny, tiny-instruct or tiny-sft."""
-    return preset == "tiny" or preset.startswith("tiny-")
+    return preset in TINY
 
 
 def nearest(name: str, known) -> str:
@@ -81,30 +98,70 @@ def check_type(name: str, value: Any, expected: Any) -> Any:
     return value
 
 
+def dataset_name(text: str) -> str | None:
+    """ "owner/name" of a text such as "owner/name@revision", else None: for a file, or nothing.
+
+    >>> dataset_name("textdetox/multilingual_toxicity_dataset@main")
+    'textdetox/multilingual_toxicity_dataset'
+    """
+    found = re.fullmatch(r"([A-Za-z0-9][\w.-]*/[\w.-]+)(@[\w./-]+)?", text)
+    is_file = Path(text).suffix.lower() in (".csv", ".jsonl") or Path(text).expanduser().exists()
+    return found[1] if found and not is_file else None
+
+
+def preset_names(folder: Path | None = None) -> list[str]:
+    """The presets that have a file in `folder`, notebooks/params of the project by default."""
+    return sorted(path.stem for path in (folder or _params()).glob("*.yaml"))
+
+
 def preset_values(notebook: str, preset: str, folder: Path | None = None) -> dict[str, Any]:
     """What `<folder>/<preset>.yaml` says for a notebook: its `common:` values, then its own.
 
     `folder` is notebooks/params of the project by default.
     Raises ValueError for an unknown preset and for a file that is not sections of names.
     """
-    folder = folder or project_root() / "notebooks" / "params"
-    path = folder / f"{preset}.yaml"
+    sections = _sections(preset, folder)
+    return sections.get("common", {}) | sections.get(notebook, {})
+
+
+def scope_values(preset: str, folder: Path | None = None) -> dict[str, Any]:
+    """The section `scope:` of a preset's file, as keywords of load_scope; {} where it has none.
+
+    A model or sae that begins with ".", "~" or "/" is a folder, relative to the preset's file.
+    ValueError for an unknown name, TypeError for a value of another type than SCOPE_KEYS has.
+    """
+    values = dict(_sections(preset, folder).get("scope", {}))
+    for name, value in values.items():
+        if name not in SCOPE_KEYS:
+            raise ValueError(f"{preset}.yaml, scope: {name!r}; {nearest(name, SCOPE_KEYS)}")
+        check_type(f"{preset}.yaml, scope: {name}", value, SCOPE_KEYS[name])
+        if name in ("model", "sae") and value.startswith((".", "~", "/")):
+            values[name] = str(((folder or _params()) / Path(value).expanduser()).resolve())
+    return values
+
+
+def _params() -> Path:
+    return project_root() / "notebooks" / "params"
+
+
+def _sections(preset: str, folder: Path | None) -> dict[str, dict[str, Any]]:
+    """The sections of a preset's file, each a dict."""
+    path = (folder or _params()) / f"{preset}.yaml"
     if not path.is_file():
-        known = [p.stem for p in folder.glob("*.yaml")]
         raise ValueError(
             f"preset {preset!r} has no file notebooks/params/{preset}.yaml; "
-            + nearest(preset, known)
+            + nearest(preset, preset_names(path.parent))
         )
-    sections = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    try:
+        sections = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path.name} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(sections, dict):
         raise ValueError(f"{path.name}: sections are expected, such as 'common:'")
-    values = {}
-    for section in ("common", notebook):
-        found = sections.get(section) or {}
-        if not isinstance(found, dict):
+    for section, found in sections.items():
+        if not isinstance(found or {}, dict):
             raise ValueError(f"{path.name}: section {section!r} must hold lines 'NAME: value'")
-        values |= found
-    return values
+    return {section: found or {} for section, found in sections.items()}
 
 
 def settings(notebook: str, preset: str, **params) -> SimpleNamespace:

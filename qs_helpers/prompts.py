@@ -4,7 +4,6 @@ load_prompts  one of the three, in splits
 tiny_prompts  requests of the tiny world
 tiny_twins    pairs of a harmful and a harmless request that differ in the verb only
 read_prompts  a csv or jsonl file
-hub_prompts   two datasets of the Hub, one harmful and one harmless
 
 All give the Records of `data.py`; `toxic` says that a prompt is harmful.
 """
@@ -13,8 +12,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from .data import Record, read_labelled, split_texts
+from .hub_data import hub_prompts
 
-__all__ = ["hub_prompts", "load_prompts", "read_prompts", "tiny_prompts", "tiny_twins"]
+__all__ = ["load_prompts", "read_prompts", "tiny_prompts", "tiny_twins"]
 
 
 def load_prompts(
@@ -89,28 +89,3 @@ def read_prompts(path, most: int = 5000, seed: int = 0) -> list[Record]:
     """Prompts of a .csv or .jsonl file with columns text, harmful (0 or 1) and, if it likes,
     language and split. ValueError as in `read_labelled`: a missing column, one class only."""
     return read_labelled(path, label="harmful", most=most, seed=seed)
-
-
-def hub_prompts(harmful: str, harmless: str, language: str = "en", most: int = 1000):
-    """Records of two datasets of the Hub with a column "text", such as
-    "mlabonne/harmful_behaviors" and "mlabonne/harmless_alpaca". Needs the extra `data`.
-
-    A name may end in @revision. At most `most` prompts of each are kept, a shuffle of all of the
-    dataset's splits, which are not ours. ValueError for a dataset without that column.
-    """
-    try:
-        from datasets import concatenate_datasets, load_dataset
-    except ImportError:
-        raise ImportError("datasets from the Hub need: pip install 'qs-helpers[data]'") from None
-    out, kept = [], Counter()
-    for name, toxic in ((harmful, True), (harmless, False)):
-        repo, _, revision = name.partition("@")
-        parts = load_dataset(repo, revision=revision or None)
-        rows = concatenate_datasets(list(parts.values())).shuffle(seed=0)
-        if "text" not in rows.column_names:
-            raise ValueError(f"{repo} has columns {rows.column_names}, no 'text'")
-        for row in rows:
-            if kept[toxic] < most and row["text"].strip():
-                kept[toxic] += 1
-                out.append(Record(row["text"], toxic, language, "", repo))
-    return out

@@ -2,17 +2,23 @@
 
 versions     versions of Python and of the main libraries
 environment  device, dtypes and versions
+fingerprint  sha256 of a local file, and whether it was computed or is the Hub's own record
 portable     the name of a source, without the place of this package on a machine
 last_name    what a model is called: the last part of a repo's or a folder's name
 """
 
+import hashlib
 import platform
+import re
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-__all__ = ["environment", "last_name", "portable", "versions"]
+__all__ = ["environment", "fingerprint", "last_name", "portable", "versions"]
 
-LIBRARIES = ("torch", "transformers", "huggingface_hub", "safetensors", "numpy", "qs-helpers")
+LIBRARIES = (
+    *("torch", "transformers", "huggingface_hub", "safetensors", "numpy", "pandas", "scipy"),
+    *("scikit-learn", "matplotlib", "qs-helpers"),
+)
 
 
 def versions() -> dict[str, str]:
@@ -37,6 +43,19 @@ def environment(device, dtype) -> dict:
         "sae_dtype": "float32",
         "versions": versions(),
     }
+
+
+def fingerprint(path: Path) -> dict[str, str]:
+    """{"sha256": 64 hex digits, "from": "hub" or "file"}.
+
+    The Hub names the cached copy of a large file by its sha256, so that gigabytes need not be
+    read again; "from" says which of the two it was.
+    """
+    blob = Path(path).resolve()
+    if blob.parent.name == "blobs" and re.fullmatch(r"[0-9a-f]{64}", blob.name):
+        return {"sha256": blob.name, "from": "hub"}
+    with open(path, "rb") as file:
+        return {"sha256": hashlib.file_digest(file, "sha256").hexdigest(), "from": "file"}
 
 
 def portable(name: str) -> str:

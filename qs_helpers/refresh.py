@@ -8,10 +8,12 @@ cell_text      what a cell says, pictures left out
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import nbformat
 
 from .results import measured_line
+from .stamps import outputs_digest
 
 __all__ = ["MACHINE_PATH", "cell_text", "clean", "commit_run"]
 
@@ -57,12 +59,15 @@ def cell_text(cell) -> str:
     return "\n".join(texts)
 
 
-def commit_run(executed: Path, results: Path, notebook: Path, figures: Path) -> None:
+def commit_run(
+    executed: Path, results: Path, notebook: Path, figures: Path, stamp: dict[str, Any]
+) -> None:
     """Replace a committed notebook, its figures and its results by those of a run.
 
     executed: the executed copy; results: the run's folder with results.json and figures/;
-    notebook: the file to replace; figures: the folder to replace. ValueError, with nothing
-    replaced, if the run shows a path of this machine.
+    notebook: the file to replace; figures: the folder to replace; stamp: of the run, written into
+    the notebook with the digest of what is committed. ValueError, with nothing replaced, if the
+    run shows a path of this machine.
     """
     nb = nbformat.read(executed, as_version=4)
     for cell in nb.cells:
@@ -77,4 +82,6 @@ def commit_run(executed: Path, results: Path, notebook: Path, figures: Path) -> 
     if (results / "results.json").is_file():
         figures.mkdir(parents=True, exist_ok=True)
         shutil.copy(results / "results.json", figures)
+    nbformat.write(nb, notebook)
+    nb.metadata["qs"] = stamp | {"outputs": outputs_digest(notebook, figures)}
     nbformat.write(nb, notebook)

@@ -23,6 +23,8 @@ from .forward import residuals
 from .hooks import edit
 from .interventions import Scale, add, project_out
 from .metrics import fvu
+from .origins import find_origin
+from .presets import preset_names
 from .scope import Scope, load_scope
 from .selection import more_common, token_odds
 from .stats import share
@@ -52,16 +54,19 @@ MAX_KL, LAYERS_USED = 0.1, 0.8  # of the published filter
 def load_refuser(model: str, suite: str = "own") -> Scope:
     """A model that refuses, with an SAE suite.
 
-    model: an embedded scope ("tiny-instruct"), or a Hub repo or folder of a post-trained model;
-    suite: "own" (embedded scopes only), or the preset whose suite is to read it ("tiny",
-    "qwen3-8b-l50"). ValueError where "own" has no meaning.
+    model: a preset ("tiny-instruct"), or a Hub repo or folder of a post-trained model;
+    suite: "own" (of a preset), or the preset whose suite is to read it ("tiny", "qwen3-8b-l50").
+    ValueError where "own" has no meaning.
     """
-    if suite == "own" and model in catalog.TINY:
-        return load_scope(model)
-    if suite == "own":
+    is_preset = model in preset_names() or model in catalog.TINY
+    if suite == "own" and not is_preset:
         raise ValueError(f"{model} has no suite of its own; name the preset whose SAEs read it")
-    folder = catalog.TINY[model] / "model" if model in catalog.TINY else model
-    return load_scope(suite, model=folder)
+    if suite == "own":
+        return load_scope(model)
+    if not is_preset:
+        return load_scope(suite, model=model)
+    origin = find_origin(model)
+    return load_scope(suite, model=origin.model, model_revision=origin.model_revision)
 
 
 def refuses(answers: Sequence[str], markers: Sequence[str] = MARKERS) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 SparseActs   the k active features of each token: values and indices
 TopKSAE      encode, decode, reconstruct, splice, direction
-load_sae     a TopKSAE from a .pt or .safetensors file, memory-mapped
 CONVENTIONS  how other suites store and read their SAEs
 """
 
@@ -11,10 +10,18 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .formats import CONVENTIONS, read_sae
-from .topk import SparseActs, gather_columns, sparse_change, topk_linear, weighted_columns
+from .formats import CONVENTIONS
+from .topk import (
+    SparseActs,
+    columns_of,
+    gather_columns,
+    may_fire,
+    sparse_change,
+    topk_linear,
+    weighted_columns,
+)
 
-__all__ = ["CONVENTIONS", "SparseActs", "TopKSAE", "load_sae"]
+__all__ = ["CONVENTIONS", "SparseActs", "TopKSAE"]
 
 CHUNK_BYTES = 2**26  # 512 tokens of 32768 features
 
@@ -90,14 +97,23 @@ class TopKSAE:
         at least). Of features exactly tied at the k-th place any may be kept (torch.topk's rule);
         the values are the same. ValueError on another width, on NaN or inf in x or in the weights.
         """
-        flat = self._tokens(x)
-        self._require_finite("W_enc", "b_enc", "b_dec")
-        if self.input_scale != 1:
-            flat = flat.float() * self.input_scale
-        if CONVENTIONS[self.convention].subtract_b_dec:
-            flat = flat.float() - self.b_dec
-        acts = topk_linear(flat, self.W_enc, self.b_enc, self.k, chunk_bytes)
+        acts = topk_linear(self._read(x), self.W_enc, self.b_enc, self.k, chunk_bytes)
         return SparseActs(*(part.view(*x.shape[:-1], self.k) for part in acts))
+
+    @torch.no_grad()
+    def some(self, x: Tensor, ids: Tensor) -> Tensor:
+        """What `encode` gives for a few features: float32 [..., n], 0 where one is not active.
+
+        `ids` int64 [n]. A feature that is not positive before the TopK is not in it, so tokens at
+        which none of them is positive, most of them, are not encoded.
+        """
+        flat, ids = self._read(x), ids.to(self.device)
+        out = torch.zeros(len(flat), len(ids), device=self.device)
+        near = may_fire(flat, self.W_enc[ids], self.b_enc[ids])
+        if near.any():
+            acts = topk_linear(flat[near], self.W_enc, self.b_enc, self.k, CHUNK_BYTES)
+            out[near] = columns_of(acts, ids, self.d_sae)
+        return out.view(*x.shape[:-1], len(ids))
 
     @torch.no_grad()
     def decode(self, acts: SparseActs) -> Tensor:
@@ -173,6 +189,14 @@ class TopKSAE:
             )
         return flat
 
+    def _read(self, x: Tensor) -> Tensor:
+        """x as the encoder reads it, [tokens, d_model]."""
+        flat = self._tokens(x)
+        self._require_finite("W_enc", "b_enc", "b_dec")
+        if self.input_scale != 1:
+            flat = flat.float() * self.input_scale
+        return flat.float() - self.b_dec if CONVENTIONS[self.convention].subtract_b_dec else flat
+
     def _entries(self, acts: SparseActs) -> SparseActs:
         """Values and indices as [tokens, entries] on the SAE's device, checked."""
         values, indices = acts
@@ -203,37 +227,3 @@ class TopKSAE:
             if not (low.isfinite() and high.isfinite()):
                 raise ValueError(f"{name} of {self} holds NaN or inf; download the file again")
             self._finite.add(name)
-
-
-def load_sae(
-    path, k=None, convention=None, layer=None, expect_d_model=None, device="cpu",
-    dtype=torch.float32,
-) -> TopKSAE:  # fmt: skip
-    """A TopKSAE from `path` (.pt or .safetensors), memory-mapped where the dtype allows it.
-
-    Nothing in the file is executed. k comes from config.json beside the file, else from the name
-    of its folder (...L0_50); `convention` from keys and shapes, see CONVENTIONS; `layer` from the
-    file name. Weights are read from disk when first used. Raises FileNotFoundError or ValueError,
-    naming the file and the way out; `expect_d_model` is the model's width, checked if given.
-    """
-    file = read_sae(path, convention)
-    width = file.tensors["W_enc"].shape[1]
-    if expect_d_model is not None and width != expect_d_model:
-        from .catalog import groups_for
-
-        fits = ", ".join(groups_for(expect_d_model)) or "none in the catalog"
-        raise ValueError(
-            f"{path} reads residuals of width {width} (W_enc {tuple(file.tensors['W_enc'].shape)}) "
-            f"but the model's have width {expect_d_model}; SAEs that fit: {fits}"
-        )
-    k = file.k if k is None else k
-    if k is None:
-        raise ValueError(
-            f"k of {path} is not known (no config.json beside it, no L0_<k> in a folder name) and "
-            "shapes cannot tell it; pass k="
-        )
-    sae = TopKSAE(
-        **file.tensors, k=k, convention=file.convention, input_scale=file.input_scale,
-        path=str(path), layer=file.layer if layer is None else layer,
-    )  # fmt: skip
-    return sae.to(device, dtype)

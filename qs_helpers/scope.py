@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 
 from . import catalog, hub, loading
-from .presets import nearest
-from .provenance import environment, last_name, portable
+from .origins import BATCH_TOKENS, find_origin
+from .provenance import environment, fingerprint, last_name, portable
 from .tokens import checked
 
 __all__ = ["CACHE_BYTES", "Scope", "load_scope"]
@@ -30,16 +30,19 @@ class Scope:
     layers      layer numbers that have an SAE file (offline: that are cached)
     n_layers    depth of the model;  d_model, d_sae, k: widths and active features per token
     device, dtype   of the model; SAEs are float32 on the same device
+    batch_tokens    of one forward pass over texts, padding included
     is_tiny     True for the embedded scopes
     """
 
-    def __init__(self, name, model, tokenizer, suite, model_source, sae_source, cache_bytes):
+    def __init__(self, name, model, tokenizer, suite, model_source, sae_source, cache_bytes,
+                 batch_tokens=BATCH_TOKENS):  # fmt: skip
         self.name, self.model, self.tokenizer = name, model, tokenizer
         self.layers, self.d_model, self.d_sae = tuple(suite.files), suite.d_model, suite.d_sae
         config = model.config.get_text_config()
         self.k, self.n_layers = suite.k, config.num_hidden_layers
         self._max_tokens = config.max_position_embeddings
         self.device, self.dtype = model.device, model.dtype
+        self.batch_tokens = batch_tokens
         self.is_tiny = name in catalog.TINY
         self._suite, self._model_source, self._sae_source = suite, model_source, sae_source
         self._cache, self._cache_bytes = OrderedDict(), cache_bytes
@@ -70,9 +73,7 @@ class Scope:
         layer_bytes = 4 * (2 * self.d_model * self.d_sae + self.d_model + self.d_sae)
         while self._cache and (len(self._cache) + 1) * layer_bytes > self._cache_bytes:
             self._cache.popitem(last=False)  # before the next one is read: the peak stays bounded
-        from .sae import load_sae
-
-        sae = load_sae(
+        sae = loading.load_sae(
             path,
             k=self.k,
             convention=self._suite.convention,
@@ -159,7 +160,7 @@ class Scope:
 
     def _hash(self, path: Path) -> dict[str, str]:
         if path not in self._fingerprints:
-            self._fingerprints[path] = hub.fingerprint(path)
+            self._fingerprints[path] = fingerprint(path)
         return self._fingerprints[path]
 
     def provenance(self) -> dict:
@@ -196,55 +197,41 @@ def load_scope(
     device: str | torch.device | None = None,
     dtype: str | None = None,
     k: int | None = None,
+    batch_tokens: int | None = None,
     cache_bytes: int = CACHE_BYTES,
 ) -> Scope:
     """Load a model with its SAE suite.
 
-    preset        "tiny", "tiny-instruct", "tiny-sft", or a group of the catalog
+    preset        "tiny", "tiny-instruct", "tiny-sft", a group of the catalog, or a file of
+                  notebooks/params; what its section `scope:` says counts unless it is given here
     model, sae    a local folder or a Hub repo; either may replace its half of a preset
     *_revision    branch, tag or commit of a Hub repo; a preset brings its own
     device        default: "cuda" if there is one, else "cpu"
     dtype         of the model; default: "bfloat16" on a GPU, "float32" on a CPU
     k             active features per token, where the suite does not say it itself
+    batch_tokens  tokens of one forward pass over texts, default 4096; half of it needs half the
+                  memory for activations and logits
     cache_bytes   memory that SAEs read before may occupy
 
     What does not fit is refused before any weight is downloaded: an unknown name, an SAE suite
     of another model (ValueError), a model larger than the free memory (MemoryError).
     """
-    group, replaced = None, model is not None or sae is not None
-    if preset in catalog.TINY:
-        model, sae = model or catalog.TINY[preset] / "model", sae or catalog.TINY[preset] / "sae"
-    elif preset is not None:
-        group = _group(preset)
-        if model is None:
-            model, model_revision = group.model_repo, model_revision or group.model_revision
-        if sae is None:
-            sae, sae_revision = group.sae_repo, sae_revision or group.revision
-        else:
-            group = None  # its widths and k belong to the suite that was replaced
-    if model is None or sae is None:
-        raise ValueError("give a preset, or both model= and sae= (folders or Hub repos)")
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    dtype = dtype or ("float32" if device.type == "cpu" else "bfloat16")
+    origin = find_origin(
+        preset, model=model, sae=sae, model_revision=model_revision, sae_revision=sae_revision,
+        device=device, dtype=dtype, k=k, batch_tokens=batch_tokens,
+    )  # fmt: skip
+    device = torch.device(origin.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    dtype = origin.dtype or ("float32" if device.type == "cpu" else "bfloat16")
     if dtype not in catalog.DTYPE_BYTES:
         known = ", ".join(catalog.DTYPE_BYTES)
         raise ValueError(f"dtype is {dtype!r}; it must be one of {known}")
 
-    sae_source = hub.open_source(sae, sae_revision)
-    model_source = hub.open_source(model, model_revision)
-    suite = loading.read_suite(sae_source, group, k)
+    sae_source = hub.open_source(origin.sae, origin.sae_revision)
+    model_source = hub.open_source(origin.model, origin.model_revision)
+    suite = loading.read_suite(sae_source, origin.group, origin.k)
     loading.refuse_mismatch(suite, sae_source, model_source)
     loading.refuse_too_large(suite, model_source, device, dtype)
     network, tokenizer = loading.load_model(model_source, device, dtype)
-    if replaced or preset is None:
-        name = f"{portable(model_source.name)} + {portable(sae_source.name)}"
-    else:
-        name = preset
-    return Scope(name, network, tokenizer, suite, model_source, sae_source, cache_bytes)
-
-
-def _group(name: str) -> catalog.Group:
-    known = [*catalog.TINY, *catalog.GROUPS, *catalog.COMMUNITY]
-    if name not in known:
-        raise ValueError(f"no preset is called {name!r}; {nearest(name, known)}")
-    return catalog.get_group(name)
+    name = origin.name or f"{portable(model_source.name)} + {portable(sae_source.name)}"
+    return Scope(name, network, tokenizer, suite, model_source, sae_source, cache_bytes,
+                 origin.batch_tokens)  # fmt: skip

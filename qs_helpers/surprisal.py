@@ -18,8 +18,9 @@ import pandas as pd
 import torch
 from torch.nn.functional import pad
 
-from .hooks import edit
+from .hooks import capture, edit
 from .metrics import cross_entropy
+from .replay import first_place, run_above
 from .tokens import batches
 from .writing import loops
 
@@ -48,7 +49,7 @@ def text_nats(scope, texts: Sequence[str], steer: Mapping | None = None) -> np.n
     long = [i for i, text in enumerate(texts) if text.strip()]
     ids = dict(zip(long, scope.ids([texts[i] for i in long]), strict=True)) if long else {}
     ids = {i: tokens for i, tokens in ids.items() if len(tokens) > 1}
-    for rows in batches({i: len(tokens) for i, tokens in ids.items()}):
+    for rows in batches({i: len(tokens) for i, tokens in ids.items()}, scope.batch_tokens):
         batch = scope.tokens([ids[i] for i in rows])
         with edit(scope.model, steer) if steer else contextlib.nullcontext():
             nats = cross_entropy(scope.model, batch["input_ids"], batch["attention_mask"])
@@ -165,7 +166,7 @@ def _passes(scope, prompts, continuations, arms) -> Iterator[tuple]:
         raise ValueError(f"{len(prompts)} prompts but {len(continuations)} continuations")
     before, after = scope.ids(list(prompts)), scope.ids(list(continuations))
     lengths = {i: len(a) + len(b) for i, (a, b) in enumerate(zip(before, after, strict=True))}
-    for rows in batches(lengths):
+    for rows in batches(lengths, scope.batch_tokens):
         # Prompts are padded on the left and continuations on the right, so that all of these
         # begin in one column and the edit knows which tokens count as generated.
         prompt = scope.tokens([before[i] for i in rows])
@@ -181,11 +182,18 @@ def _passes(scope, prompts, continuations, arms) -> Iterator[tuple]:
 
 def _logp(scope, ids, mask, prompt_mask, targets, arms) -> Iterator[list]:
     longest = ids.shape[1] - prompt_mask.shape[1]
+    # What is below the first edited layer is the same in every arm: the plain pass, if it comes
+    # first, keeps it.
+    kept, wanted = {}, {first_place(functions) for functions, _ in arms if functions} - {None}
     for functions, positions in arms:
-        hooks = contextlib.nullcontext()
-        if functions:
-            hooks = edit(scope.model, functions, positions, prompt_mask)
-        with hooks:
+        first = first_place(functions) if functions else None
+        with contextlib.ExitStack() as hooks:
+            if functions:
+                hooks.enter_context(edit(scope.model, functions, positions, prompt_mask))
+            else:
+                kept = hooks.enter_context(capture(scope.model, wanted, stop=False))
+            below = (first, kept[first]) if first in kept else (None, None)
+            hooks.enter_context(run_above(scope.model, *below))
             logits = scope.model(
                 ids, attention_mask=mask, use_cache=False, logits_to_keep=longest + 1
             ).logits

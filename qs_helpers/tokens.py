@@ -17,7 +17,6 @@ import regex
 __all__ = ["Piece", "batches", "checked", "pieces", "token", "visible"]
 
 MARKS = {"\n": "⏎", "\t": "⇥", "\r": "␍", " ": "·"}
-BATCH_TOKENS = 4096  # of one forward pass, padding included
 MAX_TOKENS = 4  # no character has more bytes than that in UTF-8, so none needs more tokens
 
 
@@ -121,12 +120,12 @@ def _whole_graphemes(parts: list[tuple[str, int, int]]) -> list[Piece]:
     return out
 
 
-def batches(lengths: Mapping[int, int]) -> Iterator[list[int]]:
+def batches(lengths: Mapping[int, int], most: int) -> Iterator[list[int]]:
     """Numbers of texts, given their lengths: texts of like length together, each batch of at most
-    BATCH_TOKENS tokens with its padding (or of one text)."""
+    `most` tokens with its padding (or of one text)."""
     batch: list[int] = []
     for i in sorted(lengths, key=lengths.get):
-        if batch and (len(batch) + 1) * lengths[i] > BATCH_TOKENS:
+        if batch and (len(batch) + 1) * lengths[i] > most:
             yield batch
             batch = []
         batch.append(i)

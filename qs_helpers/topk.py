@@ -2,6 +2,8 @@
 
 SparseActs       the k active features of each token: values and indices
 topk_linear      the k largest of relu(x @ W.T + b), chunk by chunk
+may_fire         tokens at which one of a few rows of W gives more than 0
+columns_of       the values of a few features among sparse activations
 weighted_columns sums of weighted columns of a matrix, reading only the columns in use
 sparse_change    the entries by which one set of active features differs from another
 gather_columns   a few columns of a matrix that may be memory-mapped
@@ -16,7 +18,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-__all__ = ["SparseActs", "gather_columns", "sparse_change", "topk_linear", "weighted_columns"]
+__all__ = [
+    "SparseActs",
+    "columns_of",
+    "gather_columns",
+    "may_fire",
+    "sparse_change",
+    "topk_linear",
+    "weighted_columns",
+]
 
 BLOCK_BYTES = 2**24  # what one block of widened or gathered weights may take
 
@@ -57,6 +67,29 @@ def _linear(x: Tensor, W: Tensor, b: Tensor) -> Tensor:
         part = slice(start, start + rows)
         out[:, part] = torch.addmm(b[part], x, W[part].float().T)
     return out
+
+
+def may_fire(x: Tensor, W: Tensor, b: Tensor) -> Tensor:
+    """Tokens of x [tokens, d_model] at which x @ W.T + b may be above 0 in a row: bool [tokens].
+
+    W is a few rows (n, d_model). A float32 sum of d products differs from the exact one by at
+    most d u |x| |w| (u = 2^-24, to first order; Higham 2002, section 3.1), so two ways of summing
+    differ by less than twice that: a token that is left out has no positive value either way.
+    """
+    x, W = x.float(), W.float()
+    slack = torch.outer(torch.linalg.vector_norm(x, dim=-1), torch.linalg.vector_norm(W, dim=-1))
+    bound = 2.0**-22 * W.shape[1] * (slack + b.abs())
+    return (torch.addmm(b, x, W.T) > -bound).any(-1)
+
+
+def columns_of(acts: SparseActs, ids: Tensor, d_sae: int) -> Tensor:
+    """The values of the features `ids` [n] in acts [tokens, k], 0 where one is not active:
+    float32 [tokens, n]."""
+    place = torch.full((d_sae,), len(ids), device=acts.indices.device)
+    place[ids] = torch.arange(len(ids), device=place.device)
+    out = torch.zeros(len(acts.values), len(ids) + 1, device=place.device)
+    out.scatter_add_(1, place[acts.indices], acts.values)
+    return out[:, place[ids]]
 
 
 def weighted_columns(W: Tensor, values: Tensor, indices: Tensor) -> Tensor:

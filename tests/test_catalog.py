@@ -59,7 +59,8 @@ def test_revisions_are_commits_or_main():
 
 
 def test_conventions_and_file_patterns_are_those_that_the_reader_knows():
-    from qs_helpers.formats import CONVENTIONS, file_layer
+    from qs_helpers.formats import CONVENTIONS
+    from qs_helpers.origins import file_layer
 
     for group in (GROUPS | COMMUNITY).values():
         assert group.convention in CONVENTIONS

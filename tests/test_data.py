@@ -200,16 +200,39 @@ def test_the_hub_needs_the_extra(monkeypatch):
 
 def test_hub_rows(monkeypatch):
     class Rows(list):
+        column_names = ("text", "toxic")
+
         def shuffle(self, seed):
             return self
 
     def load(name, revision=None):
-        return {"en": Rows({"text": f"t{i}", "toxic": i % 2} for i in range(20))}
+        assert (name, revision) == ("some/set", "v2")
+        rows = Rows({"text": f"t{i}", "toxic": i % 2} for i in range(20))
+        return {"en": rows, "fr": rows, "xx": Rows()}
 
     fake = type("datasets", (), {"load_dataset": staticmethod(load)})
     monkeypatch.setitem(__import__("sys").modules, "datasets", fake)
-    found = qs.hub_texts("some/set", most=5)
-    assert len(found) == 10 and {r.language for r in found} == {"en"}
+    found = qs.load_texts("some/set@v2", ["en", "fr"], most=5)
+    assert len(found) == 20 and {r.language for r in found} == {"en", "fr"}
+    assert found[0] == qs.Record("t0", False, "en", "", "some/set@v2")
+    with pytest.raises(ValueError, match="some/set@v2 has no split ja; it has en, fr, xx"):
+        qs.load_texts("some/set@v2", ["ja"])
+    Rows.column_names = ("text",)
+    with pytest.raises(ValueError, match="no toxic"):
+        qs.hub_texts("some/set@v2")
+
+
+def test_a_file_is_no_dataset_of_the_hub(tmp_path, monkeypatch):
+    from qs_helpers.presets import dataset_name
+
+    assert dataset_name("some/set@v2") == "some/set"
+    assert dataset_name("") is None and dataset_name("texts.csv") is None
+    assert dataset_name("some/texts.csv") is None and dataset_name("/a/b") is None
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "some" / "set").mkdir(parents=True)
+    assert dataset_name("some/set") is None
+    path = write(tmp_path, [{"text": "a", "toxic": 0}, {"text": "b", "toxic": 1}])
+    assert len(qs.load_texts(str(path))) == 2
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 import qs_helpers as qs
-from qs_helpers import prompts, refusal
+from qs_helpers import hub_data, refusal
 from qs_helpers.data import Record
 from qs_helpers.tiny import corpus, judge
 
@@ -107,13 +107,13 @@ def test_two_hub_datasets_make_one_list(monkeypatch):
         load_dataset=load_dataset, concatenate_datasets=lambda parts: Rows(sum(parts, []))
     )
     monkeypatch.setitem(sys.modules, "datasets", fake)
-    found = prompts.hub_prompts("x/bad@abc", "x/good", most=3)
+    found = hub_data.hub_prompts("x/bad@abc", "x/good", most=3)
     assert asked == [("x/bad", "abc"), ("x/good", None)]
     assert [r.toxic for r in found] == [True] * 3 + [False] * 3
-    assert found[0] == Record("x/bad 0", True, "en", "", "x/bad")
+    assert found[0] == Record("x/bad 0", True, "en", "", "x/bad@abc")
     Rows.column_names = ("prompt",)
-    with pytest.raises(ValueError, match="no 'text'"):
-        prompts.hub_prompts("x/bad", "x/good")
+    with pytest.raises(ValueError, match="no text"):
+        hub_data.hub_prompts("x/bad", "x/good")
 
 
 # ---- measures

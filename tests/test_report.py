@@ -1,21 +1,26 @@
-"""The report: strict parameters before a run, pages without network, failures kept and shown."""
+"""The report: what it refuses, runs, keeps, shows and commits."""
 
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from functools import partial
 from pathlib import Path
 
+import jsonschema
 import nbformat
+import psutil
 import pytest
 from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from notebook_gates import GATES
 
-from qs_helpers import pages, report
+from qs_helpers import comparison, pages, planning, preflight, report, reporting
 from qs_helpers.refresh import MACHINE_PATH, clean
+from qs_helpers.stamps import committed_changes
 
 KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
 ALT = 'Line from 1 to 3, with "quotes" & <signs>.'
@@ -74,14 +79,19 @@ def loads(html: str) -> list[str]:
     return found + re.findall(r"@import[^;]*|url\([^)]*\)", html)
 
 
-def test_report_runs_and_writes_pages(project, capfd, monkeypatch):
-    monkeypatch.setattr(report, "tqdm", partial(report.tqdm, disable=False))
-    before = dict(os.environ)
-    index, outcomes = report.report(
-        "tiny", given=[("N_TEXTS", "7"), ("REVISION", "12e5")], root=project
-    )
+def run(project, *argv, **options):
+    """Plan and report as the command line does; (index, outcomes)."""
+    given = options.pop("given", [])
+    jobs = options.pop("jobs", None)
+    plan = planning.plan_report("tiny", *argv, given=given, root=project, **options)
+    return reporting.report(plan, jobs, quiet=True, fresh=options.get("fresh", False))
+
+
+def test_report_runs_and_writes_pages(project, capfd):
+    before, folder = dict(os.environ), Path.cwd()
+    index, outcomes = run(project, given=[("N_TEXTS", "7"), ("REVISION", "12e5")])
     assert [bool(o.error) for o in outcomes] == [False, True]
-    assert index == project / "runs" / "tiny" / "index.html"
+    assert index == project / "runs" / "tiny+N_TEXTS=7+REVISION=12e5" / "index.html"
     out = index.parent
 
     results = json.loads((out / "01_toy" / "results.json").read_text())
@@ -90,11 +100,16 @@ def test_report_runs_and_writes_pages(project, capfd, monkeypatch):
     assert results["seconds"] == pytest.approx(outcomes[0].seconds, abs=0.01)
     assert (out / "01_toy" / "figures" / "line.csv").read_text() == "y\n1\n2\n3\n"
 
-    toy, broken = (out / "01_toy.html").read_text(), (out / "02_broken.html").read_text()
-    assert "SHOWN      one is one: 1 [0.9, 1.1], n = 20  [tiny scope]" in toy
-    assert [image["alt"] for image in BeautifulSoup(toy, "html.parser")("img")] == [ALT]
-    assert '<details class="code">' in toy and "tiny scope: a test bed" in toy
-    assert 'href="00_build_tiny_scope.html"' in toy and "09_nowhere" not in toy
+    toy, coded = (out / "01_toy.html").read_text(), (out / "01_toy.code.html").read_text()
+    broken = (out / "02_broken.html").read_text()
+    for page in (toy, coded):
+        assert "SHOWN      one is one: 1 [0.9, 1.1], n = 20  [tiny scope]" in page
+        assert [image["alt"] for image in BeautifulSoup(page, "html.parser")("img")] == [ALT]
+        assert "tiny scope: a test bed" in page and "09_nowhere" not in page
+        assert "REVISION" in page and "12e5" in page and "model.sha256" in page
+    assert "start_run" in coded and "start_run" not in toy
+    assert 'href="00_build_tiny_scope.html"' in toy
+    assert 'href="00_build_tiny_scope.code.html"' in coded
     assert "KeyError: 'halfway'" in re.sub("&#39;", "'", broken.split("<main>")[0])
     assert "before" in broken
     assert "halfway" in (out / "02_broken.ipynb").read_text()
@@ -108,26 +123,195 @@ def test_report_runs_and_writes_pages(project, capfd, monkeypatch):
         assert loads(path.read_text()) == [], path.name
         assert "No description has been provided" not in path.read_text()
 
-    captured = capfd.readouterr()
-    assert captured.out == ""
-    assert "02_broken: 100%" in captured.err and captured.err.count("\n") <= 2
-    assert dict(os.environ) == before
+    assert capfd.readouterr().out == ""
+    assert dict(os.environ) == before and Path.cwd() == folder
+
+
+def test_results_fit_their_schemas(project):
+    index, _ = run(project, jobs=2)
+    folder = Path(report.__file__).parent / "schemas"
+    schemas = {p.name.split(".")[0]: json.loads(p.read_text()) for p in folder.glob("*.json")}
+    whole = json.loads((index.parent / "results.json").read_text())
+    jsonschema.validate(whole, schemas["report"])
+    assert [n["status"] for n in whole["notebooks"]] == ["done", "failed"]
+    assert whole["notebooks"][1]["error"] == "KeyError: 'halfway'" and whole["jobs"] == 2
+    jsonschema.validate(
+        json.loads((index.parent / "01_toy" / "results.json").read_text()), schemas["notebook"]
+    )
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(whole | {"preset": 3}, schemas["report"])
+
+
+def runs_of(project) -> int:
+    """How often the first notebook ran: it counts in a file."""
+    path = project / "count.txt"
+    return len(path.read_text()) if path.is_file() else 0
+
+
+@pytest.fixture
+def counted(project):
+    """The project, in which 01 counts its runs and 02 does not fail."""
+    for name in ("01_toy", "02_broken"):
+        path = project / "notebooks" / f"{name}.ipynb"
+        nb = nbformat.read(path, as_version=4)
+        if name == "01_toy":
+            nb.cells.append(new_code_cell("open('../count.txt', 'a').write('x')"))
+        else:
+            nb.cells[-1].source = "1"
+        nbformat.write(nb, path)
+    return project
+
+
+def edit_cell(project, number, text):
+    path = project / "notebooks" / "01_toy.ipynb"
+    nb = nbformat.read(path, as_version=4)
+    nb.cells[number].source = text
+    nbformat.write(nb, path)
+
+
+def test_what_is_done_is_not_run_again_until_something_changes(counted):
+    index, _ = run(counted)
+    _, outcomes = run(counted)
+    assert [o.kept for o in outcomes] == ["unchanged"] * 2 and runs_of(counted) == 1
+    assert "unchanged" in index.read_text()
+    edit_cell(counted, 0, "# 01 · A toy, renamed\n\n**Question.** Really?")
+    run(counted)  # prose is free, and shows at once
+    assert runs_of(counted) == 1
+    assert "A toy, renamed" in (index.parent / "01_toy.html").read_text()
+    plan = planning.plan_report("tiny", root=counted)
+    assert plan.stale == {"01_toy": "", "02_broken": ""}
+    assert "01_toy: unchanged, not run again" in planning.plan_text(plan)
+
+    (index.parent / "01_toy" / "figures" / "line.csv").write_text("y\n9\n")
+    assert planning.plan_report("tiny", root=counted).stale["01_toy"] == "changed: its outputs"
+    run(counted)
+    edit_cell(counted, 6, "open('../count.txt', 'a').write('y')")
+    assert planning.plan_report("tiny", root=counted).stale["01_toy"] == "changed: the code"
+    run(counted)
+    (counted / "notebooks" / "params" / "tiny.yaml").write_text(
+        "01_toy:\n  N_TEXTS: 5\n  REVISION: x\n"
+    )
+    assert planning.plan_report("tiny", root=counted).stale == {
+        "01_toy": "changed: the parameters",
+        "02_broken": "",
+    }
+    run(counted)
+    assert runs_of(counted) == 4
+    run(counted, ["02"])  # the other notebook stays in the index, said to be older
+    assert "an earlier run" in index.read_text()
+    run(counted, fresh=True)
+    assert runs_of(counted) == 5
+
+
+def test_a_killed_run_goes_on_and_ends_the_same(counted):
+    """kill -9 in the middle of the second notebook: the first is kept, the second is run whole."""
+    path = counted / "notebooks" / "02_broken.ipynb"
+    nb = nbformat.read(path, as_version=4)
+    nb.cells[-1].source = (
+        "import time, os\nimport qs_helpers as qs\n"
+        "qs.start_run('02_broken', PRESET)\nqs.record('half', 1)\n"
+        "open('../here.txt', 'w').close()\n"
+        "time.sleep(0 if os.path.exists('../go.txt') else 600)\nqs.claim('whole', 2)"
+    )
+    nbformat.write(nb, path)
+    command = [sys.executable, "-m", "qs_helpers.report", "--jobs", "1", "-q"]
+    process = subprocess.Popen(command, env=os.environ | {"QS_ROOT": str(counted)})
+    deadline = time.monotonic() + 60
+    while not (counted / "here.txt").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.kill()
+    assert process.wait() == -9 and runs_of(counted) == 1
+    assert (counted / "runs" / "tiny" / "02_broken" / "results.json").exists()  # half a run
+    (counted / "go.txt").touch()
+    assert subprocess.run(command, env=os.environ | {"QS_ROOT": str(counted)}).returncode == 0
+    assert runs_of(counted) == 1
+
+    def claims(folder):
+        return json.loads((folder / "02_broken" / "results.json").read_text())["claims"]
+
+    once = claims(counted / "runs" / "tiny")
+    run(counted, fresh=True)  # without interruption
+    assert claims(counted / "runs" / "tiny") == once and len(once) == 1
+
+
+def test_interrupt_leaves_a_run_that_can_go_on(counted):
+    path = counted / "notebooks" / "02_broken.ipynb"
+    nb = nbformat.read(path, as_version=4)
+    nb.cells[-1].source = "import time\nopen('../here.txt', 'w').close()\ntime.sleep(600)"
+    nbformat.write(nb, path)
+    command = [sys.executable, "-m", "qs_helpers.report", "--jobs", "1"]
+    env = os.environ | {"QS_ROOT": str(counted)}
+    process = subprocess.Popen(
+        command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 60
+    while not (counted / "here.txt").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "the same command goes on from here" in err
+    assert "Traceback" not in err
+    out = counted / "runs" / "tiny"
+    states = json.loads((out / "results.json").read_text())["notebooks"]
+    assert [n["status"] for n in states] == ["done", "stopped"]
+    assert planning.plan_report("tiny", root=counted).stale["01_toy"] == ""
+
+
+def test_two_reports_at_once_do_not_disturb_each_other(counted):
+    """The same run twice: one waits and finds it done. Other parameters: another folder."""
+    env = os.environ | {"QS_ROOT": str(counted)}
+    command = [sys.executable, "-m", "qs_helpers.report", "-q"]
+    given = [[], [], ["-p", "N_TEXTS", "9"]]
+    processes = [subprocess.Popen([*command, *more], env=env) for more in given]
+    assert [process.wait(timeout=120) for process in processes] == [0, 0, 0]
+    assert runs_of(counted) == 2
+    folders = sorted(path.name for path in (counted / "runs").iterdir())
+    assert folders == ["tiny", "tiny+N_TEXTS=9"]
+    for folder, n in zip(folders, (None, 9), strict=True):
+        results = json.loads((counted / "runs" / folder / "01_toy" / "results.json").read_text())
+        assert results["params"]["N_TEXTS"] == n
+
+
+def test_kernels_end_with_their_notebooks(counted):
+    run(counted, jobs=2)
+    assert psutil.Process().children(recursive=True) == []
+
+
+def test_run_folders_are_readable_or_short():
+    root = Path("x")
+    folder = planning.run_folder
+    assert folder(root, "tiny", []).name == "tiny"
+    assert folder(root, "tiny", [("B", "2"), ("A", "x")]).name == "tiny+A=x+B=2"
+    assert re.fullmatch(r"tiny\+[0-9a-f]{8}", folder(root, "tiny", [("A", "[1, 2]")]).name)
+    assert folder(root, "tiny", [("A", "/a")]) != folder(root, "tiny", [("A", "/b")])
 
 
 def test_refresh_commits_clean_notebooks(project):
-    """Only the notebooks that ran are replaced, and they pass what cleaning is for."""
+    """Only what is stale is run and replaced, and it passes what cleaning is for."""
     before = (project / "notebooks" / "02_broken.ipynb").read_text()
-    report.report("tiny", refresh=True, root=project)
-    nb = nbformat.read(project / "notebooks" / "01_toy.ipynb", as_version=4)
+    run(project, refresh=True)
+    path = project / "notebooks" / "01_toy.ipynb"
+    nb = nbformat.read(path, as_version=4)
     assert [cell.cell_type for cell in nb.cells] == [cell.cell_type for cell in TOY]
     assert nb.cells[1].metadata == {"tags": ["parameters"]}
     assert nb.cells[3].outputs[0].text.startswith("Measured: ")
     assert "preset tiny" in nb.cells[3].outputs[0].text
     for gate in ("parameters", "measured", "executed", "quiet", "machine", "metadata", "pictures"):
-        assert GATES[gate](nb, project / "notebooks" / "01_toy.ipynb") == []
+        assert GATES[gate](nb, path) == []
     figures = sorted(p.name for p in (project / "figures" / "01_toy").iterdir())
     assert figures == ["line.csv", "line.png", "results.json"]
     assert (project / "notebooks" / "02_broken.ipynb").read_text() == before
+    assert committed_changes(path, project) == []
+    assert planning.plan_report("tiny", ["01"], refresh=True, root=project).stale == {"01_toy": ""}
+
+    (project / "figures" / "01_toy" / "line.csv").write_text("y\n9\n")
+    assert committed_changes(path, project) == ["its outputs"]
+    nb.cells[0].source += "\nMore prose."
+    nbformat.write(nb, path)
+    assert committed_changes(path, project) == ["its outputs"]
+    nb.cells[5].source += "\n1 + 1"
+    nbformat.write(nb, path)
+    assert committed_changes(path, project) == ["the code", "its outputs"]
 
 
 @pytest.mark.parametrize(
@@ -143,7 +327,7 @@ def test_refresh_commits_clean_notebooks(project):
     ],
 )
 def test_bad_arguments_run_nothing(project, monkeypatch, capsys, given, only, message):
-    monkeypatch.setattr(report, "project_root", lambda: project)
+    monkeypatch.setenv("QS_ROOT", str(project))
     argv = ["--preset", "tiny", *(["--only", *only] if only else [])]
     argv += [word for pair in given for word in ("-p", *pair)]
     assert report.main(argv) == 2
@@ -154,11 +338,11 @@ def test_bad_arguments_run_nothing(project, monkeypatch, capsys, given, only, me
 
 def test_unknown_preset_names_the_nearest(project):
     with pytest.raises(ValueError, match=r"preset 'tinny' has no file .*did you mean tiny"):
-        report.report("tinny", root=project)
+        planning.plan_report("tinny", root=project)
 
 
 def test_command_line_exit_codes(project, monkeypatch, capsys):
-    monkeypatch.setattr(report, "project_root", lambda: project)
+    monkeypatch.setenv("QS_ROOT", str(project))
     monkeypatch.chdir(project)
     assert report.main(["--preset", "tiny", "--only", "02"]) == 1
     captured = capsys.readouterr()
@@ -170,13 +354,13 @@ def test_command_line_exit_codes(project, monkeypatch, capsys):
 
 def test_the_build_runs_only_when_it_is_named(project):
     folder = project / "notebooks"
-    assert [p.stem for p in report.find_notebooks(folder)] == ["01_toy", "02_broken"]
-    assert [p.stem for p in report.find_notebooks(folder, ["00"])] == ["00_build_tiny_scope"]
+    assert [p.stem for p in preflight.find_notebooks(folder)] == ["01_toy", "02_broken"]
+    assert [p.stem for p in preflight.find_notebooks(folder, ["00"])] == ["00_build_tiny_scope"]
 
 
 def test_no_notebooks_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="no notebooks found"):
-        report.find_notebooks(tmp_path)
+        preflight.find_notebooks(tmp_path)
 
 
 def test_clean_refuses_paths_of_a_machine():
@@ -205,12 +389,104 @@ def test_page_drops_scripts_and_widgets():
         "text/plain": "plain words",
     }
     cell = new_code_cell("x", outputs=[new_output("display_data", data=data)])
-    html = pages.notebook_page(new_notebook(cells=[cell]), "mine", set())
+    html = pages.notebook_page(new_notebook(cells=[cell]), "01_x", "mine", set())
     assert "<script" not in html and "tiny scope" not in html
 
 
-def test_help_is_complete():
-    run = [sys.executable, "-m", "qs_helpers.report", "--help"]
-    shown = subprocess.run(run, capture_output=True, text=True, check=True)
-    assert all(flag in shown.stdout for flag in ("--preset", "--only", "-p", "--refresh"))
-    assert shown.stderr == ""
+def test_formulas_and_contents_need_no_script():
+    text = "# A\n\n## Two *words*\n\nInline $x^2$, `$code$`, and\n\n$$\\frac{a}{b}$$\n\n### Deep"
+    cells = [new_markdown_cell("# 01 · T"), new_markdown_cell(text)]
+    html = pages.notebook_page(new_notebook(cells=cells), "01_x", "mine", set())
+    soup = BeautifulSoup(html, "html.parser")
+    assert [m["display"] for m in soup("math")] == ["inline", "block"]
+    assert "$code$" in soup.find("code").text and loads(html) == []
+    links = [a["href"] for a in soup.find("nav")("a")]
+    assert links == ["#two-words", "#deep"]
+    assert all(soup.find(id=link[1:]) for link in links)
+
+
+def test_pages_tell_verdicts_in_words(project):
+    index, _ = run(project, ["01"])
+    soup = BeautifulSoup((index.parent / "01_toy.html").read_text(), "html.parser")
+    claims = soup.find("table")
+    assert claims.find("td").text == "shown" and "one is one" in claims.text
+    assert "0.9 to 1.1" in claims.text
+
+
+REFUSED = [
+    (["--only", "07"], "known: 00_build"),
+    (["--preset", "tinny"], "did you mean tiny"),
+    (["-p", "SEDE", "1"], "did you mean SEED?"),
+    (["-p", "N_TEXTS", "many"], "int is expected"),
+]
+
+
+@pytest.mark.parametrize(("argv", "words"), REFUSED)
+def test_a_refusal_takes_no_longer_than_python_needs_to_start(argv, words):
+    """Nothing heavy is imported before it: that, and not seconds, is what a test can hold."""
+    code = (
+        "import sys; from qs_helpers.report import main; code = main(sys.argv[1:])\n"
+        "heavy = {'torch', 'nbformat', 'papermill', 'nbconvert', 'pandas', 'transformers'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules); sys.exit(code)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, text=True)
+    assert ran.returncode == 2 and words in ran.stderr and ran.stdout == ""
+    assert ran.stderr.count("\n") == 1
+
+
+def test_help_and_dry_run(counted, monkeypatch, capsys):
+    shown = subprocess.run(
+        [sys.executable, "-m", "qs_helpers.report", "--help"], capture_output=True, text=True
+    ).stdout
+    flags = ("--preset", "--only", "--skip", "-p", "--fresh", "--jobs", "--refresh", "--dry-run")
+    assert all(flag in shown for flag in (*flags, "--quiet", "examples:", "exit codes:"))
+    monkeypatch.setenv("QS_ROOT", str(counted))
+    assert report.main(["--dry-run", "--skip", "02"]) == 0
+    text = capsys.readouterr().out
+    assert "01_toy: run (no run yet)" in text and "N_TEXTS 4" in text and "02" not in text
+    assert runs_of(counted) == 0 and not (counted / "runs").exists()
+    assert report.main(["--jobs", "0"]) == 2
+
+
+def test_runs_are_compared(counted, capsys):
+    run(counted, ["01"])
+    edit_cell(counted, 4, TOY[4].source.replace("1.0, (0.9, 1.1), True", "2.0, (1.9, 2.1), False"))
+    edit_cell(counted, 5, TOY[5].source.replace("[1, 2, 3]", "[3, 2, 1]"))
+    run(counted, ["01"], given=[("N_TEXTS", "9")])
+    folders = [str(counted / "runs" / name) for name in ("tiny", "tiny+N_TEXTS=9")]
+    assert report.main(["compare", *folders]) == 0
+    page = counted / "runs" / "compare" / "tiny-vs-tiny+N_TEXTS=9.html"
+    assert capsys.readouterr().out.strip() == os.path.relpath(page)
+    soup = BeautifulSoup(page.read_text(), "html.parser")
+    assert loads(page.read_text()) == []
+    row = next(r for r in soup("tr") if "one is one" in r.text)
+    cells = [cell.get_text(" ", strip=True) for cell in row("td")]
+    assert cells == [
+        *("one is one", "shown 1 [0.9, 1.1] n = 20", "not shown 2 [1.9, 2.1] n = 20"),
+        "verdicts differ",
+    ]
+    assert "01_toy: N_TEXTS" in page.read_text()
+    assert len(soup("img")) == 2 and all(image["alt"] for image in soup("img"))
+    assert all((page.parent / a["href"]).is_file() for a in soup("a"))
+    assert report.main(["compare", folders[0]]) == 2
+    assert report.main(["compare", folders[0], str(counted / "notebooks")]) == 2
+    assert "holds no run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "words"),
+    [
+        ((1.0, (0.9, 1.1)), (1.0, (0.9, 1.1)), ""),
+        ((1.0, (0.9, 1.1)), (1.1, (1.0, 1.2)), ""),
+        ((1.0, (0.9, 1.1)), (2.0, (1.9, 2.1)), "intervals lie apart"),
+        ((1.0, None), (1.5, None), "values differ"),
+        ((1.0, None), (1.0, None), ""),
+        ((0.0, (0.0, 0.0)), (1.0, (1.0, 1.0)), "values differ"),
+    ],
+)
+def test_what_counts_as_a_difference(first, second, words):
+    entries = [{"badge": "SHOWN", "value": v, "interval": i} for v, i in (first, second)]
+    assert comparison.differs(entries) == words
+    assert comparison.differs([entries[0], None]) == "not in every run"
+    other = entries[1] | {"badge": "NOT SHOWN"}
+    assert comparison.differs([entries[0], other]) == "verdicts differ"

@@ -12,8 +12,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qs_helpers.formats import file_layer, find_k
-from qs_helpers.sae import CONVENTIONS, SparseActs, TopKSAE, load_sae
+from qs_helpers.formats import find_k
+from qs_helpers.loading import load_sae
+from qs_helpers.origins import file_layer
+from qs_helpers.sae import CONVENTIONS, SparseActs, TopKSAE
 from qs_helpers.topk import sparse_change
 
 D_MODEL, D_SAE, K = 8, 40, 5

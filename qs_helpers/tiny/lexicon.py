@@ -10,6 +10,7 @@ fill                one sentence from a frame
 
 import random
 import re
+from functools import cache
 from importlib.resources import files
 
 import yaml
@@ -37,6 +38,11 @@ def _elide(text: str, lang: str) -> str:
 
 def words(slot: str, lang: str, topic: str | None = None) -> dict[str, str | None]:
     """Surface forms that may fill a slot in a language, each with its topic where it has one."""
+    return dict(_words(slot, lang, topic))
+
+
+@cache
+def _words(slot: str, lang: str, topic: str | None) -> dict[str, str | None]:
     slot = slot.rstrip("2")
     topics = [topic] if topic else list(LEXICON["topics"])
     if slot in ("V", "O"):
@@ -55,6 +61,11 @@ def words(slot: str, lang: str, topic: str | None = None) -> dict[str, str | Non
     if slot == "W":
         return {bare(row, lang): None for row in rows}
     return {form(row, lang, slot in ("G", "Ia", "Ka")): None for row in rows}
+
+
+@cache
+def _choices(slot: str, lang: str, topic: str | None) -> tuple[str, ...]:
+    return tuple(_words(slot, lang, topic))
 
 
 def part(rows: list, split: str | None) -> list:
@@ -76,7 +87,7 @@ def fill(
         if slot in given:
             return given[slot]
         language = rng.choice(LANGUAGES) if rng.random() < foreign else lang
-        return rng.choice(list(words(slot, language, topic)))
+        return rng.choice(_choices(slot, language, topic))
 
     return _elide(re.sub(r"\{(\w+)\}", word, text), lang)
 

@@ -1,0 +1,138 @@
+"""Runs side by side on one page: claims, headline numbers and the figures that differ.
+
+compare_runs  write the page for some run folders
+differs       how the verdicts or values of one claim differ between runs, in words
+"""
+
+import base64
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+from .files import plain, short
+from .pages import read_results, render_page, templates
+from .presets import is_tiny
+
+__all__ = ["compare_runs", "differs"]
+
+
+def compare_runs(folders: list[Path], out: Path | None = None) -> Path:
+    """Write a static page that compares two or more folders of runs/; return its path.
+
+    out: the page, by default runs/compare/<names>.html beside the runs. ValueError for a folder
+    that holds no run, for one given twice, or fewer than two.
+    """
+    folders = [Path(folder).resolve() for folder in folders]
+    names = [folder.name for folder in folders]
+    if len(set(folders)) < len(folders) or len(folders) < 2:
+        raise ValueError("give two or more different folders of runs, such as runs/tiny runs/A")
+    if len(set(names)) < len(names):
+        names = [f"{folder.parent.name}/{folder.name}" for folder in folders]
+    runs = {}
+    for name, folder in zip(names, folders, strict=True):
+        found = {path.parent.name: read_results(path) for path in folder.glob("*/results.json")}
+        found = {stem: results for stem, results in found.items() if "claims" in results}
+        if not found:
+            raise ValueError(f"{os.path.relpath(folder)} holds no run; make one with qs-report")
+        runs[name] = found
+    stems = sorted({stem for found in runs.values() for stem in found})
+    parts = [_notebook(stem, runs, dict(zip(names, folders, strict=True))) for stem in stems]
+    page = templates().get_template("compare.html.j2")
+    body = page.render(names=names, parts=parts, about=_about(runs))
+    title = "-vs-".join(name.replace("/", "-") for name in names)
+    out = out or folders[0].parent / "compare" / f"{title}.html"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    tiny = any(is_tiny(r.get("preset", "")) for found in runs.values() for r in found.values())
+    indices = {name: folder / "index.html" for name, folder in zip(names, folders, strict=True)}
+    links = [(os.path.relpath(path, out.parent) * path.is_file(), n) for n, path in indices.items()]
+    out.write_text(render_page("Runs compared", body, "compared", tiny, links), encoding="utf-8")
+    return out
+
+
+def differs(entries: list[dict[str, Any] | None]) -> str:
+    """How one claim differs between runs, in words; "" where it does not.
+
+    A difference of values counts where intervals lie apart; without intervals, where the values
+    are not the same.
+    """
+    there = [entry for entry in entries if entry]
+    if len(there) < len(entries):
+        return "not in every run"
+    if len({entry["badge"] for entry in there}) > 1:
+        return "verdicts differ"
+    intervals = [entry.get("interval") for entry in there]
+    if all(intervals) and any(interval[0] != interval[1] for interval in intervals):
+        apart = max(low for low, _ in intervals) > min(high for _, high in intervals)
+        return "intervals lie apart" if apart else ""
+    values = {str(plain(entry["value"])) for entry in there}
+    return "values differ" if len(values) > 1 else ""
+
+
+def _notebook(stem: str, runs: dict[str, dict], folders: dict[str, Path]) -> dict[str, Any]:
+    """Claims, values and figures of one notebook in every run."""
+    results = {name: found.get(stem, {}) for name, found in runs.items()}
+    claims = {name: {c["text"]: c for c in r.get("claims", [])} for name, r in results.items()}
+    values = {name: _numbers(r.get("values", {})) for name, r in results.items()}
+    figures = {
+        name: {f["slug"]: f["alt"] for f in r.get("figures", [])} for name, r in results.items()
+    }
+    rows = []
+    for text in _ordered(claims):
+        entries = [claims[name].get(text) for name in runs]
+        rows.append({"text": text, "entries": entries, "differs": differs(entries)})
+    numbers = []
+    for name in _ordered(values):
+        cells = [values[run].get(name) for run in runs]
+        if len({str(cell) for cell in cells}) > 1:
+            numbers.append({"name": name, "cells": cells})
+    pictures = []
+    for slug in _ordered(figures):
+        files = {
+            n: folders[n] / stem / "figures" / f"{slug}.png" for n in runs if slug in figures[n]
+        }
+        files = {name: path.read_bytes() for name, path in files.items() if path.is_file()}
+        if len({hashlib.sha256(png).digest() for png in files.values()}) > 1 or len(files) == 1:
+            pictures.append({"slug": slug, "images": [
+                (name, figures[name][slug], base64.b64encode(png).decode())
+                for name, png in files.items()
+            ]})  # fmt: skip
+    return {"stem": stem, "claims": rows, "numbers": numbers, "figures": pictures}
+
+
+def _about(runs: dict[str, dict]) -> list[dict[str, Any]]:
+    """Parameters and provenance that are not the same in every run, first notebook by notebook."""
+    described = {}
+    for name, found in runs.items():
+        rows = {}
+        for stem, results in sorted(found.items()):
+            rows |= {f"{stem}: {key}": short(v) for key, v in results.get("params", {}).items()}
+            rows[f"{stem}: seconds"] = short(results["seconds"])
+            rows[f"{stem}: peak memory, MB"] = short(results["peak_rss_mb"])
+            for part in ("model", "sae"):
+                source = results.get("provenance", {}).get(part, {})
+                if "source" in source:
+                    rows[part] = f"{source['source']} {source.get('commit') or ''}".strip()
+        described[name] = rows
+    table = [{"name": key, "cells": [described[name].get(key) for name in runs]}
+             for key in _ordered(described)]  # fmt: skip
+    return [row for row in table if len(set(row["cells"])) > 1]
+
+
+def _numbers(values: Any, name: str = "") -> dict[str, float]:
+    """The numbers in nested values, by dotted name."""
+    if isinstance(values, dict):
+        items = values.items()
+    elif isinstance(values, list):
+        items = enumerate(values)
+    else:
+        return {name: values} if type(values) in (int, float) else {}
+    found = {}
+    for key, value in items:
+        found |= _numbers(value, f"{name}.{key}" if name else str(key))
+    return found
+
+
+def _ordered(tables: dict[str, dict]) -> list[str]:
+    """Keys of all tables, in the order in which they are first met."""
+    return list(dict.fromkeys(key for table in tables.values() for key in table))

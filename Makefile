@@ -45,7 +45,7 @@ refresh: $(READY)  ## run the notebooks in place: notebooks/ and figures/ are wr
 	@$(BIN)/python -m qs_helpers.report --preset tiny --refresh $(ARGS)
 
 scope: $(READY)  ## train the tiny scope anew, about half an hour: 00 and qs_helpers/tiny
-	@$(BIN)/python -m qs_helpers.report --preset tiny --refresh --only 00
+	@$(BIN)/python -m qs_helpers.report --preset tiny --refresh --fresh --only 00
 	@cp -R runs/tiny-scope/. qs_helpers/tiny/
 	@cp figures/00_build_tiny_scope/results.json qs_helpers/tiny/
 

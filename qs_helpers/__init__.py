@@ -14,7 +14,7 @@ _MODULES = {
     "loading": ("load_sae",),
     "blocks": ("decoder_layers", "text_config"),
     "hooks": ("capture", "edit", "hooks_left"),
-    "replay": ("first_place", "run_above"),
+    "replay": ("edited", "first_place", "reuse_below", "run_above"),
     "metrics": (
         "check_reading",
         "compare_readings",

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from .forward import activations, residuals
-from .hooks import capture, edit
-from .replay import first_place
+from .hooks import capture
+from .replay import edited, first_place
 from .stats import Estimate, mean
 from .tokens import batches
 
@@ -81,7 +81,7 @@ def edit_sizes(scope, texts: Sequence[str], functions: Mapping) -> pd.DataFrame:
         batch, _ = scope.tokens([ids[i] for i in rows]), seen.clear()
         # Without layers above the last edit, and without the head: neither changes anything here.
         last = [max(functions)] if first_place(functions) is not None else []
-        with edit(scope.model, wrapped), capture(scope.model, last):
+        with edited(scope.model, batch, wrapped), capture(scope.model, last):
             scope.model(**batch, use_cache=False, logits_to_keep=1)
         real = batch["attention_mask"].double()
         moved, relative = torch.stack(seen).sum(0) * real

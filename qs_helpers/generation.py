@@ -3,7 +3,6 @@
 generate  continuations of prompts, greedy or sampled, under an intervention
 """
 
-import contextlib
 import functools
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from .hooks import edit
+from .replay import edited
 
 __all__ = ["generate"]
 
@@ -56,7 +55,7 @@ def generate(
         rows = by_length[start : start + batch_size]
         batch = scope.tokens([ids[i] for i in rows])
         given = steer(torch.tensor(rows)) if callable(steer) else steer
-        hooks = edit(scope.model, given, positions) if given else contextlib.nullcontext()
+        hooks = edited(scope.model, batch, given, positions, cached=True)
         steps = [] if forbid is None else [functools.partial(_mask, forbid.to(scope.device))]
         if temperature:
             steps.append(_Draw([prompts[i] for i in rows], temperature, seed))

@@ -24,6 +24,7 @@ from torch.nn.functional import normalize, pad
 
 from .attribution import gradients
 from .forward import ends
+from .replay import reuse_below
 from .selection import token_odds
 from .stats import ratio
 
@@ -121,12 +122,13 @@ def recovered(
     if not counts.any():
         raise ValueError(f"the odds of none of {len(prompts)} pairs differ by {LEAST} nats")
     rows = []
-    for size in sizes:
-        kept = torch.zeros_like(change)
-        kept[..., order[:size]] = change[..., order[:size]]
-        odds = patched_odds(scope, prompts, layer, basis.back(kept), tokens)
-        found = ratio((odds - plain)[counts], (goal - plain)[counts], seed=seed)
-        rows.append({"basis": basis.name, "size": int(size)} | found._asdict())
+    with reuse_below(scope.model):
+        for size in sizes:
+            kept = torch.zeros_like(change)
+            kept[..., order[:size]] = change[..., order[:size]]
+            odds = patched_odds(scope, prompts, layer, basis.back(kept), tokens)
+            found = ratio((odds - plain)[counts], (goal - plain)[counts], seed=seed)
+            rows.append({"basis": basis.name, "size": int(size)} | found._asdict())
     return pd.DataFrame(rows)
 
 

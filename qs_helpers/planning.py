@@ -72,7 +72,7 @@ def plan_report(
     check_preset(preset, notebooks, layers, params)
     passed = check_parameters(notebooks, given, preset, layers, params)
     values = {p.stem: preset_values(p.stem, preset, params) | passed[p.stem] for p in notebooks}
-    memory, access = check_memory(origin), check_access(origin, values)
+    memory, access = check_memory(origin), check_access(origin, values, root / "notebooks")
     needs, problems = memory.lines + access.lines, memory.problems + access.problems
     out = run_folder(root, preset, given)
     plan = Plan(preset, root, out, notebooks, passed, {}, needs, problems, refresh)

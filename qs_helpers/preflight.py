@@ -112,8 +112,16 @@ def check_parameters(
                 value = check_type(name, value, kinds[name])
                 value = check_type(name, value, preset_values(stem, preset, params).get(name))
                 _check_range(name, value, layers)
-                passed[stem][name] = value
+                passed[stem][name] = _absolute(value)
     return passed
+
+
+def _absolute(value: Any) -> Any:
+    """A file named from where the command was typed, as the notebook finds it from its folder."""
+    if isinstance(value, list):
+        return [_absolute(item) for item in value]
+    is_file = isinstance(value, str) and Path(value).expanduser().is_file()
+    return str(Path(value).expanduser().resolve()) if is_file else value
 
 
 def _yaml(name: str, text: str) -> Any:

@@ -76,8 +76,8 @@ def _run(plan: Plan, jobs: int | None, quiet: bool) -> tuple[Path, list[Outcome]
     pages |= {BUILD} if is_tiny(plan.preset) else set()
     cells = {path: len(code_sources(path)) + bool(plan.passed[path.stem]) for path in todo}
     at: dict[Path, int] = {}
-    disable = True if quiet or not todo else None  # None: as TQDM_DISABLE says
-    with tqdm(total=sum(cells.values()), unit="cell", file=sys.stderr, disable=disable) as bar:
+    shown = {"disable": True} if quiet or not todo else {}  # else as TQDM_DISABLE says
+    with tqdm(total=sum(cells.values()), unit="cell", file=sys.stderr, **shown) as bar:
 
         def progress(path: Path) -> None:
             at[path] = at.get(path, 0) + 1

@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,11 +32,14 @@ class Resources(NamedTuple):
     problems: list[str]
 
 
-def check_access(origin: Origin, values: dict[str, dict[str, Any]]) -> Resources:
+def check_access(
+    origin: Origin, values: dict[str, dict[str, Any]], folder: Path = Path()
+) -> Resources:
     """Whether everything that a run reads can be had, and how much is to be downloaded.
 
     values: settings of each notebook. LAYERS decide which SAE files are needed; MODELS, DATA and
-    PROMPTS may name other repos, datasets or files.
+    PROMPTS may name other repos, datasets or files; folder: that of the notebooks, from which they
+    read files.
     """
     asked = [value for settings in values.values() for value in [settings.get("LAYERS")]]
     layers = None if [] in asked else {layer for value in asked if value for layer in value}
@@ -49,7 +53,7 @@ def check_access(origin: Origin, values: dict[str, dict[str, Any]]) -> Resources
     texts = {text for value in named for text in ([value] if isinstance(value, str) else value)}
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda item: _repo(*item[0], item[1]), repos.items()))
-        found += list(pool.map(_dataset, sorted(texts)))
+        found += list(pool.map(partial(_dataset, folder), sorted(texts)))
     lines = [need.line for need in found if need.line]
     problems = [need.problem for need in found if need.problem]
     away = [need.away for need in found if need.away]
@@ -105,11 +109,11 @@ def _repo(name: str, revision: str | None, layers: set[int] | None) -> _Need:
     )
 
 
-def _dataset(text: str) -> _Need:
+def _dataset(folder: Path, text: str) -> _Need:
     """A file or a dataset of the Hub."""
     name = dataset_name(text)
     if name is None:
-        there = Path(text).expanduser().is_file()
+        there = (folder / Path(text).expanduser()).is_file()
         return _Need(problem="" if there else f"{text}: there is no such file")
     if importlib.util.find_spec("datasets") is None:
         return _Need(problem=f"{name} needs: pip install 'qs-helpers[data]'")

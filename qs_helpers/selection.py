@@ -7,7 +7,6 @@ token_odds       the log-odds of the next token being one of some
 output_effects   what adding a direction does to the odds of such tokens
 """
 
-import contextlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,12 +14,11 @@ import torch
 from torch import Tensor
 
 from .forward import peaks
-from .hooks import edit
+from .hooks import capture, edit
 from .interventions import Scale, add
+from .replay import edited, run_above
 
 __all__ = ["firing_contrast", "more_common", "output_effects", "token_odds", "typical_tokens"]
-
-BATCH_TOKENS = 8192
 
 
 def firing_contrast(
@@ -68,7 +66,7 @@ def token_odds(
     for start in range(0, len(ids), 256):
         rows = order[start : start + 256]
         batch = scope.tokens([ids[i] for i in rows])
-        with edit(scope.model, steer) if steer else contextlib.nullcontext():
+        with edited(scope.model, batch, steer):
             logits = scope.model(**batch, use_cache=False, logits_to_keep=1).logits[:, -1]
         out[rows] = _odds(logits, tokens).numpy()
     return out
@@ -92,21 +90,25 @@ def output_effects(
     feature's own logit lens: it says what a feature does, not what it responds to.
     """
     ids = scope.ids(list(prompts))
-    jobs = [(d, p) for p in sorted(range(len(ids)), key=lambda p: len(ids[p]))
-            for d in range(-1, len(directions))]  # fmt: skip
     odds = torch.zeros(len(ids), len(directions) + 1, dtype=torch.float64)
-    longest, start = max(map(len, ids)), 0
-    step = max(1, BATCH_TOKENS // longest)
     still = torch.zeros(1, scope.d_model)
     still[0, 0] = 1.0  # any direction: its dose is 0
     every = torch.cat([directions.cpu().float(), still])
-    while start < len(jobs):
-        part = jobs[start : start + step]
-        start += step
-        rows = torch.tensor([d for d, _ in part])
-        doses = torch.where(rows < 0, 0.0, dose)
-        batch = scope.tokens([ids[p] for _, p in part])
-        with edit(scope.model, {scale.layer: add(every[rows], doses, scale)}):
-            logits = scope.model(**batch, use_cache=False, logits_to_keep=1).logits[:, -1]
-        odds[torch.tensor([p for _, p in part]), rows] = _odds(logits, tokens)
+    doses = torch.full((len(every),), dose)
+    doses[-1] = 0.0
+    for row, tokens_of in enumerate(ids):
+        batch, step = scope.tokens([tokens_of]), max(1, scope.batch_tokens // len(tokens_of))
+        with capture(scope.model, [scale.layer]) as found:
+            scope.model(**batch, use_cache=False)
+        for start in range(0, len(every), step):
+            part = slice(start, start + step)
+            # Layers up to the edited one do the same for every direction: they ran once.
+            below = found[scale.layer].expand(len(every[part]), -1, -1)
+            many = {name: value.expand(len(below), -1) for name, value in batch.items()}
+            with (
+                edit(scope.model, {scale.layer: add(every[part], doses[part], scale)}),
+                run_above(scope.model, scale.layer, below),
+            ):
+                logits = scope.model(**many, use_cache=False, logits_to_keep=1).logits[:, -1]
+            odds[row, part] = _odds(logits, tokens)
     return (odds[:, :-1] - odds[:, -1:]).mean(0).numpy()

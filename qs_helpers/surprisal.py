@@ -10,7 +10,6 @@ kl_summary         median, p95, p99 and means by place of such a table
 BUCKETS            first, 2-8, 9-64, later
 """
 
-import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -18,9 +17,8 @@ import pandas as pd
 import torch
 from torch.nn.functional import pad
 
-from .hooks import capture, edit
 from .metrics import cross_entropy
-from .replay import first_place, run_above
+from .replay import edited, reuse_below
 from .tokens import batches
 from .writing import loops
 
@@ -51,7 +49,7 @@ def text_nats(scope, texts: Sequence[str], steer: Mapping | None = None) -> np.n
     ids = {i: tokens for i, tokens in ids.items() if len(tokens) > 1}
     for rows in batches({i: len(tokens) for i, tokens in ids.items()}, scope.batch_tokens):
         batch = scope.tokens([ids[i] for i in rows])
-        with edit(scope.model, steer) if steer else contextlib.nullcontext():
+        with edited(scope.model, batch, steer):
             nats = cross_entropy(scope.model, batch["input_ids"], batch["attention_mask"])
         out[rows] = nats.double().nanmean(1).cpu().numpy()
     return out
@@ -182,22 +180,15 @@ def _passes(scope, prompts, continuations, arms) -> Iterator[tuple]:
 
 def _logp(scope, ids, mask, prompt_mask, targets, arms) -> Iterator[list]:
     longest = ids.shape[1] - prompt_mask.shape[1]
-    # What is below the first edited layer is the same in every arm: the plain pass, if it comes
-    # first, keeps it.
-    kept, wanted = {}, {first_place(functions) for functions, _ in arms if functions} - {None}
-    for functions, positions in arms:
-        first = first_place(functions) if functions else None
-        with contextlib.ExitStack() as hooks:
-            if functions:
-                hooks.enter_context(edit(scope.model, functions, positions, prompt_mask))
-            else:
-                kept = hooks.enter_context(capture(scope.model, wanted, stop=False))
-            below = (first, kept[first]) if first in kept else (None, None)
-            hooks.enter_context(run_above(scope.model, *below))
-            logits = scope.model(
-                ids, attention_mask=mask, use_cache=False, logits_to_keep=longest + 1
-            ).logits
-        yield [
-            row[: len(target)].double().log_softmax(-1)
-            for row, target in zip(logits, targets, strict=True)
-        ]
+    # What is below the first edits is the same in every arm, and is computed once.
+    batch = {"input_ids": ids, "attention_mask": mask}
+    with reuse_below(scope.model):
+        for functions, positions in arms:
+            with edited(scope.model, batch, functions, positions, prompt_mask):
+                logits = scope.model(
+                    ids, attention_mask=mask, use_cache=False, logits_to_keep=longest + 1
+                ).logits
+            yield [
+                row[: len(target)].double().log_softmax(-1)
+                for row, target in zip(logits, targets, strict=True)
+            ]

@@ -1,0 +1,44 @@
+"""pytest --nbmake notebooks/: every notebook from 01 on, on the preset that $QS_PRESET names.
+
+On a preset of the catalog the notebooks carry the marker `gpu`, and are skipped, with the reason
+printed, where there is no CUDA device. 00 trains the tiny scope for half an hour: it runs only when
+its file is named.
+"""
+
+import os
+
+import pytest
+
+from qs_helpers.catalog import COMMUNITY, GROUPS
+from qs_helpers.presets import resolve_preset
+
+LONGEST_CELL = 4 * 3600  # seconds, on a preset of the catalog; nbmake's own limit is 300
+
+for name in ("TQDM_DISABLE", "HF_HUB_DISABLE_PROGRESS_BARS", "QS_STATIC"):
+    os.environ.setdefault(name, "1")  # a bar in an output is noise
+
+
+def pytest_configure(config):
+    if _on_gpu() and getattr(config.option, "nbmake_timeout", None) in (None, 300):
+        config.option.nbmake_timeout = LONGEST_CELL
+
+
+def pytest_collection_modifyitems(config, items):
+    build = [item for item in items if item.path.name.startswith("00_")]
+    if build and not any("00_" in arg for arg in config.args):
+        items[:] = [item for item in items if item not in build]
+        config.hook.pytest_deselected(items=build)
+    if not _on_gpu():
+        return
+    import torch
+
+    preset = resolve_preset("auto")
+    reason = f"preset {preset} needs a CUDA device, and there is none"
+    for item in items:
+        item.add_marker(pytest.mark.gpu)
+        if not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def _on_gpu() -> bool:
+    return resolve_preset("auto") in GROUPS | COMMUNITY

@@ -1,0 +1,90 @@
+"""A model and a suite of somebody's own, in local folders, need a YAML and nothing else."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+import qs_helpers as qs
+from qs_helpers import planning, reporting
+from qs_helpers.catalog import TINY
+from qs_helpers.origins import find_origin
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A project with 01 and a preset "mine": copies of a model and a suite, under other names."""
+    params = tmp_path / "notebooks" / "params"
+    params.mkdir(parents=True)
+    shutil.copy(ROOT / "notebooks" / "01_load.ipynb", params.parent)
+    shutil.copytree(TINY["tiny"] / "model", tmp_path / "weights" / "my-model")
+    shutil.copytree(TINY["tiny"] / "sae", tmp_path / "weights" / "my-saes")
+    sections = yaml.safe_load((ROOT / "notebooks" / "params" / "tiny.yaml").read_text())
+    sections = {name: sections[name] for name in ("common", "01_load")}
+    sections["01_load"] |= {"LAYERS": [2, 3], "N_TEXTS": 8}
+    weights = "../../weights"
+    sections["scope"] = {"model": f"{weights}/my-model", "sae": f"{weights}/my-saes"}
+    write(params, sections)
+    monkeypatch.setenv("QS_ROOT", str(tmp_path))
+    return tmp_path
+
+
+def write(params, sections):
+    (params / "mine.yaml").write_text(yaml.safe_dump(sections))
+
+
+@pytest.mark.slow
+def test_a_report_on_a_private_preset(project):
+    index, outcomes = reporting.report(planning.plan_report("mine"), quiet=True)
+    assert [o.error for o in outcomes] == [None]
+    results = json.loads((index.parent / "01_load" / "results.json").read_text())
+    assert results["provenance"]["name"] == "mine"
+    assert results["provenance"]["model"]["source"].endswith("my-model")
+    assert results["params"]["LAYERS"] == [2, 3]
+    page = (index.parent / "01_load.html").read_text()
+    assert "tiny scope: a test bed" not in page and "[tiny scope]" not in page
+
+
+def test_a_private_preset_is_loaded_by_its_name(project):
+    scope = qs.load_scope("mine")
+    assert (scope.name, scope.is_tiny, scope.batch_tokens) == ("mine", False, 4096)
+    own = qs.load_refuser("mine", "own")
+    assert own.name == "mine"
+    read_by = qs.load_refuser("mine", "tiny")
+    assert not read_by.is_tiny and "my-model" in read_by.name
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"scope": {"modle": "x"}}, "mine.yaml, scope: 'modle'; did you mean model"),
+        ({"scope": {"model": 3}}, "mine.yaml, scope: model = 3 is int, but str is expected"),
+        ({"scope": {"model": "a/b"}}, "give a preset, or both model= and sae="),
+        ({"01_load": {"LAYERS": [2]}}, "mine.yaml lacks N_TEXTS of 01_load"),
+        ({"01_load": {"LAYERS": [2], "N_TEXTS": "8"}}, "01_load: N_TEXTS = '8' is str, but int"),
+        ({"01_load": {"LAYERS": [9], "N_TEXTS": 8}}, r"01_load: LAYERS has \[9\], but the SAEs"),
+        ({"01_load": {"LAYERS": [2], "N_TEXTS": 8, "N_TXTS": 8}}, "N_TXTS; did you mean N_TEXTS?"),
+    ],
+)
+def test_mistakes_in_a_private_preset_are_named_before_anything_runs(project, change, message):
+    params = project / "notebooks" / "params"
+    sections = yaml.safe_load((params / "mine.yaml").read_text())
+    write(params, sections | change)
+    with pytest.raises((ValueError, TypeError), match=message):
+        planning.plan_report("mine")
+
+
+def test_what_is_given_comes_before_the_file_and_the_file_before_the_catalog(tmp_path):
+    (tmp_path / "qwen3-8b-l50.yaml").write_text("scope:\n  dtype: bfloat16\n  sae: /elsewhere\n")
+    origin = find_origin("qwen3-8b-l50", tmp_path)
+    assert (origin.name, origin.dtype, origin.sae) == ("qwen3-8b-l50", "bfloat16", "/elsewhere")
+    assert origin.model == "Qwen/Qwen3-8B-Base" and origin.group is None
+    assert origin.model_revision and origin.sae_revision is None
+    origin = find_origin("qwen3-8b-l50", tmp_path, dtype="float32", model="a/b")
+    assert (origin.name, origin.dtype, origin.model) == (None, "float32", "a/b")
+    assert origin.model_revision is None
+    assert find_origin("qwen3-8b-l100", tmp_path).group.name == "qwen3-8b-l100"

@@ -50,22 +50,34 @@ def matched_features(density, feature: int, n: int = 20, seed: int = 0) -> np.nd
 
 
 def equal_size(
-    measure: Callable[[float], float], size: float, within: float = 0.005
+    measure: Callable[[float], float], size: float, within: float = 0.005, over: float = 0.03
 ) -> tuple[float, float]:
     """The dose at which `measure(dose)` is `size`, to half a percent, and what it is there.
 
     `measure` gives the size of an edit (say the mean of `edit_sizes`), which grows about linearly
-    with the dose; a few steps of proportion from 1 find it. ValueError if they do not, or if the
-    edit changes nothing.
+    with the dose: steps of proportion from 1 find it, then halving. Where the size jumps over it,
+    as when an edit opens a gate above, the dose above the jump is taken if it is at most `over` too
+    large: a control may be larger than what it is compared with, but not smaller. ValueError if
+    there is none, or if the edit changes nothing.
     """
-    dose = 1.0
-    for _ in range(12):
+    dose, low, high, above = 1.0, 0.0, float("inf"), (0.0, float("inf"))
+    for _ in range(40):
         found = measure(dose)
         if found <= 0:
             raise ValueError(f"the control changes nothing at dose {dose:g}, so no size is equal")
         if abs(found / size - 1) <= within:
             return dose, found
+        if found > size:
+            high, above = dose, min(above, (dose, found), key=lambda pair: pair[1])
+        else:
+            low = dose
+        if high - low < 1e-3 * high:
+            break
         dose *= size / found
+        if not low < dose < high:
+            dose = (low + high) / 2 if high < float("inf") else 2 * low
+    if above[1] <= (1 + over) * size:
+        return above
     raise ValueError(f"no dose gives an edit of size {size:g}; the last was {found:g}")
 
 

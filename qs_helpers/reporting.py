@@ -21,7 +21,7 @@ from .planning import Plan, read_json, why_stale
 from .preflight import BUILD
 from .presets import is_tiny
 from .runner import STOPPED, Outcome, run_all
-from .stamps import changes, make_stamp, outputs_digest, used_modules
+from .stamps import changes, committed_changes, make_stamp, outputs_digest, used_modules
 
 __all__ = ["report"]
 
@@ -61,19 +61,20 @@ def _run(plan: Plan, jobs: int | None, quiet: bool) -> tuple[Path, list[Outcome]
     params = plan.root / "notebooks" / "params"
     todo = [path for path in plan.notebooks if plan.stale[path.stem]]
     todo.sort(key=lambda path: -_expected(plan.root, path))  # the longest first: none ends late
-    cores = os.cpu_count() or 1
-    jobs = max(1, min(jobs or (cores if is_tiny(plan.preset) else 1), len(todo)))
+    cores, tiny = _cores(), is_tiny(plan.preset)
+    jobs = max(1, min(jobs or (cores if tiny else 1), len(todo)))
     # Inside a notebook every bar is off: a bar in an output is noise, and widgets die there.
     variables = {"TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "QS_STATIC": "1"}
     variables |= {"QS_OUT": str(plan.out), "QS_PRESET": plan.preset, "QS_ROOT": str(plan.root)}
-    if jobs > 1 and "OMP_NUM_THREADS" not in os.environ:
-        variables["OMP_NUM_THREADS"] = str(max(1, cores // jobs))
+    if (tiny or jobs > 1) and "OMP_NUM_THREADS" not in os.environ:
+        # One thread whatever is left to do: sums, and so results, do not depend on it.
+        variables["OMP_NUM_THREADS"] = "1" if tiny else str(max(1, cores // jobs))
     stamps = {p: make_stamp(p, plan.preset, plan.passed[p.stem], None, params) for p in todo}
     for path in todo:
         shutil.rmtree(plan.out / path.stem, ignore_errors=True)  # no claims of an older run
         (plan.out / path.name).unlink(missing_ok=True)
     pages = {path.stem for path in (*plan.notebooks, *_earlier(plan))}
-    pages |= {BUILD} if is_tiny(plan.preset) else set()
+    pages |= {BUILD} if tiny else set()
     cells = {path: len(code_sources(path)) + bool(plan.passed[path.stem]) for path in todo}
     at: dict[Path, int] = {}
     shown = {"disable": True} if quiet or not todo else {}  # else as TQDM_DISABLE says
@@ -98,7 +99,7 @@ def _run(plan: Plan, jobs: int | None, quiet: bool) -> tuple[Path, list[Outcome]
     if plan.refresh:
         outcomes = [_committed(plan, outcome) for outcome in outcomes]
     build = plan.root / "notebooks" / f"{BUILD}.ipynb"
-    build = build if is_tiny(plan.preset) and build.is_file() else None
+    build = build if tiny and build.is_file() else None
     others = [_kept(plan, path) for path in _earlier(plan)]
     everything = sorted([*outcomes, *others], key=lambda outcome: outcome.notebook.name)
     index = write_index(everything, plan.preset, plan.out, build)
@@ -137,10 +138,8 @@ def _kept(plan: Plan, path: Path) -> Outcome:
     results = read_json(plan.out / path.stem / "results.json")
     why = "unchanged"
     if path not in plan.notebooks:
-        old, params = (
-            read_json(plan.out / path.stem / "stamp.json"),
-            plan.root / "notebooks" / "params",
-        )
+        old = read_json(plan.out / path.stem / "stamp.json")
+        params = plan.root / "notebooks" / "params"
         found = changes(old, make_stamp(path, plan.preset, {}, [*old["helper"]], params))
         found = [part for part in found if part != "the parameters"]  # they were given then
         why = "an earlier run" + (f"; since then changed: {', '.join(found)}" if found else "")
@@ -161,7 +160,8 @@ def _committed(plan: Plan, outcome: Outcome) -> Outcome:
     from .refresh import commit_run
 
     stamp = read_json(plan.out / outcome.notebook.stem / "stamp.json")
-    if outcome.error or not stamp or not plan.stale[outcome.notebook.stem]:
+    fits = outcome.kept and not committed_changes(outcome.notebook, plan.root, plan.preset)
+    if outcome.error or not stamp or fits:
         return outcome
     figures = plan.root / "figures" / outcome.notebook.stem
     try:
@@ -170,6 +170,12 @@ def _committed(plan: Plan, outcome: Outcome) -> Outcome:
     except ValueError as unclean:
         return outcome._replace(error=str(unclean))
     return outcome
+
+
+def _cores() -> int:
+    """The cores that this process may use."""
+    mine = getattr(os, "sched_getaffinity", None)  # not on every system
+    return len(mine(0)) if mine else os.cpu_count() or 1
 
 
 def _expected(root: Path, path: Path) -> float:

@@ -73,13 +73,13 @@ def may_fire(x: Tensor, W: Tensor, b: Tensor) -> Tensor:
     """Tokens of x [tokens, d_model] at which x @ W.T + b may be above 0 in a row: bool [tokens].
 
     W is a few rows (n, d_model). A float32 sum of d products differs from the exact one by at
-    most d u |x| |w| (u = 2^-24, to first order; Higham 2002, section 3.1), so two ways of summing
-    differ by less than twice that: a token that is left out has no positive value either way.
+    most d u sum |x_i w_i| (u = 2^-24, to first order; Higham 2002, section 3.1), and that sum is
+    at most max|x| * sum|w|. Two ways of summing differ by less than twice that, with room for what
+    underflows: a token that is left out has no positive value either way.
     """
-    x, W = x.float(), W.float()
-    slack = torch.outer(torch.linalg.vector_norm(x, dim=-1), torch.linalg.vector_norm(W, dim=-1))
-    bound = 2.0**-22 * W.shape[1] * (slack + b.abs())
-    return (torch.addmm(b, x, W.T) > -bound).any(-1)
+    x, W, d = x.float(), W.float(), W.shape[1]
+    most = torch.outer(x.abs().amax(-1), W.abs().sum(-1)) + b.abs()
+    return (torch.addmm(b, x, W.T) > -d * (2.0**-22 * most + 2.0**-120)).any(-1)
 
 
 def columns_of(acts: SparseActs, ids: Tensor, d_sae: int) -> Tensor:

@@ -190,6 +190,11 @@ def test_equal_size_finds_the_dose_or_says_that_there_is_none():
         qs.equal_size(lambda c: 0.0, 1.0)
     with pytest.raises(ValueError, match="no dose"):
         qs.equal_size(lambda c: 5.0, 1.0)
+    # A jump over the size: the larger side, if it is not much too large.
+    dose, found = qs.equal_size(lambda c: c if c < 0.4 else c + 0.02, 0.41)
+    assert (dose, found) == pytest.approx((0.4, 0.42), rel=2e-3) and found >= 0.41
+    with pytest.raises(ValueError, match="no dose"):
+        qs.equal_size(lambda c: c if c < 0.4 else c + 0.2, 0.41)
 
 
 def test_a_redirected_edit_changes_as_much_at_each_token_and_nothing_where_the_true_one_does_not(

@@ -1,12 +1,14 @@
 """Settings: a preset's file with the notebook's parameters on top, and what is refused."""
 
+import inspect
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qs_helpers import catalog, presets
+from qs_helpers import catalog, preflight, presets
+from qs_helpers.origins import find_origin
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 
@@ -109,6 +111,25 @@ def test_every_official_group_has_a_preset_that_fits_it(group):
     refusers = presets.preset_values("06_abliteration_comparison", group.name, folder)
     assert refusers["SUITES"] == [group.name]
     assert not any(model.endswith("-Base") for model in refusers["MODELS"])
+
+
+@pytest.mark.parametrize("name", presets.preset_names(NOTEBOOKS / "params"))
+def test_scope_sections_are_keywords_of_load_scope(name):
+    from qs_helpers.scope import load_scope
+
+    values = presets.scope_values(name, NOTEBOOKS / "params")
+    assert set(values) == {"dtype", "batch_tokens"}
+    assert set(presets.SCOPE_KEYS) <= set(inspect.signature(load_scope).parameters)
+    assert values["dtype"] == ("float32" if presets.is_tiny(name) else "bfloat16")
+
+
+def test_every_preset_passes_its_own_check():
+    """Names, types, ranges and layers, as a report checks them."""
+    notebooks = preflight.find_notebooks(NOTEBOOKS)
+    for name in presets.preset_names(NOTEBOOKS / "params"):
+        layers = preflight.known_layers(find_origin(name, NOTEBOOKS / "params"))
+        assert layers
+        preflight.check_preset(name, notebooks, layers, NOTEBOOKS / "params")
 
 
 VALUES = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.text())

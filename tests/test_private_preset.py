@@ -52,6 +52,10 @@ def test_a_report_on_a_private_preset(project):
 def test_a_private_preset_is_loaded_by_its_name(project):
     scope = qs.load_scope("mine")
     assert (scope.name, scope.is_tiny, scope.batch_tokens) == ("mine", False, 4096)
+    small = qs.load_scope("mine", batch_tokens=40)
+    texts = ["The cook saw a house.", "Rain.", "She read a book in the garden and went home."]
+    assert small.batch_tokens == 40
+    assert qs.text_nats(small, texts) == pytest.approx(qs.text_nats(scope, texts), rel=1e-5)
     own = qs.load_refuser("mine", "own")
     assert own.name == "mine"
     read_by = qs.load_refuser("mine", "tiny")

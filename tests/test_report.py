@@ -306,6 +306,10 @@ def test_refresh_commits_clean_notebooks(project):
 
     (project / "figures" / "01_toy" / "line.csv").write_text("y\n9\n")
     assert committed_changes(path, project) == ["its outputs"]
+    # A run that is there is committed without running again.
+    _, (outcome,) = run(project, ["01"], refresh=True)
+    assert outcome.kept and committed_changes(path, project) == []
+    (project / "figures" / "01_toy" / "line.csv").write_text("y\n9\n")
     nb.cells[0].source += "\nMore prose."
     nbformat.write(nb, path)
     assert committed_changes(path, project) == ["its outputs"]

@@ -3,7 +3,6 @@
 import sys
 from pathlib import Path
 
-import pytest
 from hub_server import HubServer
 from suites import write_model, write_suite
 

@@ -16,7 +16,7 @@ from qs_helpers.formats import find_k
 from qs_helpers.loading import load_sae
 from qs_helpers.origins import file_layer
 from qs_helpers.sae import CONVENTIONS, SparseActs, TopKSAE
-from qs_helpers.topk import sparse_change
+from qs_helpers.topk import may_fire, sparse_change
 
 D_MODEL, D_SAE, K = 8, 40, 5
 
@@ -508,3 +508,61 @@ def test_encode_leaves_w_dec_alone(x):
     absent = w | {"W_dec": w["W_dec"].to("meta")}  # has a shape and no numbers
     acts = TopKSAE(**absent, k=K).encode(x)
     assert torch.equal(acts.values, TopKSAE(**w, k=K).encode(x).values)
+
+
+# ---- a few features
+
+
+def some_by_encoding(sae, x, ids):
+    """What `some` must give: all features encoded, then looked up."""
+    acts = sae.encode(x)
+    return (acts.values[..., None] * (acts.indices[..., None] == ids)).sum(-2)
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.0, 1e6])
+def test_some_features_are_those_of_encode(scale):
+    torch.manual_seed(0)
+    sae = TopKSAE(**weights(16, 64), k=4)
+    x = torch.randn(3, 40, 16) * scale
+    ids = torch.tensor([3, 17, 3, 63])
+    found = sae.some(x, ids)
+    assert found.shape == (3, 40, 4) and (found > 0).any() and (found == 0).any()
+    assert torch.allclose(found, some_by_encoding(sae, x, ids), rtol=1e-5, atol=1e-6 * scale)
+    assert torch.equal(sae.some(x[:, :0], ids), torch.zeros(3, 0, 4))
+    x[1, 2, 3] = float("nan")
+    with pytest.raises(ValueError, match="NaN or inf"):
+        sae.some(x, ids)
+
+
+def test_tokens_at_which_none_of_them_can_fire_are_not_encoded(monkeypatch):
+    torch.manual_seed(0)
+    sae, seen = TopKSAE(**weights(16, 64), k=4), []
+    from qs_helpers import sae as module
+
+    whole = module.topk_linear
+
+    def counted(x, *args):
+        seen.append(len(x))
+        return whole(x, *args)
+
+    monkeypatch.setattr(module, "topk_linear", counted)
+    x, ids = torch.randn(500, 16), torch.tensor([5])
+    pre = x @ sae.W_enc[5] + sae.b_enc[5]
+    sae.some(x, ids)
+    assert seen == [int((pre > -1e-4).sum())] and seen[0] < 400
+    sae.some(x[pre < -0.1], ids)
+    assert len(seen) == 1  # nothing to encode
+
+
+@given(st.integers(0, 10**6), st.sampled_from([1e-30, 1e-3, 1.0, 1e4]))
+def test_a_token_that_is_left_out_has_no_positive_value(seed, scale):
+    generator = torch.Generator().manual_seed(seed)
+    W = torch.randn(3, 12, generator=generator)
+    x = torch.randn(30, 12, generator=generator) * scale
+    # Pairs that nearly cancel: tokens orthogonal to a row but for rounding.
+    x[:10] -= (x[:10] @ W[0] / W[0].dot(W[0]))[:, None] * W[0]
+    b = torch.zeros(3)
+    near = may_fire(x, W, b)
+    exact = x.double() @ W.double().T
+    assert not (exact[~near] > 0).any()
+    assert not ((x[~near] @ W.T) > 0).any() and not ((W @ x[~near].T) > 0).any()

@@ -20,7 +20,7 @@ help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "PRESET=tiny-instruct chooses a preset, ARGS='--only 01' goes to the report."
 
-report: $(READY)  ## run all notebooks on PRESET, write runs/PRESET/index.html
+report: $(READY)  ## run on PRESET what is not done yet, write runs/PRESET/index.html
 	@$(BIN)/python -m qs_helpers.report --preset $(PRESET) $(ARGS)
 
 # Two processes with one thread each: more threads than cores would slow every test.
@@ -41,7 +41,7 @@ lint: $(READY)  ## check style of Python and notebooks
 lab: $(READY)  ## open JupyterLab on the notebooks
 	@$(BIN)/jupyter lab notebooks
 
-refresh: $(READY)  ## run the notebooks in place: notebooks/ and figures/ are written anew
+refresh: $(READY)  ## run what is stale in notebooks/ and figures/, and write it anew
 	@$(BIN)/python -m qs_helpers.report --preset tiny --refresh $(ARGS)
 
 scope: $(READY)  ## train the tiny scope anew, about half an hour: 00 and qs_helpers/tiny

@@ -38,8 +38,8 @@ def generate(
     temperature 0 is greedy; else each token is drawn with a number that depends on seed, prompt
                 and step only. The same prompt gets the same numbers under every intervention (so
                 that arms can be compared in pairs) and in every batch
-    batch_size  prompts at a time; None: on a CPU 64, since padding costs what tokens cost; else by
-                the vocabulary, so that the logits of a step, in float64, stay below 320 MB
+    batch_size  prompts at a time; None chooses by the vocabulary, so that the logits of a step, in
+                float64, stay below 320 MB
     forbid      ids of tokens that are never written: a mask on the logits
     ValueError for an empty list, for a prompt that `Scope.tokens` refuses, and for a temperature
     below 0. No hook is left behind, whatever happens.
@@ -48,8 +48,7 @@ def generate(
         raise ValueError(f"temperature is {temperature}; give 0 (greedy) or more")
     ids = scope.ids(list(prompts))
     vocabulary = scope.model.get_output_embeddings().weight.shape[0]
-    most = 64 if scope.device.type == "cpu" else 1024
-    batch_size = batch_size or min(most, max(16, 40_000_000 // vocabulary))
+    batch_size = batch_size or min(1024, max(16, 40_000_000 // vocabulary))
     out = [""] * len(ids)
     by_length = sorted(range(len(ids)), key=lambda i: len(ids[i]))  # little padding
     for start in range(0, len(ids), batch_size):

@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qs_helpers import topk
 from qs_helpers.formats import find_k
 from qs_helpers.loading import load_sae
 from qs_helpers.origins import file_layer
@@ -508,6 +509,20 @@ def test_encode_leaves_w_dec_alone(x):
     absent = w | {"W_dec": w["W_dec"].to("meta")}  # has a shape and no numbers
     acts = TopKSAE(**absent, k=K).encode(x)
     assert torch.equal(acts.values, TopKSAE(**w, k=K).encode(x).values)
+
+
+# ---- the largest, by blocks
+
+
+@given(st.integers(0, 10**6), st.integers(1, 6), st.sampled_from([2, 50]), st.integers(1, 4))
+def test_the_largest_by_blocks_are_those_of_topk(seed, k, levels, times):
+    """Whole numbers: ties are the rule. What is kept has the same values, and no column twice."""
+    generator = torch.Generator().manual_seed(seed)
+    pre = torch.randint(0, levels, (7, 16 * k * times), generator=generator).float()
+    values, columns = topk._largest(pre, k)
+    assert torch.equal(values, torch.topk(pre, k).values)
+    assert torch.equal(values, pre.gather(1, columns))
+    assert all(len(set(row)) == k for row in columns.tolist())
 
 
 # ---- a few features

@@ -36,10 +36,15 @@ def compare_runs(folders: list[Path], out: Path | None = None) -> Path:
         if not found:
             raise ValueError(f"{os.path.relpath(folder)} holds no run; make one with qs-report")
         runs[name] = found
-    stems = sorted({stem for found in runs.values() for stem in found})
+    every = sorted({stem for found in runs.values() for stem in found})
+    stems = [stem for stem in every if sum(stem in found for found in runs.values()) > 1]
+    alone = {stem: [name for name, found in runs.items() if stem in found] for stem in every}
+    runs = {name: {stem: r for stem, r in found.items() if stem in stems}
+            for name, found in runs.items()}  # fmt: skip
     parts = [_notebook(stem, runs, dict(zip(names, folders, strict=True))) for stem in stems]
     page = templates().get_template("compare.html.j2")
-    body = page.render(names=names, parts=parts, about=_about(runs))
+    single = {stem: where[0] for stem, where in alone.items() if stem not in stems}
+    body = page.render(names=names, parts=parts, about=_about(runs), single=single)
     title = "-vs-".join(name.replace("/", "-") for name in names)
     out = out or folders[0].parent / "compare" / f"{title}.html"
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -88,16 +93,22 @@ def _notebook(stem: str, runs: dict[str, dict], folders: dict[str, Path]) -> dic
             numbers.append({"name": name, "cells": cells})
     pictures = []
     for slug in _ordered(figures):
-        files = {
-            n: folders[n] / stem / "figures" / f"{slug}.png" for n in runs if slug in figures[n]
-        }
-        files = {name: path.read_bytes() for name, path in files.items() if path.is_file()}
-        if len({hashlib.sha256(png).digest() for png in files.values()}) > 1 or len(files) == 1:
+        there = {name: folders[name] / stem / "figures" / f"{slug}.png" for name in runs}
+        files = {name: path.read_bytes() if path.is_file() else b"" for name, path in there.items()}
+        if len({hashlib.sha256(png).digest() for png in files.values()}) > 1:
             pictures.append({"slug": slug, "images": [
-                (name, figures[name][slug], base64.b64encode(png).decode())
+                (name, figures[name].get(slug, ""), base64.b64encode(png).decode())
                 for name, png in files.items()
             ]})  # fmt: skip
-    return {"stem": stem, "claims": rows, "numbers": numbers, "figures": pictures}
+    unfinished = [name for name in runs if not _finished(folders[name], stem)]
+    found = {"claims": rows, "numbers": numbers, "figures": pictures}
+    return {"stem": stem, "unfinished": unfinished} | found
+
+
+def _finished(folder: Path, stem: str) -> bool:
+    """Whether a run says that a notebook ended well."""
+    states = read_results(folder / "results.json").get("notebooks", [])
+    return any(one["notebook"] == stem and one["status"] == "done" for one in states)
 
 
 def _about(runs: dict[str, dict]) -> list[dict[str, Any]]:

@@ -136,7 +136,7 @@ def _finish(plan: Plan, outcome: Outcome, stamp: dict[str, Any]) -> None:
 def _kept(plan: Plan, path: Path) -> Outcome:
     """The outcome of a run that is there already."""
     results = read_json(plan.out / path.stem / "results.json")
-    why = "unchanged"
+    why = "unchanged, not run again"
     if path not in plan.notebooks:
         old = read_json(plan.out / path.stem / "stamp.json")
         params = plan.root / "notebooks" / "params"

@@ -172,7 +172,7 @@ def edit_cell(project, number, text):
 def test_what_is_done_is_not_run_again_until_something_changes(counted):
     index, _ = run(counted)
     _, outcomes = run(counted)
-    assert [o.kept for o in outcomes] == ["unchanged"] * 2 and runs_of(counted) == 1
+    assert [o.kept for o in outcomes] == ["unchanged, not run again"] * 2 and runs_of(counted) == 1
     assert "unchanged" in index.read_text()
     edit_cell(counted, 0, "# 01 · A toy, renamed\n\n**Question.** Really?")
     run(counted)  # prose is free, and shows at once
@@ -472,6 +472,13 @@ def test_runs_are_compared(counted, capsys):
     assert "01_toy: N_TEXTS" in page.read_text()
     assert len(soup("img")) == 2 and all(image["alt"] for image in soup("img"))
     assert all((page.parent / a["href"]).is_file() for a in soup("a"))
+    assert "Did not finish" not in page.read_text() and "In one run only" not in page.read_text()
+    run(counted, ["02"])  # of one run only
+    states = json.loads((counted / "runs" / "tiny" / "results.json").read_text())
+    states["notebooks"][0]["status"] = "failed"
+    (counted / "runs" / "tiny" / "results.json").write_text(json.dumps(states))
+    assert report.main(["compare", *folders]) == 0
+    assert "Did not finish</b> in tiny:" in page.read_text()
     assert report.main(["compare", folders[0]]) == 2
     assert report.main(["compare", folders[0], str(counted / "notebooks")]) == 2
     assert "holds no run" in capsys.readouterr().err

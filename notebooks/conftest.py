@@ -14,6 +14,7 @@ from qs_helpers.presets import resolve_preset
 
 LONGEST_CELL = 4 * 3600  # seconds, on a preset of the catalog; nbmake's own limit is 300
 
+os.environ.setdefault("QS_OUT", f"runs/test/{resolve_preset('auto')}")
 for name in ("TQDM_DISABLE", "HF_HUB_DISABLE_PROGRESS_BARS", "QS_STATIC"):
     os.environ.setdefault(name, "1")  # a bar in an output is noise
 

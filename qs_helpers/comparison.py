@@ -10,8 +10,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from .files import plain, short
-from .pages import read_results, render_page, templates
+from .files import plain, read_json
+from .pages import provenance_rows, render_page, templates
 from .presets import is_tiny
 
 __all__ = ["compare_runs", "differs"]
@@ -28,10 +28,10 @@ def compare_runs(folders: list[Path], out: Path | None = None) -> Path:
     if len(set(folders)) < len(folders) or len(folders) < 2:
         raise ValueError("give two or more different folders of runs, such as runs/tiny runs/A")
     if len(set(names)) < len(names):
-        names = [f"{folder.parent.name}/{folder.name}" for folder in folders]
+        names = [os.path.relpath(folder) for folder in folders]  # they are different folders
     runs = {}
     for name, folder in zip(names, folders, strict=True):
-        found = {path.parent.name: read_results(path) for path in folder.glob("*/results.json")}
+        found = {path.parent.name: read_json(path) for path in folder.glob("*/results.json")}
         found = {stem: results for stem, results in found.items() if "claims" in results}
         if not found:
             raise ValueError(f"{os.path.relpath(folder)} holds no run; make one with qs-report")
@@ -68,7 +68,8 @@ def differs(entries: list[dict[str, Any] | None]) -> str:
         return "verdicts differ"
     intervals = [entry.get("interval") for entry in there]
     if all(intervals) and any(interval[0] != interval[1] for interval in intervals):
-        apart = max(low for low, _ in intervals) > min(high for _, high in intervals)
+        lows, highs = ([float(end) for end in ends] for ends in zip(*intervals, strict=True))
+        apart = max(lows) > min(highs)  # an end may be "inf"
         return "intervals lie apart" if apart else ""
     values = {str(plain(entry["value"])) for entry in there}
     return "values differ" if len(values) > 1 else ""
@@ -106,27 +107,23 @@ def _notebook(stem: str, runs: dict[str, dict], folders: dict[str, Path]) -> dic
 
 
 def _finished(folder: Path, stem: str) -> bool:
-    """Whether a run says that a notebook ended well."""
-    states = read_results(folder / "results.json").get("notebooks", [])
-    return any(one["notebook"] == stem and one["status"] == "done" for one in states)
+    """Whether a notebook ended well: its stamp is the last thing that a run writes."""
+    return (folder / stem / "stamp.json").is_file()
 
 
 def _about(runs: dict[str, dict]) -> list[dict[str, Any]]:
-    """Parameters and provenance that are not the same in every run, first notebook by notebook."""
+    """Parameters, provenance and versions that are not the same in every run."""
     described = {}
     for name, found in runs.items():
         rows = {}
         for stem, results in sorted(found.items()):
-            rows |= {f"{stem}: {key}": short(v) for key, v in results.get("params", {}).items()}
-            rows[f"{stem}: seconds"] = short(results["seconds"])
-            rows[f"{stem}: peak memory, MB"] = short(results["peak_rss_mb"])
-            for part in ("model", "sae"):
-                source = results.get("provenance", {}).get(part, {})
-                if "source" in source:
-                    rows[part] = f"{source['source']} {source.get('commit') or ''}".strip()
+            for key, value in provenance_rows(results):
+                # What is of the machine or the library is said once, not for every notebook.
+                once = key.startswith("versions.") or key in ("device", "dtype", "cores")
+                rows.setdefault(key if once else f"{stem}: {key}", value)
         described[name] = rows
     table = [{"name": key, "cells": [described[name].get(key) for name in runs]}
-             for key in _ordered(described)]  # fmt: skip
+             for key in _ordered(described) if not key.endswith(": started")]  # fmt: skip
     return [row for row in table if len(set(row["cells"])) > 1]
 
 

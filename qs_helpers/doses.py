@@ -107,7 +107,7 @@ def report_edit(
         share = moved / torch.linalg.vector_norm(part.x.float(), dim=-1)
         touched = moved > 0
         rows = [touched, share, part.text]
-        rows += [_values(scope.sae(layer), x, features) for x in (part.x, new)]
+        rows += [scope.sae(layer).some(x, features) for x in (part.x, new)]
         for column, values in zip(columns, rows, strict=True):
             column.append(values.cpu())
     touched, share, text, before, after = (torch.cat(column) for column in columns)
@@ -120,7 +120,3 @@ def report_edit(
         before[touched].mean(0),
         after[touched].mean(0),
     )  # fmt: skip
-
-
-def _values(sae, x: Tensor, features: Tensor) -> Tensor:
-    return sae.some(x, features)

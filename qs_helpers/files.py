@@ -2,6 +2,7 @@
 
 write_whole  write bytes by renaming a complete file
 write_json   the same for a JSON document
+read_json    a JSON document, or {} where the file does not exist
 plain        a value as JSON can hold it
 short        a value as short text
 """
@@ -13,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["plain", "short", "write_json", "write_whole"]
+__all__ = ["plain", "read_json", "short", "write_json", "write_whole"]
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -32,6 +33,11 @@ def write_json(path: Path, value: Any) -> None:
     text = json.dumps(plain(value), indent=1, ensure_ascii=False, allow_nan=False)
     # A lone half of a surrogate pair, from a broken character, becomes a JSON escape.
     write_whole(path, text.encode(errors="backslashreplace") + b"\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON document, or {} where the file does not exist."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def plain(value: Any) -> Any:

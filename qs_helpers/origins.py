@@ -20,6 +20,8 @@ from .presets import nearest, preset_names, scope_values
 __all__ = ["Origin", "file_layer", "find_origin", "layer_files"]
 
 BATCH_TOKENS = 4096  # of one forward pass, padding included
+# Of SAEs kept at once: two layers of an 8B suite (2.15 GB each), or eight of a 1.7B suite.
+CACHE_BYTES = 4_500_000_000
 
 
 class Origin(NamedTuple):

@@ -5,7 +5,7 @@ write_notebook_pages  both pages of an executed notebook, beside it
 write_index           the index of a report
 render_page           a whole page around a body
 templates             the templates of all pages
-read_results          a results.json, or {} where there is none
+provenance_rows       what a results.json says of its run, as rows of a table
 opening               title and question of a notebook
 """
 
@@ -19,13 +19,13 @@ from typing import Any
 
 import nbformat
 
-from .files import short
+from .files import read_json, short
 from .presets import is_tiny
 
 __all__ = [
     "notebook_page",
     "opening",
-    "read_results",
+    "provenance_rows",
     "render_page",
     "templates",
     "write_index",
@@ -80,7 +80,7 @@ def notebook_page(
     summary = templates().get_template("summary.html.j2").render(
         claims=results.get("claims", []),
         verdicts=_verdicts(results),
-        provenance=_provenance(results),
+        provenance=provenance_rows(results),
         headline=_headline(results),
         headings=[(level, at, re.sub(r"<[^>]+>", "", text)) for level, at, text in headings],
     )  # fmt: skip
@@ -101,7 +101,7 @@ def write_notebook_pages(outcome, preset: str, out: Path, pages: set[str]) -> No
     if outcome.executed.is_file():
         nb = _with_prose(nbformat.read(outcome.executed, as_version=4), nb)
     stem = outcome.notebook.stem
-    results = read_results(out / stem / "results.json")
+    results = read_json(out / stem / "results.json")
     _write_pages(out, nb, stem, preset, pages, results, outcome.error)
 
 
@@ -132,11 +132,6 @@ def _with_prose(executed, notebook):
     return notebook
 
 
-def read_results(path: Path) -> dict[str, Any]:
-    """The content of a results.json, or {} where the file does not exist."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-
-
 def write_index(outcomes, preset: str, out: Path, build: Path | None) -> Path:
     """Write `out`/index.html: notebooks, verdicts, how the tiny scope was built, provenance.
 
@@ -146,8 +141,8 @@ def write_index(outcomes, preset: str, out: Path, build: Path | None) -> Path:
     rows, provenance = [], []
     for outcome in outcomes:
         title, question = opening(nbformat.read(outcome.notebook, as_version=4))
-        results = read_results(out / outcome.notebook.stem / "results.json")
-        provenance = provenance or _provenance(results)
+        results = read_json(out / outcome.notebook.stem / "results.json")
+        provenance = provenance or provenance_rows(results)
         rows.append(
             {
                 "page": f"{outcome.notebook.stem}.html",
@@ -165,7 +160,7 @@ def write_index(outcomes, preset: str, out: Path, build: Path | None) -> Path:
     if build:
         nb = nbformat.read(build, as_version=4)
         pages = {build.stem, *(o.notebook.stem for o in outcomes)}
-        built = read_results(TINY_RESULTS)
+        built = read_json(TINY_RESULTS)
         _write_pages(out, nb, build.stem, preset, pages, built, None)
         title = opening(nb)[0] or build.stem
         tiny_build = {"page": f"{build.stem}.html", "title": title}
@@ -225,7 +220,7 @@ def _headline(results: dict[str, Any]) -> str:
     )
 
 
-def _provenance(results: dict[str, Any]) -> list[tuple[str, str]]:
+def provenance_rows(results: dict[str, Any]) -> list[tuple[str, str]]:
     """Rows of names and values: parameters, run, model and SAEs with hashes, versions."""
     if not results:
         return []

@@ -5,27 +5,28 @@ plan_report  the plan for a preset, some notebooks and parameters
 plan_text    a plan as text
 run_folder   where a report writes: runs/<preset>, and with parameters runs/<preset>+NAME=VALUE
 why_stale    why a notebook must run, in words
-read_json    a JSON document, or {} where the file does not exist
+run_changes  what has changed since the run of a notebook in a folder, in words
 """
 
-import json
 import os
 import re
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from .files import read_json
 from .origins import find_origin
 from .preflight import check_parameters, check_preset, find_notebooks, known_layers
 from .presets import preset_values, project_root
 from .resources import check_access, check_memory
 from .stamps import changes, committed_changes, make_stamp, outputs_digest
 
-__all__ = ["Plan", "plan_report", "plan_text", "read_json", "run_folder", "why_stale"]
+__all__ = ["Plan", "plan_report", "plan_text", "run_changes", "run_folder", "why_stale"]
 
 
 class Plan(NamedTuple):
-    """What a report is to do. `stale` says per notebook (stem) why it runs; "" means it is kept.
+    """What a report is to do. `stale` says per notebook (stem) why it runs; "" means it is kept. Of
+    a refresh, `notebooks` are those that no longer fit what is committed.
     `needs` and `problems` are lines about memory, disk and network."""
 
     preset: str
@@ -71,13 +72,21 @@ def plan_report(
     layers = known_layers(origin)
     check_preset(preset, notebooks, layers, params)
     passed = check_parameters(notebooks, given, preset, layers, params)
-    values = {p.stem: preset_values(p.stem, preset, params) | passed[p.stem] for p in notebooks}
-    memory, access = check_memory(origin), check_access(origin, values, root / "notebooks")
-    needs, problems = memory.lines + access.lines, memory.problems + access.problems
+    if refresh and not fresh:
+        notebooks = [path for path in notebooks if committed_changes(path, root, preset)]
     out = run_folder(root, preset, given)
-    plan = Plan(preset, root, out, notebooks, passed, {}, needs, problems, refresh)
+    plan = Plan(preset, root, out, notebooks, passed, {}, [], [], refresh)
     for path in notebooks:
         plan.stale[path.stem] = "asked to run afresh" if fresh else why_stale(plan, path)
+    values = {
+        path.stem: preset_values(path.stem, preset, params) | passed[path.stem]
+        for path in notebooks
+        if plan.stale[path.stem]
+    }
+    if values:  # a report that only writes its pages needs nothing
+        for found in (check_memory(origin, values), check_access(origin, values)):
+            plan.needs.extend(found.lines)
+            plan.problems.extend(found.problems)
     return plan
 
 
@@ -95,20 +104,20 @@ def plan_text(plan: Plan) -> str:
 
 def why_stale(plan: Plan, path: Path) -> str:
     """Why a notebook must run, in words; "" if what it would give is there."""
-    if plan.refresh and not committed_changes(path, plan.root, plan.preset):
-        return ""
-    folder = plan.out / path.stem
-    old = read_json(folder / "stamp.json")
-    executed = plan.out / path.name
-    new = make_stamp(path, plan.preset, plan.passed[path.stem], [*old.get("helper", [])] or None,
-                     plan.root / "notebooks" / "params")  # fmt: skip
+    params = plan.root / "notebooks" / "params"
+    there = (plan.out / path.stem / "stamp.json").is_file()
+    found = run_changes(plan.out, path, plan.preset, plan.passed[path.stem], params)
+    return ("changed: " * there + ", ".join(found)) if found else ""
+
+
+def run_changes(
+    out: Path, path: Path, preset: str, passed: dict[str, Any], params: Path
+) -> list[str]:
+    """What has changed since the run of a notebook in the folder `out`; [] if nothing has."""
+    old, executed = read_json(out / path.stem / "stamp.json"), out / path.name
+    new = make_stamp(path, preset, passed, [*old.get("helper", [])] or None, params)
     found = changes(old, new)
     if not found:
-        whole = executed.is_file() and outputs_digest(executed, folder) == old["outputs"]
+        whole = executed.is_file() and outputs_digest(executed, out / path.stem) == old["outputs"]
         found = [] if whole else ["its outputs"]
-    return ("changed: " * bool(old) + ", ".join(found)) if found else ""
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON document, or {} where the file does not exist."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return found

@@ -5,6 +5,7 @@ code_sources      the code cells of a notebook
 declared          the parameters of a notebook and their types
 check_parameters  parameters given as text, for each notebook that declares them
 check_preset      what a preset's file says, against the notebooks and the suite
+check_value       one value against what a run can have
 known_layers      the layers that a preset's suite has, where that is known without a network
 
 No notebook library and no torch is imported here: a refusal should not take longer to come than
@@ -14,18 +15,32 @@ the mistake took to make.
 import ast
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from .catalog import COMMUNITY, DTYPE_BYTES, GROUPS
 from .origins import Origin, layer_files
-from .presets import check_type, nearest, preset_values
+from .presets import (
+    PATHS,
+    check_type,
+    dataset_name,
+    is_tiny,
+    located,
+    nearest,
+    preset_names,
+    preset_sections,
+    preset_values,
+    scope_values,
+)
 
 __all__ = [
     "BUILD",
     "check_parameters",
     "check_preset",
+    "check_value",
     "code_sources",
     "declared",
     "find_notebooks",
@@ -33,6 +48,7 @@ __all__ = [
 ]
 
 BUILD = "00_build_tiny_scope"  # builds the embedded scope for half an hour
+REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?")
 TYPES = {"str": "", "int": 0, "float": 0.0, "bool": False, "list": [], "dict": {}}
 # The least value of a number, by the name of its parameter or how the name begins or ends.
 LEAST = {"SEED": 0, "STEPS": 0, "TEMPERATURE": 0, "MAX_FVU": 0, "REDRAWS": 1, "N_": 1, "_TOKENS": 1}
@@ -57,8 +73,10 @@ def find_notebooks(
         if (path.stem in only or path.stem[:2] in only if only else path.stem != BUILD)
         and not {path.stem, path.stem[:2]} & set(skip or [])
     ]
-    if not chosen:
+    if not every:
         raise ValueError("no notebooks found: notebooks/01_*.ipynb and on are expected")
+    if not chosen:
+        raise ValueError("no notebook is left to run: give other --only or --skip")
     return chosen
 
 
@@ -111,17 +129,11 @@ def check_parameters(
                 value = text if kinds[name] == "" else _yaml(name, text)
                 value = check_type(name, value, kinds[name])
                 value = check_type(name, value, preset_values(stem, preset, params).get(name))
-                _check_range(name, value, layers)
-                passed[stem][name] = _absolute(value)
+                # Paths are relative to where the command is typed.
+                value = located(value, Path.cwd()) if name in PATHS else value
+                check_value(name, value, preset, layers, params)
+                passed[stem][name] = value
     return passed
-
-
-def _absolute(value: Any) -> Any:
-    """A file named from where the command was typed, as the notebook finds it from its folder."""
-    if isinstance(value, list):
-        return [_absolute(item) for item in value]
-    is_file = isinstance(value, str) and Path(value).expanduser().is_file()
-    return str(Path(value).expanduser().resolve()) if is_file else value
 
 
 def _yaml(name: str, text: str) -> Any:
@@ -141,6 +153,8 @@ def check_preset(
 
     layers: those that the suite has, None if unknown.
     """
+    _check_names(preset, notebooks[0].parent, params)
+    _check_scope(preset, params)
     for path in notebooks:
         kinds = {name: kind for name, kind in declared(path).items() if name != "PRESET"}
         values = preset_values(path.stem, preset, params)
@@ -148,20 +162,57 @@ def check_preset(
             if name not in values:
                 raise ValueError(f"{preset}.yaml lacks {name} of {path.stem}; see tiny.yaml")
             try:
-                _check_range(name, check_type(name, values[name], kind), layers)
+                check_value(name, check_type(name, values[name], kind), preset, layers, params)
             except (ValueError, TypeError) as bad:
                 raise type(bad)(f"{preset}.yaml, {path.stem}: {bad}") from None
-        own = values.keys() - preset_values("", preset, params).keys()
-        for name in sorted(own - kinds.keys()):
-            raise ValueError(f"{preset}.yaml, {path.stem}: {name}; {nearest(name, kinds)}")
 
 
-def _check_range(name: str, value: Any, layers: tuple[int, ...] | None) -> None:
+def _check_names(preset: str, folder: Path, params: Path | None) -> None:
+    """Refuse sections that are no notebook, and names that no notebook of theirs declares."""
+    every = {path.stem: declared(path) for path in folder.glob("[0-9][0-9]_*.ipynb")}
+    for section, values in preset_sections(preset, params).items():
+        if section == "scope":
+            continue
+        if section not in (*every, "common"):
+            known = [*every, "common", "scope"]
+            raise ValueError(f"{preset}.yaml: section {section!r}; {nearest(section, known)}")
+        kinds = every.values() if section == "common" else [every[section]]
+        names = {name for kind in kinds for name in kind} - {"PRESET"}
+        for name in sorted(values.keys() - names):
+            raise ValueError(f"{preset}.yaml, {section}: {name}; {nearest(name, names)}")
+
+
+def _check_scope(preset: str, params: Path | None) -> None:
+    """Refuse values of the section `scope:` that load_scope would refuse."""
+    values = scope_values(preset, params)
+    for name in ("k", "batch_tokens"):
+        if values.get(name, 1) < 1:
+            raise ValueError(f"{preset}.yaml, scope: {name} = {values[name]}: at least 1")
+    dtype, device = values.get("dtype", "float32"), values.get("device", "cpu")
+    if dtype not in DTYPE_BYTES:
+        raise ValueError(f"{preset}.yaml, scope: dtype {dtype!r}; {nearest(dtype, DTYPE_BYTES)}")
+    if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", device):
+        raise ValueError(f"{preset}.yaml, scope: device {device!r}; known: cpu, cuda, cuda:0, mps")
+
+
+def check_value(
+    name: str, value: Any, preset: str, layers: tuple[int, ...] | None, params: Path | None = None
+) -> None:
+    """ValueError for a value that no run can have: layers that the suite lacks, numbers out of
+    range, models and suites that are nowhere, prompts of another form."""
     if name == "LAYERS" and layers is not None:
         missing = [layer for layer in value if layer not in layers]
         if missing:
             span = f"{layers[0]} to {layers[-1]}" if layers else "none"
             raise ValueError(f"LAYERS has {missing}, but the SAEs are of layers {span}")
+    if name == "LANGUAGES" and not value:
+        raise ValueError("LANGUAGES is empty; give codes such as [en, zh]")
+    if name in ("MODELS", "SUITES"):
+        _check_scopes(name, value, preset, params)
+    if name == "PROMPTS" and value:
+        found = [dataset_name(text) for text in value]
+        if not (len(value) == 1 and found == [None] or len(value) == 2 and None not in found):
+            raise ValueError(f"PROMPTS = {value}: give a csv or jsonl file, or two Hub datasets")
     if type(value) not in (int, float):
         return
     if not math.isfinite(value):
@@ -171,6 +222,18 @@ def _check_range(name: str, value: Any, layers: tuple[int, ...] | None) -> None:
         applies |= rule[0] == "_" and name.endswith(rule)
         if applies and value < least:
             raise ValueError(f"{name} = {value}: it must be at least {least}")
+
+
+def _check_scopes(name: str, value: list, preset: str, params: Path | None) -> None:
+    known = {*preset_names(params), *GROUPS, *COMMUNITY}
+    for text in value:
+        other = text == "own" if name == "SUITES" else bool(REPO.fullmatch(text))
+        if not (text in known or other or name == "MODELS" and Path(text).is_dir()):
+            more = ["own"] if name == "SUITES" else []
+            raise ValueError(f"{name}: {text!r}; {nearest(text, [*known, *more])}")
+        if is_tiny(text) and not is_tiny(preset):
+            # Its results would not be labelled as those of the tiny scope.
+            raise ValueError(f"{name}: {text!r} is an embedded scope; {preset} needs its own")
 
 
 def known_layers(origin: Origin) -> tuple[int, ...] | None:

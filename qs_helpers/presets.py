@@ -4,7 +4,9 @@ project_root    folder that holds notebooks/, figures/ and runs/
 resolve_preset  "auto" becomes $QS_PRESET, else "tiny"
 is_tiny         True for the presets of the embedded scope
 preset_names    the presets that have a file
+preset_sections  what a preset's file says, section by section
 preset_values   what a preset's file says for one notebook
+located         a file or folder in a value, as an absolute path
 scope_values    what a preset's file says about the model and its SAEs
 dataset_name    owner and name of a Hub dataset, where a text is one
 settings        the validated values of one run, as a namespace
@@ -26,8 +28,10 @@ __all__ = [
     "check_type",
     "dataset_name",
     "is_tiny",
+    "located",
     "nearest",
     "preset_names",
+    "preset_sections",
     "preset_values",
     "project_root",
     "resolve_preset",
@@ -36,6 +40,7 @@ __all__ = [
 ]
 
 TINY = ("tiny", "tiny-instruct", "tiny-sft")
+PATHS = ("DATA", "PROMPTS", "MODELS")  # parameters that may name files or folders
 # What the section "scope:" of a preset may say: keywords of load_scope, and their types.
 SCOPE_KEYS = {
     **{"model": "", "sae": "", "model_revision": "", "sae_revision": ""},
@@ -117,11 +122,27 @@ def preset_names(folder: Path | None = None) -> list[str]:
 def preset_values(notebook: str, preset: str, folder: Path | None = None) -> dict[str, Any]:
     """What `<folder>/<preset>.yaml` says for a notebook: its `common:` values, then its own.
 
-    `folder` is notebooks/params of the project by default.
-    Raises ValueError for an unknown preset and for a file that is not sections of names.
+    `folder` is notebooks/params of the project by default; files and folders in the values of PATHS
+    are relative to it. Raises ValueError for an unknown preset and for a file that is not sections
+    of names.
     """
-    sections = _sections(preset, folder)
-    return sections.get("common", {}) | sections.get(notebook, {})
+    sections, folder = preset_sections(preset, folder), folder or _params()
+    values = sections.get("common", {}) | sections.get(notebook, {})
+    return values | {name: located(values[name], folder) for name in PATHS if name in values}
+
+
+def located(value: Any, folder: Path) -> Any:
+    """A text, or each text of a list, that is a path, as an absolute one; the rest as it is.
+
+    A path begins with ".", "~" or "/", or ends in .csv or .jsonl; relative ones are in `folder`.
+    """
+    if isinstance(value, list):
+        return [located(item, folder) for item in value]
+    if not isinstance(value, str):
+        return value
+    is_path = value.startswith((".", "~", "/"))
+    is_path |= Path(value).suffix.lower() in (".csv", ".jsonl") and "://" not in value
+    return str((folder / Path(value).expanduser()).resolve()) if is_path else value
 
 
 def scope_values(preset: str, folder: Path | None = None) -> dict[str, Any]:
@@ -130,13 +151,13 @@ def scope_values(preset: str, folder: Path | None = None) -> dict[str, Any]:
     A model or sae that begins with ".", "~" or "/" is a folder, relative to the preset's file.
     ValueError for an unknown name, TypeError for a value of another type than SCOPE_KEYS has.
     """
-    values = dict(_sections(preset, folder).get("scope", {}))
+    values = dict(preset_sections(preset, folder).get("scope", {}))
     for name, value in values.items():
         if name not in SCOPE_KEYS:
             raise ValueError(f"{preset}.yaml, scope: {name!r}; {nearest(name, SCOPE_KEYS)}")
         check_type(f"{preset}.yaml, scope: {name}", value, SCOPE_KEYS[name])
-        if name in ("model", "sae") and value.startswith((".", "~", "/")):
-            values[name] = str(((folder or _params()) / Path(value).expanduser()).resolve())
+        if name in ("model", "sae"):
+            values[name] = located(value, folder or _params())
     return values
 
 
@@ -144,7 +165,7 @@ def _params() -> Path:
     return project_root() / "notebooks" / "params"
 
 
-def _sections(preset: str, folder: Path | None) -> dict[str, dict[str, Any]]:
+def preset_sections(preset: str, folder: Path | None = None) -> dict[str, dict[str, Any]]:
     """The sections of a preset's file, each a dict."""
     path = (folder or _params()) / f"{preset}.yaml"
     if not path.is_file():

@@ -12,6 +12,7 @@ choose_direction  the published filter and selection among them
 
 import contextlib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -54,7 +55,8 @@ MAX_KL, LAYERS_USED = 0.1, 0.8  # of the published filter
 def load_refuser(model: str, suite: str = "own") -> Scope:
     """A model that refuses, with an SAE suite.
 
-    model: a preset ("tiny-instruct"), or a Hub repo or folder of a post-trained model;
+    model: a preset ("tiny-instruct"), or a folder or a Hub repo (owner/name, or
+    owner/name@revision) of a post-trained model;
     suite: "own" (of a preset), or the preset whose suite is to read it ("tiny", "qwen3-8b-l50").
     ValueError where "own" has no meaning.
     """
@@ -64,7 +66,8 @@ def load_refuser(model: str, suite: str = "own") -> Scope:
     if suite == "own":
         return load_scope(model)
     if not is_preset:
-        return load_scope(suite, model=model)
+        name, _, revision = (model, "", "") if Path(model).exists() else model.partition("@")
+        return load_scope(suite, model=name, model_revision=revision or None)
     origin = find_origin(model)
     return load_scope(suite, model=origin.model, model_revision=origin.model_revision)
 

@@ -16,12 +16,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from .files import write_json
-from .planning import Plan, read_json, why_stale
+from .files import read_json, write_json
+from .planning import Plan, run_changes, why_stale
 from .preflight import BUILD
 from .presets import is_tiny
 from .runner import STOPPED, Outcome, run_all
-from .stamps import changes, committed_changes, make_stamp, outputs_digest, used_modules
+from .stamps import committed_changes, make_stamp, outputs_digest, used_modules
 
 __all__ = ["report"]
 
@@ -70,6 +70,8 @@ def _run(plan: Plan, jobs: int | None, quiet: bool) -> tuple[Path, list[Outcome]
         # One thread whatever is left to do: sums, and so results, do not depend on it.
         variables["OMP_NUM_THREADS"] = "1" if tiny else str(max(1, cores // jobs))
     stamps = {p: make_stamp(p, plan.preset, plan.passed[p.stem], None, params) for p in todo}
+    for name in ("index.html", "results.json") if todo else ():
+        (plan.out / name).unlink(missing_ok=True)  # they would tell of what is being replaced
     for path in todo:
         shutil.rmtree(plan.out / path.stem, ignore_errors=True)  # no claims of an older run
         (plan.out / path.name).unlink(missing_ok=True)
@@ -86,12 +88,18 @@ def _run(plan: Plan, jobs: int | None, quiet: bool) -> tuple[Path, list[Outcome]
             bar.set_description_str(" · ".join(running) or path.stem, refresh=False)
             bar.update()
 
-        def done(outcome: Outcome) -> None:
-            _finish(plan, outcome, stamps[outcome.notebook])
-            write_notebook_pages(outcome, plan.preset, plan.out, pages)
+        def done(outcome: Outcome) -> Outcome:
+            try:
+                _finish(plan, outcome, stamps[outcome.notebook])
+                write_notebook_pages(outcome, plan.preset, plan.out, pages)
+            except Exception as failed:  # a full disk: the other notebooks go on
+                error = f"{type(failed).__name__}: {failed}".splitlines()[0]
+                return outcome._replace(error=outcome.error or error)
+            return outcome
 
         work = [(path, plan.out / path.name, plan.passed[path.stem]) for path in todo]
-        ran = {o.notebook: o for o in run_all(work, jobs, variables, progress, done)}
+        ran = run_all(work, jobs, variables, progress, done)
+    ran = {outcome.notebook: _unless_finished(plan, outcome) for outcome in ran}
     outcomes = [ran.get(path) or _kept(plan, path) for path in plan.notebooks]
     for outcome in outcomes:
         if outcome.kept or outcome.error == STOPPED:  # of kept ones, the prose may have changed
@@ -133,15 +141,23 @@ def _finish(plan: Plan, outcome: Outcome, stamp: dict[str, Any]) -> None:
     write_json(folder / "stamp.json", stamp)
 
 
+def _unless_finished(plan: Plan, outcome: Outcome) -> Outcome:
+    """The outcome, but a notebook is done whose stamp was written just before Ctrl-C."""
+    folder = plan.out / outcome.notebook.stem
+    if outcome.error != STOPPED or not (folder / "stamp.json").is_file():
+        return outcome
+    seconds = read_json(folder / "results.json").get("seconds", 0.0)
+    return outcome._replace(error=None, seconds=seconds)
+
+
 def _kept(plan: Plan, path: Path) -> Outcome:
     """The outcome of a run that is there already."""
     results = read_json(plan.out / path.stem / "results.json")
     why = "unchanged, not run again"
     if path not in plan.notebooks:
-        old = read_json(plan.out / path.stem / "stamp.json")
+        passed = read_json(plan.out / path.stem / "stamp.json")["passed"]
         params = plan.root / "notebooks" / "params"
-        found = changes(old, make_stamp(path, plan.preset, {}, [*old["helper"]], params))
-        found = [part for part in found if part != "the parameters"]  # they were given then
+        found = run_changes(plan.out, path, plan.preset, passed, params)
         why = "an earlier run" + (f"; since then changed: {', '.join(found)}" if found else "")
     return Outcome(path, plan.out / path.name, results.get("seconds", 0.0), None, why)
 

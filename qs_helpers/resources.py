@@ -2,7 +2,8 @@
 
 Resources      lines to show, and what stands in the way
 check_access   repos and datasets that can be reached or are cached, and what is to be downloaded
-check_memory   the memory plan of a preset against the memory that is free
+check_memory   what a preset needs of memory, against what is free
+group_bytes    what a report on a group needs on its device
 
 Nothing is downloaded here. A server that takes longer than a second to answer is left for later.
 """
@@ -11,17 +12,18 @@ import importlib.util
 import os
 import shutil
 import subprocess
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from . import catalog, hub
-from .origins import Origin, layer_files
+from .origins import BATCH_TOKENS, CACHE_BYTES, Origin, layer_files
 from .presets import dataset_name
 
-__all__ = ["Resources", "check_access", "check_memory"]
+__all__ = ["Resources", "check_access", "check_memory", "group_bytes"]
 
+VOCABULARY = 151_936  # of Qwen3; Qwen3.5 has more
 TIMEOUT = 1.0  # seconds for the Hub to answer
 
 
@@ -32,28 +34,25 @@ class Resources(NamedTuple):
     problems: list[str]
 
 
-def check_access(
-    origin: Origin, values: dict[str, dict[str, Any]], folder: Path = Path()
-) -> Resources:
+def check_access(origin: Origin, values: dict[str, dict[str, Any]]) -> Resources:
     """Whether everything that a run reads can be had, and how much is to be downloaded.
 
     values: settings of each notebook. LAYERS decide which SAE files are needed; MODELS, DATA and
-    PROMPTS may name other repos, datasets or files; folder: that of the notebooks, from which they
-    read files.
+    PROMPTS may name other repos, datasets or files.
     """
-    asked = [value for settings in values.values() for value in [settings.get("LAYERS")]]
-    layers = None if [] in asked else {layer for value in asked if value for layer in value}
+    layers = _layers(values)
     repos = {(str(origin.model), origin.model_revision): None}
     repos |= {(str(origin.sae), origin.sae_revision): layers}
     for model in {m for settings in values.values() for m in settings.get("MODELS", [])}:
-        if "/" in model:
-            repos.setdefault((model, None), None)
+        if "/" in model and not Path(model).exists():
+            name, _, revision = model.partition("@")
+            repos.setdefault((name, revision or None), None)
     named = [settings[name] for settings in values.values() for name in ("DATA", "PROMPTS")
              if settings.get(name)]  # fmt: skip
     texts = {text for value in named for text in ([value] if isinstance(value, str) else value)}
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda item: _repo(*item[0], item[1]), repos.items()))
-        found += list(pool.map(partial(_dataset, folder), sorted(texts)))
+        found += list(pool.map(_dataset, sorted(texts)))
     lines = [need.line for need in found if need.line]
     problems = [need.problem for need in found if need.problem]
     away = [need.away for need in found if need.away]
@@ -72,6 +71,12 @@ def check_access(
                 "room, set HF_HOME to another disk, or give fewer LAYERS"
             )
     return Resources(lines, problems)
+
+
+def _layers(values: dict[str, dict[str, Any]]) -> set[int] | None:
+    """The layers that some notebook reads; None for all of them."""
+    asked = [settings["LAYERS"] for settings in values.values() if "LAYERS" in settings]
+    return None if [] in asked else {layer for layers in asked for layer in layers}
 
 
 class _Need(NamedTuple):
@@ -109,11 +114,11 @@ def _repo(name: str, revision: str | None, layers: set[int] | None) -> _Need:
     )
 
 
-def _dataset(folder: Path, text: str) -> _Need:
+def _dataset(text: str) -> _Need:
     """A file or a dataset of the Hub."""
     name = dataset_name(text)
     if name is None:
-        there = (folder / Path(text).expanduser()).is_file()
+        there = Path(text).is_file()
         return _Need(problem="" if there else f"{text}: there is no such file")
     if importlib.util.find_spec("datasets") is None:
         return _Need(problem=f"{name} needs: pip install 'qs-helpers[data]'")
@@ -128,11 +133,14 @@ def _dataset(folder: Path, text: str) -> _Need:
     return _Need(away=name)
 
 
-def check_memory(origin: Origin, device_free: int | None = None) -> Resources:
-    """The plan of a preset against free memory: model, one SAE layer, one chunk.
+def check_memory(
+    origin: Origin, values: dict[str, dict[str, Any]], device_free: int | None = None
+) -> Resources:
+    """What a preset needs of memory, against what is free.
 
-    device_free: free bytes of the device; by default of the first NVIDIA GPU if there is one,
-    else of the host.
+    Model, the SAEs that are kept at once, one chunk of pre-activations, and float32 logits of one
+    batch. device_free: free bytes of the device; by default of the first NVIDIA GPU if there is
+    one, else of the host.
     """
     import psutil
 
@@ -140,33 +148,46 @@ def check_memory(origin: Origin, device_free: int | None = None) -> Resources:
     where = "the GPU" if gpu is not None else "this machine"
     free = device_free or gpu or psutil.virtual_memory().available
     dtype = origin.dtype or ("bfloat16" if gpu is not None else "float32")
-    if dtype not in catalog.DTYPE_BYTES:
-        known = ", ".join(catalog.DTYPE_BYTES)
-        return Resources([], [f"dtype is {dtype!r}; it must be one of {known}"])
+    layers = _layers(values)
     if origin.group is not None:
-        needed = catalog.memory_plan(origin.group, (), dtype).device
+        needed = group_bytes(origin.group, layers, dtype, origin.batch_tokens)
     else:
-        needed = _folder_bytes(origin, dtype)
+        needed = _folder_bytes(origin, layers, dtype)
     if not needed:
         return Resources([], [])
-    line = f"memory: model and one SAE need {_gb(needed)}, {where} has {_gb(free)} free"
+    line = f"memory: {_gb(needed)} needed, {_gb(free)} free on {where}"
     if needed <= free:
         return Resources([line], [])
-    small = [n for n in catalog.GROUPS if catalog.memory_plan(n, (), dtype).device <= free]
-    half = "dtype: bfloat16 halves the model; " if dtype == "float32" else ""
-    return Resources([line], [f"{line}: {half}groups that fit: {', '.join(small) or 'tiny'}"])
+    small = [name for name in catalog.GROUPS if group_bytes(name, layers, dtype) <= free]
+    less = "bfloat16 halves the model, " if dtype == "float32" else ""
+    way = f"{less}a smaller batch_tokens the logits; groups that fit: {', '.join(small) or 'none'}"
+    return Resources([line], [f"{line}: {way}"])
 
 
-def _folder_bytes(origin: Origin, dtype: str) -> int:
-    """Model and largest SAE of local folders; 0 where they are repos. Weights are taken for bf16,
-    as checkpoints usually are: a float32 checkpoint is counted twice, never half."""
-    model, sae = Path(origin.model).expanduser(), Path(origin.sae).expanduser()
+def group_bytes(
+    group: catalog.Group | str,
+    layers: Collection[int] | None = None,
+    dtype: str = "bfloat16",
+    batch_tokens: int = BATCH_TOKENS,
+) -> int:
+    """Bytes that a report on a group needs on its device: see `check_memory`."""
+    group = catalog.get_group(group) if isinstance(group, str) else group
+    plan = catalog.memory_plan(group, (), dtype)
+    kept = max(1, min(len(layers or group.layers), CACHE_BYTES // plan.sae_layer))
+    return plan.model + kept * plan.sae_layer + plan.chunk + 4 * batch_tokens * VOCABULARY
+
+
+def _folder_bytes(origin: Origin, layers: set[int] | None, dtype: str) -> int:
+    """The same for local folders, without logits; 0 where they are repos. Weights are taken for
+    bf16, as checkpoints usually are: a float32 checkpoint is counted twice, never half."""
+    model, sae = Path(origin.model), Path(origin.sae)
     if not (model.is_dir() and sae.is_dir()):
         return 0
     weights = sum(path.stat().st_size for path in model.glob("*.safetensors"))
-    files = layer_files(path.name for path in sae.iterdir()).values()
-    largest = max(((sae / file).stat().st_size for file in files), default=0)
-    return weights * catalog.DTYPE_BYTES[dtype] // 2 + largest
+    files = layer_files(path.name for path in sae.iterdir())
+    sizes = [(sae / file).stat().st_size for n, file in files.items() if n in (layers or files)]
+    kept = max(max(sizes, default=0), min(sum(sizes), CACHE_BYTES))
+    return weights * catalog.DTYPE_BYTES[dtype] // 2 + kept
 
 
 def _gpu_free() -> int | None:
@@ -191,4 +212,4 @@ def _cache_home() -> Path:
 
 
 def _gb(n_bytes: int) -> str:
-    return f"{n_bytes / 1e9:.1f} GB"
+    return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 1e8 else f"{n_bytes / 1e6:.0f} MB"

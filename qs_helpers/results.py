@@ -9,7 +9,7 @@ current_run  the run that start_run began
 Run          where the current run writes
 ClaimFailed  raised by a broken invariant
 
-A run writes to $QS_OUT/<notebook>/, where QS_OUT is runs/<preset> of the project by default:
+A run writes to $QS_OUT/<notebook>/, by default runs/by-hand/<preset>/<notebook>/ of the project:
 results.json, rewritten whole after each call, and what figures.py adds.
 """
 
@@ -78,7 +78,8 @@ def start_run(notebook: str, preset: str, params: Any = None) -> Run:
     """
     global _current
     preset = resolve_preset(preset)
-    out = os.environ.get("QS_OUT") or f"runs/{preset}"
+    # Not runs/<preset>: a notebook that is run by hand must not write into a report.
+    out = os.environ.get("QS_OUT") or f"runs/by-hand/{preset}"
     if params is not None and not isinstance(params, Mapping):
         params = vars(params)
     data = {

@@ -9,10 +9,11 @@ import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import chdir, contextmanager
+from contextlib import chdir, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Event
 from typing import Any, NamedTuple
 
 __all__ = ["Outcome", "run_all", "run_notebook"]
@@ -31,19 +32,32 @@ class Outcome(NamedTuple):
 
 
 def run_notebook(
-    path: Path, executed: Path, parameters: dict[str, Any], progress: Callable[[], Any]
+    path: Path,
+    executed: Path,
+    parameters: dict[str, Any],
+    progress: Callable[[], Any],
+    stop: Event,
 ) -> Outcome:
     """Run one notebook with papermill, in the current folder.
 
     executed: where the executed copy goes, also a half-executed one; progress: called after
-    each code cell. An error of the notebook does not raise, it is in the outcome.
+    each code cell; stop: once it is set, no cell is begun. An error of the notebook does not raise,
+    it is in the outcome.
     """
     import papermill
     from jupyter_core.utils import run_sync
 
     executed.parent.mkdir(parents=True, exist_ok=True)
     start, error = time.monotonic(), None
+
+    def after_cell(**_) -> None:
+        progress()
+        if stop.is_set():
+            raise RuntimeError(STOPPED)
+
     try:
+        if stop.is_set():
+            raise RuntimeError(STOPPED)
         with TemporaryDirectory(prefix="qs-") as sockets:
             kernel = _kernel(sockets)
             try:
@@ -55,7 +69,7 @@ def run_notebook(
                     km=kernel,
                     progress_bar=False,
                     coalesce_streams=True,
-                    on_cell_executed=lambda **_: progress(),
+                    on_cell_executed=after_cell,
                 )
             finally:  # the kernel is ours, so papermill leaves it running
                 if kernel.has_kernel:
@@ -72,34 +86,39 @@ def run_all(
     jobs: int,
     variables: dict[str, str],
     progress: Callable[[Path], Any],
-    done: Callable[[Outcome], Any],
+    done: Callable[[Outcome], Outcome],
 ) -> list[Outcome]:
     """Run (notebook, executed copy, parameters), at most `jobs` at a time, begun in that order.
 
     Paths are absolute, and the notebooks are in one folder, which is the current one meanwhile.
     variables: of the environment of the kernels; progress(notebook): called after each code cell;
-    done(outcome): called when a notebook has ended. On Ctrl-C the kernels are stopped, what was
+    done(outcome): called when a notebook has ended; returns the outcome, or one with an error. On
+    Ctrl-C the kernels are stopped, what was
     running is in the outcomes as stopped, and no other notebook is begun.
     """
     import psutil
 
-    outcomes = {}
+    outcomes, stop = {}, Event()
     folder = work[0][0].parent if work else "."
     # The current folder is the process's, so it is not for a thread to change it.
     with chdir(folder), _environment(variables), ThreadPoolExecutor(jobs) as pool:
         futures = [
-            pool.submit(run_notebook, path, executed, parameters, partial(progress, path))
+            pool.submit(run_notebook, path, executed, parameters, partial(progress, path), stop)
             for path, executed, parameters in work
         ]
         try:
             for future in as_completed(futures):
                 outcome = future.result()
-                outcomes[outcome.notebook] = outcome
-                done(outcome)
+                outcomes[outcome.notebook] = done(outcome)
         except KeyboardInterrupt:
+            stop.set()
             pool.shutdown(wait=False, cancel_futures=True)
-            for child in psutil.Process().children(recursive=True):
-                child.kill()
+            while not all(future.done() for future in futures):
+                # Again and again: a kernel may just be starting.
+                for child in psutil.Process().children(recursive=True):
+                    with suppress(psutil.NoSuchProcess):
+                        child.kill()
+                time.sleep(0.2)
     return [outcomes.get(path, Outcome(path, executed, 0.0, STOPPED)) for path, executed, _ in work]
 
 

@@ -104,10 +104,12 @@ class TopKSAE:
     def some(self, x: Tensor, ids: Tensor) -> Tensor:
         """What `encode` gives for a few features: float32 [..., n], 0 where one is not active.
 
-        `ids` int64 [n]. A feature that is not positive before the TopK is not in it, so tokens at
-        which none of them is positive, most of them, are not encoded.
+        `ids` int64 [n]; ValueError for one that does not exist. A feature that is not positive
+        before the TopK is not in it, so tokens at which none of them is positive, most of them,
+        are not encoded.
         """
         flat, ids = self._read(x), ids.to(self.device)
+        self._require_features(ids)
         out = torch.zeros(len(flat), len(ids), device=self.device)
         near = may_fire(flat, self.W_enc[ids], self.b_enc[ids])
         if near.any():

@@ -11,14 +11,11 @@ from pathlib import Path
 import torch
 
 from . import catalog, hub, loading
-from .origins import BATCH_TOKENS, find_origin
+from .origins import BATCH_TOKENS, CACHE_BYTES, find_origin
 from .provenance import environment, fingerprint, last_name, portable
 from .tokens import checked
 
 __all__ = ["CACHE_BYTES", "Scope", "load_scope"]
-
-# Two layers of an 8B suite (2.15 GB each), or eight of a 1.7B suite.
-CACHE_BYTES = 4_500_000_000
 
 
 class Scope:

@@ -22,7 +22,7 @@ from typing import Any
 from . import _HOME
 from .files import plain
 from .preflight import code_sources
-from .presets import preset_values, scope_values
+from .presets import is_tiny, preset_names, preset_values, scope_values
 from .provenance import versions
 
 __all__ = [
@@ -51,17 +51,26 @@ def make_stamp(
     None for all of them; params: the folder of the presets' files.
     """
     values = preset_values(notebook.stem, preset, params) | passed
-    scope = scope_values(preset, params) if preset else {}
+    scopes = _scopes(preset, values, params)
+    tiny = any(is_tiny(name) for name in scopes)
     helper = _helper_digests()
     return {
         "code": _digest(
             [source for source, tags in code_sources(notebook) if "injected-parameters" not in tags]
         ),  # fmt: skip
         "helper": {name: helper.get(name, "gone") for name in sorted(modules or helper)},
-        "parameters": _digest([preset, values, scope]),
-        "data": _digest([_tiny_weights(), [_file(value) for value in _texts(values, scope)]]),
+        "parameters": _digest([values, scopes]),
+        "passed": passed,
+        "data": _digest([_tiny_weights() if tiny else {}, _inputs(values, scopes)]),
         "versions": versions(),
     }
+
+
+def _scopes(preset: str, values: dict[str, Any], params: Path | None) -> dict[str, dict]:
+    """Preset to its section `scope:`, for the preset and those that parameters name."""
+    named = [preset, *values.get("MODELS", []), *values.get("SUITES", [])]
+    known = preset_names(params)
+    return {name: scope_values(name, params) for name in named if name in known}
 
 
 def changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
@@ -166,15 +175,14 @@ def _tiny_weights() -> dict[str, str]:
     }
 
 
-def _texts(values: dict[str, Any], scope: dict[str, Any]) -> list[Path]:
-    """Files of the user that parameters name, and those of a private model and suite."""
-    texts = [
-        text for value in values.values() for text in (value if type(value) is list else [value])
-    ]
-    files = [Path(text).expanduser() for text in texts if isinstance(text, str) and text]
-    folders = [Path(scope[part]) for part in ("model", "sae") if part in scope]
-    inside = [path for folder in folders if folder.is_dir() for path in sorted(folder.iterdir())]
-    return [path for path in [*files, *inside] if path.is_file()]
+def _inputs(values: dict[str, Any], scopes: dict[str, dict]) -> dict[str, str]:
+    """Digest of each file that parameters name, or that is in a folder of a model or suite."""
+    lists = [value if type(value) is list else [value] for value in values.values()]
+    texts = [text for some in lists for text in some if isinstance(text, str) and text]
+    texts += [scope.get(part, "") for scope in scopes.values() for part in ("model", "sae")]
+    paths = [Path(text) for text in texts if Path(text).is_absolute()]
+    files = [f for path in paths for f in ([path] if path.is_file() else sorted(path.glob("*")))]
+    return {str(path): _file(path) for path in files if path.is_file()}
 
 
 def _file(path: Path) -> str:

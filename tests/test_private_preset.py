@@ -11,6 +11,7 @@ import qs_helpers as qs
 from qs_helpers import planning, reporting
 from qs_helpers.catalog import TINY
 from qs_helpers.origins import find_origin
+from qs_helpers.tiny import corpus
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -49,6 +50,43 @@ def test_a_report_on_a_private_preset(project):
     assert "tiny scope: a test bed" not in page and "[tiny scope]" not in page
 
 
+@pytest.mark.slow
+def test_04_on_a_relative_file_and_06_on_a_model_of_ones_own(project):
+    """Copies of a model that refuses; a file beside the preset; small sizes."""
+    weights, params = project / "weights", project / "notebooks" / "params"
+    for part, name in (("model", "my-model"), ("sae", "my-saes")):
+        shutil.rmtree(weights / name)
+        shutil.copytree(TINY["tiny-instruct"] / part, weights / name)
+    for name in ("04_toxicity", "06_abliteration_comparison"):
+        shutil.copy(ROOT / "notebooks" / f"{name}.ipynb", params.parent)
+    rows = [{"text": t.text, "toxic": int(t.label == "toxic"), "language": "en"}
+            for t in corpus.remarks("en", "discovery", 60)]  # fmt: skip
+    lines = "\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    (params / "mine.jsonl").write_text(lines)
+    tiny = yaml.safe_load((ROOT / "notebooks" / "params" / "tiny-instruct.yaml").read_text())
+    sections = yaml.safe_load((params / "mine.yaml").read_text())
+    sections["04_toxicity"] = tiny["04_toxicity"] | {"DATA": "mine.jsonl", "LAYERS": [2]}
+    sections["06_abliteration_comparison"] = tiny["06_abliteration_comparison"] | {
+        **{"MODELS": ["mine"], "SUITES": ["own"], "LANGUAGES": ["en"], "N_TEST": 24},
+        **{"N_TRAIN": 24, "LAYERS": [1, 2], "REDRAWS": 3},
+    }
+    write(params, sections)
+    plan = planning.plan_report("mine", ["04", "06"])
+    index, outcomes = reporting.report(plan, quiet=True)
+    assert [o.error for o in outcomes] == [None, None]
+    for name in ("04_toxicity", "06_abliteration_comparison"):
+        results = json.loads((index.parent / name / "results.json").read_text())
+        assert "my-model" in json.dumps(results["provenance"]) and results["claims"]
+    assert planning.plan_report("mine", ["04", "06"]).stale == dict.fromkeys(
+        ["04_toxicity", "06_abliteration_comparison"], ""
+    )
+    (params / "mine.jsonl").write_text(lines.replace("the", "a"))
+    (weights / "my-saes" / "note.txt").write_text("other weights")
+    assert planning.plan_report("mine", ["04", "06"]).stale == dict.fromkeys(
+        ["04_toxicity", "06_abliteration_comparison"], "changed: the data"
+    )
+
+
 def test_a_private_preset_is_loaded_by_its_name(project):
     scope = qs.load_scope("mine")
     assert (scope.name, scope.is_tiny, scope.batch_tokens) == ("mine", False, 4096)
@@ -66,8 +104,12 @@ def test_a_private_preset_is_loaded_by_its_name(project):
     ("change", "message"),
     [
         ({"scope": {"modle": "x"}}, "mine.yaml, scope: 'modle'; did you mean model"),
+        ({"scope": {"k": 0}}, "mine.yaml, scope: k = 0: at least 1"),
+        ({"scope": {"device": "gpu"}}, "scope: device 'gpu'; known: cpu"),
+        ({"scope": {"dtype": "bf16"}}, "scope: dtype 'bf16'; did you mean bfloat16"),
+        ({"common": {"SEDE": 1}}, "mine.yaml, common: SEDE; did you mean SEED?"),
+        ({"01_laod": {}}, "mine.yaml: section '01_laod'; did you mean 01_load?"),
         ({"scope": {"model": 3}}, "mine.yaml, scope: model = 3 is int, but str is expected"),
-        ({"scope": {"model": "a/b"}}, "give a preset, or both model= and sae="),
         ({"01_load": {"LAYERS": [2]}}, "mine.yaml lacks N_TEXTS of 01_load"),
         ({"01_load": {"LAYERS": [2], "N_TEXTS": "8"}}, "01_load: N_TEXTS = '8' is str, but int"),
         ({"01_load": {"LAYERS": [9], "N_TEXTS": 8}}, r"01_load: LAYERS has \[9\], but the SAEs"),
@@ -77,6 +119,8 @@ def test_a_private_preset_is_loaded_by_its_name(project):
 def test_mistakes_in_a_private_preset_are_named_before_anything_runs(project, change, message):
     params = project / "notebooks" / "params"
     sections = yaml.safe_load((params / "mine.yaml").read_text())
+    change = {name: sections["scope"] | values if name == "scope" else values
+              for name, values in change.items()}  # fmt: skip
     write(params, sections | change)
     with pytest.raises((ValueError, TypeError), match=message):
         planning.plan_report("mine")

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -245,7 +246,8 @@ def test_interrupt_leaves_a_run_that_can_go_on(counted):
         command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     deadline = time.monotonic() + 60
-    while not (counted / "here.txt").exists() and time.monotonic() < deadline:
+    waited_for = counted / "here.txt", counted / "runs" / "tiny" / "01_toy" / "stamp.json"
+    while not all(p.exists() for p in waited_for) and time.monotonic() < deadline:
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
@@ -255,6 +257,43 @@ def test_interrupt_leaves_a_run_that_can_go_on(counted):
     states = json.loads((out / "results.json").read_text())["notebooks"]
     assert [n["status"] for n in states] == ["done", "stopped"]
     assert planning.plan_report("tiny", root=counted).stale["01_toy"] == ""
+
+
+def test_an_interrupt_while_kernels_start_stops_them(counted, monkeypatch):
+    """Ctrl-C at the earliest moment: nothing is run, and it does not wait for the notebooks."""
+    from qs_helpers import runner
+
+    def interrupted(futures):
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr(runner, "as_completed", interrupted)
+    begun = time.monotonic()
+    _, outcomes = run(counted)
+    assert [o.error for o in outcomes] == [runner.STOPPED] * 2
+    assert time.monotonic() - begun < 30 and psutil.Process().children(recursive=True) == []
+
+
+def test_a_page_that_cannot_be_written_is_that_notebooks_error(counted, monkeypatch):
+    whole = pages.write_notebook_pages
+
+    def broken(outcome, *rest):
+        if outcome.notebook.stem == "01_toy":
+            raise OSError("no space left")
+        whole(outcome, *rest)
+
+    monkeypatch.setattr(pages, "write_notebook_pages", broken)
+    _, outcomes = run(counted)
+    assert [o.error for o in outcomes] == ["OSError: no space left", None]
+
+
+def test_an_earlier_run_is_not_called_current(counted):
+    index, _ = run(counted)
+    (counted / "notebooks" / "params" / "tiny.yaml").write_text(
+        "01_toy:\n  N_TEXTS: 5\n  REVISION: x\n"
+    )
+    run(counted, ["02"])
+    assert "an earlier run; since then changed: the parameters" in index.read_text()
 
 
 def test_two_reports_at_once_do_not_disturb_each_other(counted):
@@ -302,7 +341,8 @@ def test_refresh_commits_clean_notebooks(project):
     assert figures == ["line.csv", "line.png", "results.json"]
     assert (project / "notebooks" / "02_broken.ipynb").read_text() == before
     assert committed_changes(path, project) == []
-    assert planning.plan_report("tiny", ["01"], refresh=True, root=project).stale == {"01_toy": ""}
+    assert planning.plan_report("tiny", ["01"], refresh=True, root=project).notebooks == []
+    assert run(project, ["01"], refresh=True)[1] == []  # nothing is stale
 
     (project / "figures" / "01_toy" / "line.csv").write_text("y\n9\n")
     assert committed_changes(path, project) == ["its outputs"]
@@ -417,11 +457,28 @@ def test_pages_tell_verdicts_in_words(project):
     assert "0.9 to 1.1" in claims.text
 
 
+def test_comparing_two_checkouts(counted, tmp_path, monkeypatch):
+    run(counted, ["01"])
+    shutil.copytree(counted / "runs", tmp_path / "other" / "runs")
+    path = tmp_path / "other" / "runs" / "tiny" / "01_toy" / "results.json"
+    results = json.loads(path.read_text())
+    results["claims"][0] |= {"value": 5.0, "interval": [4.9, "inf"]}
+    path.write_text(json.dumps(results))
+    folders = [counted / "runs" / "tiny", tmp_path / "other" / "runs" / "tiny"]
+    page = comparison.compare_runs(folders, tmp_path / "page.html")
+    assert "intervals lie apart" in page.read_text()
+
+
 REFUSED = [
     (["--only", "07"], "known: 00_build"),
     (["--preset", "tinny"], "did you mean tiny"),
     (["-p", "SEDE", "1"], "did you mean SEED?"),
     (["-p", "N_TEXTS", "many"], "int is expected"),
+    (["-p", "MODELS", "[tiny-instrct]"], "did you mean tiny-instruct"),
+    (["-p", "SUITES", "[onw]"], "did you mean own"),
+    (["-p", "LANGUAGES", "[]"], "LANGUAGES is empty"),
+    (["-p", "PROMPTS", "[a/b]"], "give a csv or jsonl file, or two Hub datasets"),
+    (["--only", "01", "--skip", "01"], "no notebook is left"),
 ]
 
 
@@ -469,14 +526,11 @@ def test_runs_are_compared(counted, capsys):
         *("one is one", "shown 1 [0.9, 1.1] n = 20", "not shown 2 [1.9, 2.1] n = 20"),
         "verdicts differ",
     ]
-    assert "01_toy: N_TEXTS" in page.read_text()
+    assert "01_toy: parameters.N_TEXTS" in page.read_text()
     assert len(soup("img")) == 2 and all(image["alt"] for image in soup("img"))
     assert all((page.parent / a["href"]).is_file() for a in soup("a"))
     assert "Did not finish" not in page.read_text() and "In one run only" not in page.read_text()
-    run(counted, ["02"])  # of one run only
-    states = json.loads((counted / "runs" / "tiny" / "results.json").read_text())
-    states["notebooks"][0]["status"] = "failed"
-    (counted / "runs" / "tiny" / "results.json").write_text(json.dumps(states))
+    (counted / "runs" / "tiny" / "01_toy" / "stamp.json").unlink()  # as after kill -9
     assert report.main(["compare", *folders]) == 0
     assert "Did not finish</b> in tiny:" in page.read_text()
     assert report.main(["compare", folders[0]]) == 2

@@ -46,10 +46,10 @@ def test_start_run_writes_a_complete_record(run, tmp_path):
     assert str(tmp_path) not in repr(run) and str(tmp_path) not in json.dumps(data)
 
 
-def test_default_folder_is_under_runs(monkeypatch, tmp_path):
+def test_a_run_by_hand_does_not_write_into_a_report(monkeypatch, tmp_path):
     monkeypatch.delenv("QS_OUT")
     monkeypatch.setattr(results, "project_root", lambda: tmp_path)
-    assert results.start_run("01_load", "auto").folder == tmp_path / "runs/tiny/01_load"
+    assert results.start_run("01_load", "auto").folder == tmp_path / "runs/by-hand/tiny/01_load"
     monkeypatch.setenv("QS_OUT", "runs/elsewhere")
     assert results.start_run("01_load", "auto").folder == tmp_path / "runs/elsewhere/01_load"
 

@@ -13,7 +13,7 @@ TEST_READY := $(VENV)/.test-ready
 NOTEBOOKS = $(wildcard notebooks/0[1-9]_*.ipynb notebooks/[1-9]?_*.ipynb)
 
 .DEFAULT_GOAL := help
-.PHONY: help report test lint lab refresh scope clean
+.PHONY: help report test bench lint lab refresh scope clean
 
 help:  ## this list
 	@echo "make TARGET, where TARGET is one of:"
@@ -33,6 +33,9 @@ test: export QS_STATIC = 1
 test: $(TEST_READY) lint  ## lint, unit tests, every notebook from 01 on
 	@$(BIN)/python -m pytest -q -n 2 tests
 	@$(BIN)/python -m pytest -q -n 2 --nbmake --nbmake-kernel=python3 --nbmake-timeout=300 $(NOTEBOOKS)
+
+bench: $(TEST_READY)  ## our SAE arithmetic against its peers, as ratios; minutes, several GB
+	@PYTHONPATH=tests $(BIN)/python tests/benchmarks/bench_sae.py
 
 lint: $(READY)  ## check style of Python and notebooks
 	@$(BIN)/ruff check -q .

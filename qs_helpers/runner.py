@@ -8,12 +8,13 @@ run_all       several, at most `jobs` at a time
 import os
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import chdir, contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from signal import SIGINT, signal
 from tempfile import TemporaryDirectory
-from threading import Event
+from threading import Event, current_thread, main_thread
 from typing import Any, NamedTuple
 
 __all__ = ["Outcome", "run_all", "run_notebook"]
@@ -101,24 +102,31 @@ def run_all(
     outcomes, stop = {}, Event()
     folder = work[0][0].parent if work else "."
     # The current folder is the process's, so it is not for a thread to change it.
-    with chdir(folder), _environment(variables), ThreadPoolExecutor(jobs) as pool:
+    with (
+        _interrupt_sets(stop),
+        chdir(folder),
+        _environment(variables),
+        ThreadPoolExecutor(jobs) as pool,
+    ):
         futures = [
             pool.submit(run_notebook, path, executed, parameters, partial(progress, path), stop)
             for path, executed, parameters in work
         ]
-        try:
-            for future in as_completed(futures):
+        waiting = set(futures)
+        while waiting and not stop.is_set():
+            ended, waiting = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
+            for future in ended:
                 outcome = future.result()
                 outcomes[outcome.notebook] = done(outcome)
-        except KeyboardInterrupt:
-            stop.set()
+        if stop.is_set():
             pool.shutdown(wait=False, cancel_futures=True)
-            while not all(future.done() for future in futures):
-                # Again and again: a kernel may just be starting.
-                for child in psutil.Process().children(recursive=True):
-                    with suppress(psutil.NoSuchProcess):
-                        child.kill()
-                time.sleep(0.2)
+        while stop.is_set() and not all(future.done() for future in futures):
+            # Again and again: a kernel may just be starting.
+            kernels = psutil.Process().children(recursive=True)
+            for kernel in kernels:
+                with suppress(psutil.NoSuchProcess):
+                    kernel.kill()
+            psutil.wait_procs(kernels, timeout=0.2)
     return [outcomes.get(path, Outcome(path, executed, 0.0, STOPPED)) for path, executed, _ in work]
 
 
@@ -133,6 +141,19 @@ def _kernel(sockets: str):
         return AsyncKernelManager(kernel_name="python3")
     connection = os.path.join(sockets, "kernel.json")
     return AsyncKernelManager(kernel_name="python3", transport="ipc", connection_file=connection)
+
+
+@contextmanager
+def _interrupt_sets(stop: Event):
+    """In the block, Ctrl-C sets an event and raises nothing, so that no library can swallow it."""
+    if current_thread() is not main_thread():  # where signals do not arrive
+        yield
+        return
+    before = signal(SIGINT, lambda *_: stop.set())
+    try:
+        yield
+    finally:
+        signal(SIGINT, before)
 
 
 @contextmanager

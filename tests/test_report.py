@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,7 @@ from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from notebook_gates import GATES
 
-from qs_helpers import comparison, pages, planning, preflight, report, reporting
+from qs_helpers import comparison, pages, planning, preflight, report, reporting, runner
 from qs_helpers.refresh import MACHINE_PATH, clean
 from qs_helpers.stamps import committed_changes
 
@@ -259,19 +260,32 @@ def test_interrupt_leaves_a_run_that_can_go_on(counted):
     assert planning.plan_report("tiny", root=counted).stale["01_toy"] == ""
 
 
-def test_an_interrupt_while_kernels_start_stops_them(counted, monkeypatch):
-    """Ctrl-C at the earliest moment: nothing is run, and it does not wait for the notebooks."""
-    from qs_helpers import runner
+@pytest.mark.parametrize("seconds", [0.2, 1.0, 3.0])
+def test_an_early_interrupt_does_not_wait_for_the_notebooks(counted, seconds):
+    """Ctrl-C while papermill is imported, while kernels start, while a cell runs."""
+    path = counted / "notebooks" / "02_broken.ipynb"
+    nb = nbformat.read(path, as_version=4)
+    nb.cells[2].source = "import time\ntime.sleep(600)"
+    nbformat.write(nb, path)
+    timer = threading.Timer(seconds, os.kill, [os.getpid(), signal.SIGINT])
+    plan, begun = planning.plan_report("tiny", root=counted), time.monotonic()
+    whole = runner.run_all
 
-    def interrupted(futures):
-        raise KeyboardInterrupt
-        yield
+    def and_interrupt(*args):
+        timer.start()
+        return whole(*args)
 
-    monkeypatch.setattr(runner, "as_completed", interrupted)
-    begun = time.monotonic()
-    _, outcomes = run(counted)
-    assert [o.error for o in outcomes] == [runner.STOPPED] * 2
-    assert time.monotonic() - begun < 30 and psutil.Process().children(recursive=True) == []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reporting, "run_all", and_interrupt)
+        _, outcomes = reporting.report(plan, 2, quiet=True)
+    assert outcomes[1].error == runner.STOPPED and time.monotonic() - begun < 60
+    assert kernels() == []
+
+
+def kernels() -> list:
+    """Processes that this one began and that are alive."""
+    children = psutil.Process().children(recursive=True)
+    return [child for child in children if child.status() != psutil.STATUS_ZOMBIE]
 
 
 def test_a_page_that_cannot_be_written_is_that_notebooks_error(counted, monkeypatch):
@@ -313,7 +327,7 @@ def test_two_reports_at_once_do_not_disturb_each_other(counted):
 
 def test_kernels_end_with_their_notebooks(counted):
     run(counted, jobs=2)
-    assert psutil.Process().children(recursive=True) == []
+    assert kernels() == []
 
 
 def test_run_folders_are_readable_or_short():

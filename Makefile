@@ -32,7 +32,8 @@ test: export HF_HUB_DISABLE_PROGRESS_BARS = 1
 test: export QS_STATIC = 1
 test: $(TEST_READY) lint  ## lint, unit tests, every notebook from 01 on
 	@$(BIN)/python -m pytest -q -n 2 tests
-	@$(BIN)/python -m pytest -q -n 2 --nbmake --nbmake-kernel=python3 --nbmake-timeout=300 $(NOTEBOOKS)
+	@$(BIN)/python -m pytest -q -n 2 --dist=worksteal --nbmake --nbmake-kernel=python3 \
+	  --nbmake-timeout=300 $(NOTEBOOKS)
 
 bench: $(TEST_READY)  ## our SAE arithmetic against its peers, as ratios; minutes, several GB
 	@PYTHONPATH=tests $(BIN)/python tests/benchmarks/bench_sae.py

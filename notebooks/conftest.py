@@ -5,6 +5,7 @@ printed, where there is no CUDA device. 00 trains the tiny scope for half an hou
 its file is named.
 """
 
+import json
 import os
 
 import pytest
@@ -29,6 +30,8 @@ def pytest_collection_modifyitems(config, items):
     if build and not any("00_" in arg for arg in config.args):
         items[:] = [item for item in items if item not in build]
         config.hook.pytest_deselected(items=build)
+    workers = getattr(config, "workerinput", {}).get("workercount", 1)
+    items[:] = dealt(items, workers)
     if not _on_gpu():
         return
     import torch
@@ -39,6 +42,24 @@ def pytest_collection_modifyitems(config, items):
         item.add_marker(pytest.mark.gpu)
         if not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def dealt(items: list, workers: int) -> list:
+    """Items so that equal parts of the list, one for each worker, take about as long.
+
+    By the seconds of the committed runs, the longest first, to and fro: pytest-xdist gives each
+    worker its part at the start, and two long ones in one part would keep the others waiting.
+    """
+
+    def seconds(item) -> float:
+        results = item.path.parents[1] / "figures" / item.path.stem / "results.json"
+        return json.loads(results.read_text())["seconds"] if results.is_file() else 0.0
+
+    hands: list[list] = [[] for _ in range(workers)]
+    for place, item in enumerate(sorted(items, key=seconds, reverse=True)):
+        lap, turn = divmod(place, workers)
+        hands[turn if lap % 2 == 0 else -1 - turn].append(item)
+    return [item for hand in hands for item in hand]
 
 
 def _on_gpu() -> bool:

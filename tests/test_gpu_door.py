@@ -1,9 +1,12 @@
 """pytest --nbmake notebooks/ on the preset that $QS_PRESET names."""
 
+import importlib.util
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -40,3 +43,18 @@ def test_without_a_gpu_the_reason_is_printed():
     ran = collect("qwen3-1.7b-l50", "-rs", "notebooks/")
     assert ran.returncode == 0 and "6 skipped" in ran.stdout
     assert "preset qwen3-1.7b-l50 needs a CUDA device" in ran.stdout
+
+
+def test_notebooks_are_dealt_so_that_both_workers_end_together():
+    spec = importlib.util.spec_from_file_location("door", ROOT / "notebooks" / "conftest.py")
+    door = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(door)
+    items = [SimpleNamespace(path=p) for p in sorted((ROOT / "notebooks").glob("0[1-6]_*.ipynb"))]
+    dealt = door.dealt(items, 2)
+    assert sorted(dealt, key=lambda item: item.path) == items
+    seconds = [
+        json.loads((ROOT / "figures" / item.path.stem / "results.json").read_text())["seconds"]
+        for item in dealt
+    ]
+    assert max(sum(seconds[:3]), sum(seconds[3:])) < 0.65 * sum(seconds)
+    assert seconds[0] == max(seconds)

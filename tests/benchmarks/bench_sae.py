@@ -90,15 +90,19 @@ def arithmetic(shape, device) -> dict[str, dict[str, float]]:
 
 
 MEASURE = """
-import resource, sys, time, torch
+import re, sys, time, torch
 from pathlib import Path
 path, what = sys.argv[1:]
+
+def peak():  # of this process in kB; getrusage would tell of the one that began it, too
+    return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+
 if what.startswith("sae-lens"):
     from sae_lens.saes import topk_sae
 import qs_helpers as qs
 qs.load_sae, qs.TopKSAE
 x = torch.randn(8, {d_model})
-before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+before, start = peak(), time.perf_counter()
 if what == "ours, encode":
     qs.load_sae(path, k={k}).encode(x)
 elif what == "ours, one direction":
@@ -111,7 +115,7 @@ else:
                          "W_dec": state["W_dec"].T.contiguous(), "b_dec": state["b_dec"]}})
     with torch.no_grad():
         sae.encode(x)
-after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+after = peak()
 print(time.perf_counter() - start, (after - before) / 1024)
 """
 
@@ -119,7 +123,8 @@ print(time.perf_counter() - start, (after - before) / 1024)
 def loading(shape) -> dict[str, dict[str, float]]:
     """{name: {seconds, MB}} of processes that load a file of the official format and use it once.
 
-    The page cache is warm for all: what is compared is work and memory, not the disk.
+    The page cache is warm for all: what is compared is work and memory, not the disk. Memory is the
+    growth of the process's peak, pages of a mapped file that were read included. Linux only.
     """
     d_model, d_sae, k = shape
     code = MEASURE.format(d_model=d_model, d_sae=d_sae, k=k)

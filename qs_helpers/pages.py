@@ -236,5 +236,6 @@ def _flat(value: Any, name: str = "") -> list[tuple[str, str]]:
     if isinstance(value, dict):
         return [row for k, v in value.items() for row in _flat(v, f"{name}.{k}" if name else k)]
     if isinstance(value, list):
-        value = ", ".join(map(str, value)) or "all" if name.endswith("LAYERS") else value
+        # An empty list of layers means all of them.
+        value = ", ".join(map(str, value)) or ("all" if name.endswith("LAYERS") else "none")
     return [] if value is None else [(name, str(value))]

@@ -11,7 +11,6 @@ Peers: SAELens's TopKSAE; the five lines of the model cards; the bare float32 ma
 which is the floor of everything that computes all pre-activations in float32.
 """
 
-import json
 import platform
 import resource
 import subprocess
@@ -63,7 +62,8 @@ def five_lines(x, sae):
 
 @torch.no_grad()
 def arithmetic(shape, device) -> dict[str, dict[str, float]]:
-    """{task: {name: seconds}} for encode, decode and the change of one feature."""
+    """{task: {name: seconds}} for encode, decode, and reading one feature, for which SAELens has to
+    encode all of them."""
     ours, theirs = random_pair(topk_sae, *shape)
     ours, theirs = ours.to(device), theirs.to(device)
     x = torch.randn(TOKENS, shape[0], generator=torch.Generator().manual_seed(1)).to(device)
@@ -175,7 +175,6 @@ def main() -> None:
     about["peak GB of the benchmark"] = round(peak, 2)
     out = project_root() / "runs" / "bench.json"
     write_json(out, about)
-    assert json.loads(out.read_text())["shapes"]
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from .formats import CONVENTIONS
+from .sae_checks import check_features, check_finite, checked_tokens
+from .screening import make_screen, screened
 from .topk import (
     SparseActs,
     columns_of,
@@ -24,6 +26,8 @@ from .topk import (
 __all__ = ["CONVENTIONS", "SparseActs", "TopKSAE"]
 
 CHUNK_BYTES = 2**26  # 512 tokens of 32768 features
+# Tokens decoded before W_dec is turned: about what turning costs. Small ones are in the cache.
+TURN_TOKENS, TURN_NUMBERS = 1024, 2**24
 
 
 class TopKSAE:
@@ -33,15 +37,23 @@ class TopKSAE:
     in float32 whatever the dtype the weights are kept in. The official reading (model card of
     Qwen/SAE-Res-*): pre = x @ W_enc.T + b_enc; acts = the k largest of relu(pre); reconstruction
     = acts @ W_dec.T + b_dec. Other conventions encode x * input_scale - b_dec and divide the
-    reconstruction by input_scale. `path` and `layer` serve messages and provenance. An object
-    does not change after it is made: `to` and `read_as` give new ones that share its weights.
+    reconstruction by input_scale. `path` and `layer` serve messages and provenance. What an object
+    computes does not change after it is made: `to` and `read_as` give new ones.
+
+    Large float32 encoders on a CPU are screened in bfloat16 (see screening.py): the same TopK,
+    sooner, for half of W_enc's memory more. `settled` counts the tokens that this was enough for.
+    W_dec is turned in memory, once, when many tokens were decoded: columns are then read in one
+    piece. The values stay.
     """
 
     def __init__(
         self, W_enc: Tensor, W_dec: Tensor, b_enc: Tensor, b_dec: Tensor, k: int,
         convention: str = "official", *, input_scale: float = 1.0, path=None, layer=None,
     ):  # fmt: skip
-        self.W_enc, self.W_dec = W_enc, W_dec
+        self.W_enc = W_enc
+        # What is found out about the weights, and where they lie: shared by `read_as`.
+        self._shared = {"W_dec": W_dec, "finite": set(), "decoded": 0}
+        self.settled = {"bfloat16": 0, "float32": 0, "all": 0}
         self.b_enc, self.b_dec = b_enc.float(), b_dec.float()
         self.d_sae, self.d_model = W_enc.shape
         self.convention, self.input_scale = convention, float(input_scale)
@@ -56,11 +68,15 @@ class TopKSAE:
             raise ValueError(f"k is {k!r} for {self}; give a whole number from 1 to {self.d_sae}")
         if convention not in CONVENTIONS:
             raise ValueError(f"no convention {convention!r}; choose one of {list(CONVENTIONS)}")
-        self._finite: set[str] = set()
 
     def __repr__(self) -> str:
         layer = "" if self.layer is None else f"layer {self.layer}, "
         return f"TopKSAE({layer}{self.path or f'd_sae {self.d_sae}, d_model {self.d_model}'})"
+
+    @property
+    def W_dec(self) -> Tensor:
+        """(d_model, d_sae)."""
+        return self._shared["W_dec"]
 
     @property
     def device(self) -> torch.device:
@@ -86,7 +102,7 @@ class TopKSAE:
             self.W_enc, self.W_dec, self.b_enc, self.b_dec, self.k, convention,
             input_scale=self.input_scale, path=self.path, layer=self.layer,
         )  # fmt: skip
-        new._finite = self._finite  # the same tensors: what was checked stays checked
+        new._shared = self._shared  # the same tensors: what was checked stays checked
         return new
 
     @torch.no_grad()
@@ -94,10 +110,11 @@ class TopKSAE:
         """The k largest positive pre-activations of each token; x [..., d_model], any float dtype.
 
         The dense (tokens, d_sae) matrix exists for one chunk of `chunk_bytes` at a time (one token
-        at least). Of features exactly tied at the k-th place any may be kept (torch.topk's rule);
-        the values are the same. ValueError on another width, on NaN or inf in x or in the weights.
+        at least). Of features exactly tied at the k-th place a screened encoder keeps the smallest
+        numbers, others any (torch.topk's rule); the values are the same. ValueError on another
+        width, on NaN or inf in x or in the weights.
         """
-        acts = topk_linear(self._read(x), self.W_enc, self.b_enc, self.k, chunk_bytes)
+        acts = self._largest(self._read(x), chunk_bytes)
         return SparseActs(*(part.view(*x.shape[:-1], self.k) for part in acts))
 
     @torch.no_grad()
@@ -109,11 +126,11 @@ class TopKSAE:
         are not encoded.
         """
         flat, ids = self._read(x), ids.to(self.device)
-        self._require_features(ids)
+        check_features(ids, self)
         out = torch.zeros(len(flat), len(ids), device=self.device)
         near = may_fire(flat, self.W_enc[ids], self.b_enc[ids])
         if near.any():
-            acts = topk_linear(flat[near], self.W_enc, self.b_enc, self.k, CHUNK_BYTES)
+            acts = self._largest(flat[near], CHUNK_BYTES)
             out[near] = columns_of(acts, ids, self.d_sae)
         return out.view(*x.shape[:-1], len(ids))
 
@@ -121,7 +138,7 @@ class TopKSAE:
     def decode(self, acts: SparseActs) -> Tensor:
         """The reconstruction, float32 [..., d_model]; uses only the columns in `acts.indices`."""
         self._require_finite("W_dec", "b_dec")
-        out = weighted_columns(self.W_dec, *self._entries(acts)) + self.b_dec
+        out = self._combine(*self._entries(acts)) + self.b_dec
         return (out / self.input_scale).view(*acts.values.shape[:-1], self.d_model)
 
     def reconstruct(self, x: Tensor) -> Tensor:
@@ -150,7 +167,7 @@ class TopKSAE:
         touched = (change.values != 0).any(-1)
         if not touched.any():
             return x
-        delta = weighted_columns(self.W_dec, change.values[touched], change.indices[touched])
+        delta = self._combine(change.values[touched], change.indices[touched])
         out, touched = x.reshape(-1, self.d_model).clone(), touched.to(x.device)
         delta = (delta / self.input_scale).to(x.device)
         out[touched] = (out[touched].float() + delta).to(x.dtype)
@@ -167,37 +184,40 @@ class TopKSAE:
         ids = torch.as_tensor(ids, device=self.device).reshape(-1)
         if ids.numel() and (ids.is_floating_point() or ids.dtype == torch.bool):
             raise ValueError(f"feature numbers must be whole numbers, not {ids.dtype}")
-        self._require_features(ids := ids.long())
+        check_features(ids := ids.long(), self)
         rows = gather_columns(self.W_dec, ids)
         if not rows.isfinite().all():
             raise ValueError(f"W_dec of {self} holds NaN or inf; download the file again")
         return rows / self.input_scale
 
-    def _tokens(self, x: Tensor) -> Tensor:
-        """x as [tokens, d_model] on the SAE's device, of the right width and finite."""
-        if x.shape[-1:] != (self.d_model,):
-            raise ValueError(
-                f"residuals of shape {tuple(x.shape)} do not fit W_enc {tuple(self.W_enc.shape)} "
-                f"of {self}; pass [..., {self.d_model}] or choose an SAE of this model"
-            )
-        flat = x.reshape(-1, self.d_model).to(self.device)
-        bad = ~flat.isfinite().all(-1)
-        if bad.any():
-            first = bad.nonzero()[0, 0].cpu()
-            place = [int(i) for i in torch.unravel_index(first, x.shape[:-1] or (1,))]
-            raise ValueError(
-                f"residual of token {place} given to {self} holds NaN or inf "
-                f"({int(bad.sum())} of {len(flat)} tokens do); look for the layer that makes it"
-            )
-        return flat
-
     def _read(self, x: Tensor) -> Tensor:
         """x as the encoder reads it, [tokens, d_model]."""
-        flat = self._tokens(x)
+        flat = checked_tokens(x, self)
         self._require_finite("W_enc", "b_enc", "b_dec")
         if self.input_scale != 1:
             flat = flat.float() * self.input_scale
         return flat.float() - self.b_dec if CONVENTIONS[self.convention].subtract_b_dec else flat
+
+    def _largest(self, flat: Tensor, chunk_bytes: int) -> SparseActs:
+        """The k largest positive pre-activations of tokens that `_read` gave."""
+        if "screen" not in self._shared:
+            self._shared["screen"] = make_screen(self.W_enc, self.b_enc, self.k)
+        screen = self._shared["screen"]
+        if screen is None:
+            return topk_linear(flat, self.W_enc, self.b_enc, self.k, chunk_bytes)
+        values, indices, settled = screened(
+            flat.float(), self.W_enc, self.b_enc, self.k, screen, chunk_bytes
+        )
+        self.settled = {form: n + settled[form] for form, n in self.settled.items()}
+        return SparseActs(values, indices)
+
+    def _combine(self, values: Tensor, indices: Tensor) -> Tensor:
+        """Sums of columns of W_dec, float32 [tokens, d_model]."""
+        self._shared["decoded"] += len(values)
+        W, large = self.W_dec, self.W_dec.numel() >= TURN_NUMBERS
+        if large and self._shared["decoded"] >= TURN_TOKENS and not W.T.is_contiguous():
+            self._shared["W_dec"] = W.T.contiguous().T
+        return weighted_columns(self.W_dec, values, indices)
 
     def _entries(self, acts: SparseActs) -> SparseActs:
         """Values and indices as [tokens, entries] on the SAE's device, checked."""
@@ -207,25 +227,15 @@ class TopKSAE:
                 f"acts have values {tuple(values.shape)} but indices {tuple(indices.shape)}; "
                 "give each value its feature"
             )
-        self._require_features(indices)
+        check_features(indices, self)
         entries = values.shape[-1]
         return SparseActs(
             values.to(self.device, torch.float32).reshape(-1, entries),
             indices.to(self.device, torch.int64).reshape(-1, entries),
         )
 
-    def _require_features(self, ids: Tensor) -> None:
-        outside = ids[(ids < 0) | (ids >= self.d_sae)]
-        if outside.numel():
-            raise ValueError(
-                f"feature {int(outside[0])} of {self} is out of range; "
-                f"choose from 0 to {self.d_sae - 1}"
-            )
-
     def _require_finite(self, *names: str) -> None:
         """Each tensor is read once in full, when it is first needed."""
-        for name in set(names) - self._finite:
-            low, high = torch.aminmax(getattr(self, name))
-            if not (low.isfinite() and high.isfinite()):
-                raise ValueError(f"{name} of {self} holds NaN or inf; download the file again")
-            self._finite.add(name)
+        for name in set(names) - self._shared["finite"]:
+            check_finite(getattr(self, name), f"{name} of {self}")
+            self._shared["finite"].add(name)

@@ -115,17 +115,20 @@ def columns_of(acts: SparseActs, ids: Tensor, d_sae: int) -> Tensor:
 def weighted_columns(W: Tensor, values: Tensor, indices: Tensor) -> Tensor:
     """Sum over e of values[t, e] * W[:, indices[t, e]]: float32 [tokens, d_model].
 
-    W is (d_model, d_sae), values and indices [tokens, entries]. Columns are strided in memory, so
-    they are gathered for one block of rows at a time and turned once; the block stays in cache
-    and W is never copied whole. Entries of value 0 cost nothing.
+    W is (d_model, d_sae), values and indices [tokens, entries]. Columns that lie in one piece
+    (W.T is contiguous) are read where they are. Others are gathered for one block of rows at a
+    time and turned; the block stays in cache and W is never copied whole. Entries of value 0 cost
+    nothing.
     """
     filled = values != 0
+    counts = filled.sum(-1)
+    offsets, weights = counts.cumsum(0) - counts, values[filled]
+    if W.dtype == torch.float32 and W.T.is_contiguous():
+        return embedding_bag(indices[filled], W.T, offsets, mode="sum", per_sample_weights=weights)
     used, places = torch.unique(indices[filled], return_inverse=True)
     out = torch.zeros(len(values), len(W), device=W.device)
     if not len(used):
         return out
-    counts = filled.sum(-1)
-    offsets, weights = counts.cumsum(0) - counts, values[filled]
     rows = min(128, max(1, BLOCK_BYTES // (4 * len(used))))
     for start in range(0, len(W), rows):
         part = slice(start, start + rows)

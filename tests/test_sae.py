@@ -123,6 +123,28 @@ def test_only_positive_features_are_active():
     )
 
 
+def test_w_dec_is_turned_once_and_stays_the_same(monkeypatch, x):
+    from qs_helpers import sae as module
+
+    kept = TopKSAE(**weights(), k=K)
+    monkeypatch.setattr(module, "TURN_NUMBERS", 0)
+    monkeypatch.setattr(module, "TURN_TOKENS", 3 * x[..., 0].numel())
+    sae = TopKSAE(**weights(), k=K)
+    other, acts = sae.read_as("official"), sae.encode(x)
+    for turned in (False, False, True, True):
+        assert torch.equal(sae.decode(acts), kept.decode(acts))
+        assert sae.W_dec.T.is_contiguous() is turned
+    assert torch.equal(sae.W_dec, kept.W_dec) and other.W_dec is sae.W_dec
+    assert torch.equal(sae.direction([3, 0]), kept.direction([3, 0]))
+    empty = SparseActs(acts.values * 0, acts.indices)
+    assert torch.equal(sae.decode(empty), kept.decode(empty))
+
+    def louder(acts):
+        return SparseActs(acts.values * 2, acts.indices)
+
+    assert torch.equal(sae.splice(x, louder), kept.splice(x, louder))
+
+
 def test_direction_is_a_column_of_w_dec(sae):
     assert torch.equal(sae.direction([3, 0]), sae.W_dec[:, [3, 0]].T)
     assert sae.direction(7).shape == (1, D_MODEL)

@@ -109,6 +109,7 @@ _MODULES = {
         "sentences_with",
     ),
     "scan": ("Scan", "scan_corpus"),
+    "scan_plan": ("ScanPlan", "plan_scan"),
     "views": ("across_layers", "compare_texts", "layer_map", "token_strip"),
     "cards": ("badges", "feature_card", "logit_lens", "nearest"),
     "concepts": ("ConceptSearch", "auroc", "concept_search"),

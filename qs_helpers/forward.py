@@ -2,6 +2,7 @@
 
 activations     the active features of every token, part by part
 Part            tokens of some texts at one layer
+chunk_tokens    tokens of a part
 residuals       the residuals of every token, part by part
 Residuals       the same tokens before an SAE has read them
 ends            the residuals of the last tokens of every text
@@ -9,7 +10,7 @@ peaks           the strongest activation of every feature in every text
 id_activations  one feature at every token of texts that are given as ids
 
 Attention sinks (see `sink_mask`) are marked and never counted. The median norm that says what a
-sink is is taken over a part, about CHUNK_TOKENS tokens.
+sink is is taken over a part, about `chunk_tokens` tokens.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,9 +25,20 @@ from .metrics import sink_mask
 from .sae import SparseActs
 from .tokens import batches
 
-__all__ = ["Part", "Residuals", "activations", "ends", "id_activations", "peaks", "residuals"]
+__all__ = [
+    "Part",
+    "Residuals",
+    "activations",
+    "chunk_tokens",
+    "ends",
+    "id_activations",
+    "peaks",
+    "residuals",
+]
 
-CHUNK_TOKENS = 8192  # whose residuals of all layers are held at a time
+CHUNK_TOKENS = 8192  # whose residuals of all layers are held at a time, or fewer:
+# A fixed number, not what is free: the median norm of a part must not depend on the machine.
+RESIDUAL_BYTES = 2**31
 
 
 class Part(NamedTuple):
@@ -61,7 +73,8 @@ def residuals(scope, texts: Iterable[str], layers=None) -> Iterator[Residuals]:
     too long, half a character.
     """
     layers = list(scope.layers) if layers is None else sorted(set(layers))
-    for first, chunk in _chunks(scope, texts):
+    most = chunk_tokens(len(layers), scope.d_model, scope.dtype)
+    for first, chunk in _chunks(texts, most):
         found, text, position, ids = _residuals(scope, scope.ids(chunk, first), layers)
         for layer in layers:
             x = found.pop(layer)
@@ -72,9 +85,12 @@ def residuals(scope, texts: Iterable[str], layers=None) -> Iterator[Residuals]:
 def activations(scope, texts: Iterable[str], layers=None) -> Iterator[Part]:
     """Active features of every token of `texts`, as `residuals` yields them.
 
-    One SAE is in use at a time.
+    One SAE is in use at a time; the file of the next one is read while it is.
     """
+    layers = list(scope.layers) if layers is None else sorted(set(layers))
+    following = dict(zip(layers, layers[1:] + layers[:1], strict=True))
     for part in residuals(scope, texts, layers):
+        scope.read_ahead(following[part.layer])
         acts = scope.sae(part.layer).encode(part.x)
         acts = SparseActs(acts.values.cpu(), acts.indices.cpu())
         yield Part(part.layer, acts, *part[2:])
@@ -94,14 +110,19 @@ def ends(
         yield part.layer, x.view(-1, n, x.shape[-1]), part.text[tail][::n].tolist()
 
 
-def _chunks(scope, texts: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
-    """Neighbouring texts of about CHUNK_TOKENS tokens, each list with its first number."""
+def chunk_tokens(n_layers: int, d_model: int, dtype: torch.dtype) -> int:
+    """Tokens of a part: CHUNK_TOKENS, or as many as have RESIDUAL_BYTES of residuals."""
+    return max(1, min(CHUNK_TOKENS, RESIDUAL_BYTES // (n_layers * d_model * dtype.itemsize)))
+
+
+def _chunks(texts: Iterable[str], most: int) -> Iterator[tuple[int, list[str]]]:
+    """Neighbouring texts of about `most` tokens, each list with its first number."""
     chunk, first, size = [], 0, 0
     for number, text in enumerate(texts):
         chunk.append(text)
         # Characters bound tokens from above closely enough to size a chunk.
         size += len(text) if isinstance(text, str) else 0
-        if size >= 3 * CHUNK_TOKENS:
+        if size >= 3 * most:
             yield first, chunk
             chunk, first, size = [], number + 1, 0
     if chunk:
@@ -124,7 +145,10 @@ def _residuals(scope, texts: list[list[int]], layers: list[int]):
         places.append((text, position, ids))
     text, position, ids = (torch.cat(column) for column in zip(*places, strict=True))
     order = (text * (int(position.max()) + 1) + position).argsort()
-    found = {layer: torch.cat(x)[order.to(x[0].device)] for layer, x in parts.items()}
+    found = {}
+    for layer in layers:  # each layer's parts are given up before the next is put together
+        x = torch.cat(parts.pop(layer))
+        found[layer] = x[order.to(x.device)]
     return found, text[order], position[order], ids[order]
 
 

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from .formats import CONVENTIONS
+from .mapped import gather_columns
 from .sae_checks import check_features, check_finite, checked_tokens
 from .screening import make_screen, screened
 from .topk import (
     SparseActs,
     columns_of,
-    gather_columns,
     may_fire,
     sparse_change,
     topk_linear,

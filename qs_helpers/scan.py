@@ -16,15 +16,14 @@ from pathlib import Path
 import numpy as np
 
 from .files import write_json
-from .forward import Part, activations
-from .kept import Kept, token_keys
+from .forward import activations
 from .presets import project_root
+from .scan_plan import refuse_scan
+from .scan_table import EDGES, Table
 
 __all__ = ["Scan", "scan_corpus"]
 
-TOP, SAMPLE = 20, 100  # contexts kept per feature: the strongest, and a random sample
 BANDS, PER_BAND = 10, 5
-EDGES = 2.0 ** (np.arange(-20, 41) / 2)  # of the histogram: half octaves from 2^-10 to 2^20
 VERSION = 1  # of the files; a change makes old scans unread
 
 
@@ -101,13 +100,15 @@ def scan_corpus(scope, texts: Iterable[str], layers=None, folder: Path | None = 
     `texts` is gone through twice: once for its name, once for the model.
 
     `folder` (default: runs/cache of the project) holds one folder a scan, named by what went in:
-    texts, weights, layers. It appears when it is complete. Memory does not grow with the corpus.
+    texts, weights, layers. It appears when it is complete. Memory does not grow with the corpus;
+    `plan_scan` says how much it is. MemoryError if that is not free.
     """
     layers = sorted({int(n) for n in (scope.layers if layers is None else layers)})
     home = Path(folder or project_root() / "runs" / "cache")
     place = home / f"scan-{_name(scope, texts, layers)}"
     if (place / "scan.json").is_file():
         return Scan(place)
+    refuse_scan(scope, layers)
     home.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=home, prefix=".scan-") as half:
         _write(scope, texts, layers, Path(half))
@@ -127,7 +128,7 @@ def _name(scope, texts: Iterable[str], layers: list[int]) -> str:
 
 def _write(scope, texts, layers: list[int], folder: Path) -> None:
     """Run over the corpus once and write the files of a scan."""
-    tables = {layer: _Table(scope.d_sae) for layer in layers}
+    tables = {layer: Table(scope.d_sae) for layer in layers}
     n_tokens, n_texts = 0, 0
     with open(folder / "ids.bin", "wb") as ids, open(folder / "ends.bin", "wb") as ends:
         for part in activations(scope, texts, layers):
@@ -142,34 +143,3 @@ def _write(scope, texts, layers: list[int], folder: Path) -> None:
     n_sinks = {layer: table.sinks for layer, table in tables.items()}
     about = {"layers": layers, "n_texts": n_texts, "n_tokens": n_tokens, "d_sae": scope.d_sae}
     write_json(folder / "scan.json", about | {"n_sinks": n_sinks})
-
-
-class _Table:
-    """What is kept of one layer while the corpus goes by."""
-
-    def __init__(self, d_sae: int):
-        self.fired, self.total = np.zeros(d_sae, np.int64), np.zeros(d_sae)
-        self.histogram = np.zeros((d_sae, len(EDGES) - 1), np.int64)
-        self.top, self.sample = Kept(d_sae, TOP), Kept(d_sae, SAMPLE)
-        self.sinks = 0
-
-    def add(self, part: Part) -> None:
-        active = (part.acts.values > 0) & part.keep[:, None]
-        self.sinks += int((~part.keep).sum())
-        token = active.nonzero()[:, 0].numpy()
-        values, features = part.acts.values[active].numpy(), part.acts.indices[active].numpy()
-        bins = np.searchsorted(EDGES, values, side="right") - 1
-        bins = bins.clip(0, len(EDGES) - 2)
-        self.fired += np.bincount(features, minlength=len(self.fired))
-        self.total += np.bincount(features, values, minlength=len(self.fired))
-        flat = np.bincount(features * (len(EDGES) - 1) + bins, minlength=self.histogram.size)
-        self.histogram += flat.reshape(self.histogram.shape)
-        text, position = part.text.numpy()[token], part.position.numpy()[token]
-        self.top.add(features, values.astype(np.float64), values, text, position)
-        self.sample.add(features, token_keys(text, position), values, text, position)
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        return {
-            "fired": self.fired, "total": self.total, "histogram": self.histogram,
-            "top": self.top.rows(), "sample": self.sample.rows(),
-        }  # fmt: skip

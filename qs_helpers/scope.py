@@ -11,8 +11,11 @@ from pathlib import Path
 import torch
 
 from . import catalog, hub, loading
+from .formats import read_sae
+from .mapped import read_ahead
 from .origins import BATCH_TOKENS, CACHE_BYTES, find_origin
 from .provenance import environment, fingerprint, last_name, portable
+from .screening import screen_bytes
 from .tokens import checked
 
 __all__ = ["CACHE_BYTES", "Scope", "load_scope"]
@@ -68,6 +71,7 @@ class Scope:
             return self._cache[layer]
         path = self._sae_file(layer)
         layer_bytes = 4 * (2 * self.d_model * self.d_sae + self.d_model + self.d_sae)
+        layer_bytes += screen_bytes(self.d_sae, self.d_model, self.device)
         while self._cache and (len(self._cache) + 1) * layer_bytes > self._cache_bytes:
             self._cache.popitem(last=False)  # before the next one is read: the peak stays bounded
         sae = loading.load_sae(
@@ -86,6 +90,15 @@ class Scope:
             )
         self._cache[layer], self._used[layer] = sae, path
         return sae
+
+    def read_ahead(self, layer: int) -> None:
+        """Begin to read the encoder of `layer` from its file, in the background.
+
+        Nothing happens where the SAE is kept already, or its file is not here yet.
+        """
+        folder, file = self._sae_source.folder, self._suite.files.get(layer)
+        if layer not in self._cache and folder and file and (folder / file).is_file():
+            read_ahead(read_sae(folder / file).tensors["W_enc"])
 
     def chat(self, messages, add_generation_prompt: bool = True) -> str:
         """The prompt that the model's chat template makes of a text or a list of messages.

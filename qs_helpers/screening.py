@@ -1,8 +1,9 @@
 """The exact float32 TopK of a large encoder on a CPU, found with cheaper products.
 
-Screen       what is known of an encoder's rows: in bfloat16, their norms and rounding errors
-make_screen  of W and b, or None where it would gain nothing
-screened     the k largest of relu(x @ W.T + b), and which products were needed
+Screen        what is known of an encoder's rows: in bfloat16, their norms and rounding errors
+make_screen   of W and b, or None where it would gain nothing
+screen_bytes  the memory that it takes
+screened      the k largest of relu(x @ W.T + b), and which products were needed
 
 The pre-activation of a token x and a row w is r = fl(x . w) + b, a float32 dot product, summed row
 by row (`torch.sparse.sampled_addmm`). The TopK is taken by r and, of equal ones, by the smaller
@@ -36,7 +37,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Screen", "make_screen", "screened"]
+__all__ = ["Screen", "make_screen", "screen_bytes", "screened"]
 
 U, V = 2.0**-24, 2.0**-8
 LEAST = 2**24  # numbers in W: below, one plain product is as fast
@@ -78,6 +79,12 @@ def make_screen(W: Tensor, b: Tensor, k: int) -> Screen | None:
         rows[:, -2] = _shortened(b)
         rows[:, -1] = _shortened(b - rows[:, -2].float())
     return Screen(rows, norm, short, error, float(b.abs().max()))
+
+
+def screen_bytes(d_sae: int, d_model: int, device: torch.device) -> int:
+    """Memory that the screen of a float32 encoder of this size takes on `device`."""
+    large = d_sae * d_model >= LEAST and device.type == "cpu"
+    return 2 * d_sae * (d_model + 2) if large and has_bf16() else 0
 
 
 def has_bf16() -> bool:

@@ -6,12 +6,8 @@ may_fire         tokens at which one of a few rows of W gives more than 0
 columns_of       the values of a few features among sparse activations
 weighted_columns sums of weighted columns of a matrix, reading only the columns in use
 sparse_change    the entries by which one set of active features differs from another
-gather_columns   a few columns of a matrix that may be memory-mapped
 """
 
-import ctypes
-import mmap
-import sys
 from typing import NamedTuple
 
 import torch
@@ -21,7 +17,6 @@ from torch.nn.functional import embedding_bag
 __all__ = [
     "SparseActs",
     "columns_of",
-    "gather_columns",
     "may_fire",
     "sparse_change",
     "topk_linear",
@@ -148,27 +143,3 @@ def sparse_change(old: SparseActs, new: SparseActs) -> SparseActs:
     return SparseActs(
         torch.cat([kept - old.values, fresh], -1), torch.cat([old.indices, new.indices], -1)
     )
-
-
-def gather_columns(W: Tensor, ids: Tensor) -> Tensor:
-    """W[:, ids] as rows, float32 [n, d_model]; of a memory-mapped W only the pages it touches.
-
-    A page fault normally reads its whole neighbourhood, which for strided columns adds up to the
-    whole matrix. On Linux the system is told, for the time of this read, not to do that.
-    """
-    advise = None
-    if W.device.type == "cpu" and sys.platform.startswith("linux"):
-        start = W.data_ptr() // mmap.PAGESIZE * mmap.PAGESIZE
-        length = W.data_ptr() + W.nbytes - start
-        madvise = ctypes.CDLL(None).madvise
-        madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-
-        def advise(advice):
-            madvise(start, length, advice)
-
-        advise(mmap.MADV_RANDOM)
-    try:
-        return W.index_select(1, ids).T.float().contiguous()
-    finally:
-        if advise:
-            advise(mmap.MADV_NORMAL)

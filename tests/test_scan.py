@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -10,8 +11,9 @@ from naive import scan as naive_scan
 
 import qs_helpers as qs
 import qs_helpers.scan as module
-from qs_helpers import forward
-from qs_helpers.kept import Kept, token_keys
+from qs_helpers import forward, scan_plan
+from qs_helpers.kept import ROW, Kept, token_keys
+from qs_helpers.scan_table import TOP, Table, table_bytes
 from qs_helpers.tiny import corpus
 from qs_helpers.tokens import batches
 
@@ -47,7 +49,7 @@ def tokens_of(scope, texts, layer):
 
 @pytest.mark.parametrize("layer", [0, 3, 5])
 def test_it_equals_counting_by_hand(scope, texts, found, layer):
-    expected = naive_scan(tokens_of(scope, texts, layer), scope.d_sae, module.TOP)
+    expected = naive_scan(tokens_of(scope, texts, layer), scope.d_sae, TOP)
     stats = found.stats(layer)
     # Padding changes sums in the last bits, so a feature at the edge of the TopK may differ.
     assert np.abs(stats["fired"] - expected["fired"]).sum() <= 2
@@ -106,7 +108,7 @@ def test_an_interrupted_scan_leaves_nothing_that_is_read_as_whole(
     def fail(self, part):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module._Table, "add", fail)
+    monkeypatch.setattr(module.Table, "add", fail)
     with pytest.raises(KeyboardInterrupt):
         qs.scan_corpus(scope, texts, [0], folder=tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -129,6 +131,44 @@ def test_how_the_corpus_is_cut_changes_nothing(scope, texts, found, tmp_path, mo
     assert np.abs(other.stats(2)["fired"] - found.stats(2)["fired"]).sum() <= 2
     ids = [other.ids(n).tolist() for n in range(len(texts))]
     assert ids == [found.ids(n).tolist() for n in range(len(texts))]
+
+
+# ---- the plan
+
+
+@pytest.mark.parametrize("name", sorted(qs.GROUPS))
+def test_residuals_of_every_group_fit_their_plan(name):
+    plan = qs.plan_scan(qs.get_group(name))
+    assert 1024 <= plan.tokens <= forward.CHUNK_TOKENS
+    assert plan.residuals <= 1.1 * forward.RESIDUAL_BYTES
+    assert qs.plan_scan(qs.get_group(name), [0]).tables < plan.tables
+
+
+def test_tables_take_no_more_than_planned():
+    """The worst case: every feature has more contexts than are kept, and all keys rise."""
+    d_sae, n = 300, 400
+    table = Table(d_sae)
+    tracemalloc.start()
+    for text in range(n):
+        values = torch.full((1, d_sae), 1.0 + text)
+        acts = qs.SparseActs(values, torch.arange(d_sae)[None])
+        keep, number = torch.ones(1, dtype=torch.bool), torch.tensor([text])
+        table.add(forward.Part(0, acts, keep, number, number * 0, number))
+    table.arrays()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    # `Kept` lets 200,000 rows wait, which is more than there are of so few features.
+    waiting = 2 * 4 * 200_000 * ROW.itemsize
+    assert peak < table_bytes(d_sae, 1) + waiting
+    assert sum(array.nbytes for array in table.arrays().values()) < table_bytes(d_sae, 1)
+
+
+def test_a_scan_that_does_not_fit_is_refused_before_it_runs(scope, texts, tmp_path, monkeypatch):
+    monkeypatch.setattr(scan_plan, "free_bytes", lambda device: 10**6)
+    with pytest.raises(MemoryError, match=r"scan of 6 layers, 8192 tokens at a time.*0.00 GB are"):
+        qs.scan_corpus(scope, texts[:1], folder=tmp_path)
+    monkeypatch.setattr(scan_plan, "free_bytes", lambda device: None)
+    assert qs.scan_corpus(scope, texts[:1], [0], folder=tmp_path).n_texts == 1
 
 
 def test_kept_contexts_do_not_depend_on_the_order_of_parts():

@@ -35,8 +35,8 @@ test: $(TEST_READY) lint  ## lint, unit tests, every notebook from 01 on
 	@$(BIN)/python -m pytest -q -n 2 --dist=worksteal --nbmake --nbmake-kernel=python3 \
 	  --nbmake-timeout=300 $(NOTEBOOKS)
 
-bench: $(TEST_READY)  ## our SAE arithmetic against its peers, as ratios; minutes, several GB
-	@PYTHONPATH=tests $(BIN)/python tests/benchmarks/bench_sae.py
+bench: $(TEST_READY)  ## speed and memory against peers, as ratios, into runs/speed
+	@PYTHONPATH=tests $(BIN)/python tests/benchmarks/bench.py $(ARGS)
 
 lint: $(READY)  ## check style of Python and notebooks
 	@$(BIN)/ruff check -q .

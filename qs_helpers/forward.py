@@ -10,9 +10,11 @@ peaks           the strongest activation of every feature in every text
 id_activations  one feature at every token of texts that are given as ids
 
 Attention sinks (see `sink_mask`) are marked and never counted. The median norm that says what a
-sink is is taken over a part, about `chunk_tokens` tokens.
+sink is is taken over a part: texts of `chunk_tokens` tokens at most. Parts depend neither on the
+machine nor on the dtype and the layers that are asked for, so what is counted does not either.
 """
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -36,9 +38,9 @@ __all__ = [
     "residuals",
 ]
 
-CHUNK_TOKENS = 8192  # whose residuals of all layers are held at a time, or fewer:
-# A fixed number, not what is free: the median norm of a part must not depend on the machine.
-RESIDUAL_BYTES = 2**31
+CHUNK_TOKENS = 8192  # whose residuals are held at a time, or as many as
+RESIDUAL_BYTES = 2**31  # hold those of all layers of a model in float32
+TOKENIZED = 64  # texts at a time
 
 
 class Part(NamedTuple):
@@ -73,9 +75,8 @@ def residuals(scope, texts: Iterable[str], layers=None) -> Iterator[Residuals]:
     too long, half a character.
     """
     layers = list(scope.layers) if layers is None else sorted(set(layers))
-    most = chunk_tokens(len(layers), scope.d_model, scope.dtype)
-    for first, chunk in _chunks(texts, most):
-        found, text, position, ids = _residuals(scope, scope.ids(chunk, first), layers)
+    for first, chunk in _chunks(scope, texts, chunk_tokens(scope)):
+        found, text, position, ids = _residuals(scope, chunk, layers)
         for layer in layers:
             x = found.pop(layer)
             yield Residuals(layer, x, ~sink_mask(x).cpu(), text + first, position, ids)
@@ -88,9 +89,10 @@ def activations(scope, texts: Iterable[str], layers=None) -> Iterator[Part]:
     One SAE is in use at a time; the file of the next one is read while it is.
     """
     layers = list(scope.layers) if layers is None else sorted(set(layers))
-    following = dict(zip(layers, layers[1:] + layers[:1], strict=True))
+    following = dict(zip(layers, layers[1:], strict=False))
     for part in residuals(scope, texts, layers):
-        scope.read_ahead(following[part.layer])
+        if part.layer in following:
+            scope.read_ahead(following[part.layer])
         acts = scope.sae(part.layer).encode(part.x)
         acts = SparseActs(acts.values.cpu(), acts.indices.cpu())
         yield Part(part.layer, acts, *part[2:])
@@ -110,36 +112,45 @@ def ends(
         yield part.layer, x.view(-1, n, x.shape[-1]), part.text[tail][::n].tolist()
 
 
-def chunk_tokens(n_layers: int, d_model: int, dtype: torch.dtype) -> int:
-    """Tokens of a part: CHUNK_TOKENS, or as many as have RESIDUAL_BYTES of residuals."""
-    return max(1, min(CHUNK_TOKENS, RESIDUAL_BYTES // (n_layers * d_model * dtype.itemsize)))
+def chunk_tokens(suite) -> int:
+    """The most tokens of a part, for a scope or a group of the catalog."""
+    return min(CHUNK_TOKENS, RESIDUAL_BYTES // (4 * suite.n_layers * suite.d_model))
 
 
-def _chunks(texts: Iterable[str], most: int) -> Iterator[tuple[int, list[str]]]:
-    """Neighbouring texts of about `most` tokens, each list with its first number."""
+def _chunks(scope, texts: Iterable[str], most: int) -> Iterator[tuple[int, list[list[int]]]]:
+    """Token ids of neighbouring texts, at most `most` tokens (or one text), each list with the
+    number of its first text."""
     chunk, first, size = [], 0, 0
-    for number, text in enumerate(texts):
-        chunk.append(text)
-        # Characters bound tokens from above closely enough to size a chunk.
-        size += len(text) if isinstance(text, str) else 0
-        if size >= 3 * most:
-            yield first, chunk
-            chunk, first, size = [], number + 1, 0
+    for start, group in _groups(texts):
+        for number, ids in enumerate(scope.ids(group, start), start):
+            if chunk and size + len(ids) > most:
+                yield first, chunk
+                chunk, first, size = [], number, 0
+            chunk.append(ids)
+            size += len(ids)
     if chunk:
         yield first, chunk
+
+
+def _groups(texts: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
+    texts = enumerate(texts)
+    while group := list(itertools.islice(texts, TOKENIZED)):
+        yield group[0][0], [text for _, text in group]
 
 
 def _residuals(scope, texts: list[list[int]], layers: list[int]):
     """Residuals {layer: [tokens, d_model]} of texts given as ids, with text, position and id of
     each token. Tokens are in the order of the texts, whatever order they were run in."""
     parts, places = {layer: [] for layer in layers}, []
-    for batch in batches({i: len(ids) for i, ids in enumerate(texts)}, scope.batch_tokens):
+    # Padded residuals of a batch are held beside those of the part.
+    most = min(scope.batch_tokens, chunk_tokens(scope) // 2)
+    for batch in batches({i: len(ids) for i, ids in enumerate(texts)}, most):
         padded = scope.tokens([texts[i] for i in batch])
         real = padded["attention_mask"].bool()
         with capture(scope.model, layers) as captured:
             scope.model(**padded, use_cache=False)
         for layer in layers:
-            parts[layer].append(captured[layer][real])
+            parts[layer].append(captured.pop(layer)[real])
         text = torch.tensor(batch)[real.nonzero()[:, 0].cpu()]
         position, ids = (real.cumsum(1) - 1)[real].cpu(), padded["input_ids"][real].cpu()
         places.append((text, position, ids))

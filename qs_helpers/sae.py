@@ -5,6 +5,7 @@ TopKSAE      encode, decode, reconstruct, splice, direction
 CONVENTIONS  how other suites store and read their SAEs
 """
 
+import functools
 from collections.abc import Callable
 
 import torch
@@ -30,6 +31,17 @@ CHUNK_BYTES = 2**26  # 512 tokens of 32768 features
 TURN_TOKENS, TURN_NUMBERS = 1024, 2**24
 
 
+def _float32(method):
+    """Without gradients, and outside of autocast, which would compute in another type."""
+
+    @functools.wraps(method)
+    def run(self, *args, **kwargs):
+        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+            return method(self, *args, **kwargs)
+
+    return run
+
+
 class TopKSAE:
     """A TopK SAE in the official orientation: a feature's direction is a column of W_dec.
 
@@ -43,7 +55,7 @@ class TopKSAE:
     Large float32 encoders on a CPU are screened in bfloat16 (see screening.py): the same TopK,
     sooner, for half of W_enc's memory more. `settled` counts the tokens that this was enough for.
     W_dec is turned in memory, once, when many tokens were decoded: columns are then read in one
-    piece. The values stay.
+    piece. The values stay; for that moment W_dec exists twice.
     """
 
     def __init__(
@@ -105,7 +117,7 @@ class TopKSAE:
         new._shared = self._shared  # the same tensors: what was checked stays checked
         return new
 
-    @torch.no_grad()
+    @_float32
     def encode(self, x: Tensor, chunk_bytes: int = CHUNK_BYTES) -> SparseActs:
         """The k largest positive pre-activations of each token; x [..., d_model], any float dtype.
 
@@ -117,7 +129,7 @@ class TopKSAE:
         acts = self._largest(self._read(x), chunk_bytes)
         return SparseActs(*(part.view(*x.shape[:-1], self.k) for part in acts))
 
-    @torch.no_grad()
+    @_float32
     def some(self, x: Tensor, ids: Tensor) -> Tensor:
         """What `encode` gives for a few features: float32 [..., n], 0 where one is not active.
 
@@ -127,14 +139,14 @@ class TopKSAE:
         """
         flat, ids = self._read(x), ids.to(self.device)
         check_features(ids, self)
-        out = torch.zeros(len(flat), len(ids), device=self.device)
+        out = torch.zeros(len(flat), len(ids), device=self.device, dtype=torch.float32)
         near = may_fire(flat, self.W_enc[ids], self.b_enc[ids])
         if near.any():
             acts = self._largest(flat[near], CHUNK_BYTES)
             out[near] = columns_of(acts, ids, self.d_sae)
         return out.view(*x.shape[:-1], len(ids))
 
-    @torch.no_grad()
+    @_float32
     def decode(self, acts: SparseActs) -> Tensor:
         """The reconstruction, float32 [..., d_model]; uses only the columns in `acts.indices`."""
         self._require_finite("W_dec", "b_dec")
@@ -145,7 +157,7 @@ class TopKSAE:
         """decode(encode(x)), float32 [..., d_model]."""
         return self.decode(self.encode(x))
 
-    @torch.no_grad()
+    @_float32
     def splice(self, x: Tensor, edit: Callable[[SparseActs], SparseActs] | None = None) -> Tensor:
         """x with some features changed and the SAE's error kept, in x's dtype, [..., d_model].
 
@@ -173,7 +185,7 @@ class TopKSAE:
         out[touched] = (out[touched].float() + delta).to(x.dtype)
         return out.view(x.shape)
 
-    @torch.no_grad()
+    @_float32
     def direction(self, ids) -> Tensor:
         """What one unit of each feature adds to the reconstruction: float32 [n, d_model].
 
@@ -214,9 +226,10 @@ class TopKSAE:
     def _combine(self, values: Tensor, indices: Tensor) -> Tensor:
         """Sums of columns of W_dec, float32 [tokens, d_model]."""
         self._shared["decoded"] += len(values)
-        W, large = self.W_dec, self.W_dec.numel() >= TURN_NUMBERS
-        if large and self._shared["decoded"] >= TURN_TOKENS and not W.T.is_contiguous():
-            self._shared["W_dec"] = W.T.contiguous().T
+        large = self.W_dec.numel() >= TURN_NUMBERS and self.dtype == torch.float32
+        often = self._shared["decoded"] >= TURN_TOKENS
+        if large and often and not self.W_dec.T.is_contiguous():
+            self._shared["W_dec"] = self.W_dec.T.contiguous().T
         return weighted_columns(self.W_dec, values, indices)
 
     def _entries(self, acts: SparseActs) -> SparseActs:

@@ -24,7 +24,7 @@ from .scan_table import EDGES, Table
 __all__ = ["Scan", "scan_corpus"]
 
 BANDS, PER_BAND = 10, 5
-VERSION = 1  # of the files; a change makes old scans unread
+VERSION = 2  # of the files; a change makes old scans unread
 
 
 class Scan:

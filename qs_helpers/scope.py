@@ -6,6 +6,7 @@ CACHE_BYTES  how much memory SAEs that were read before may occupy
 """
 
 from collections import OrderedDict
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -31,6 +32,7 @@ class Scope:
     n_layers    depth of the model;  d_model, d_sae, k: widths and active features per token
     device, dtype   of the model; SAEs are float32 on the same device
     batch_tokens    of one forward pass over texts, padding included
+    cache_bytes     memory that SAEs read before may occupy
     is_tiny     True for the embedded scopes
     """
 
@@ -45,7 +47,10 @@ class Scope:
         self.batch_tokens = batch_tokens
         self.is_tiny = name in catalog.TINY
         self._suite, self._model_source, self._sae_source = suite, model_source, sae_source
-        self._cache, self._cache_bytes = OrderedDict(), cache_bytes
+        self._cache, self.cache_bytes = OrderedDict(), cache_bytes
+        self._layer_bytes = 4 * (2 * self.d_model * self.d_sae + self.d_model + self.d_sae)
+        self._layer_bytes += screen_bytes(self.d_sae, self.d_model, self.device)
+        self._ahead = None  # the thread that reads an SAE's file
         self._used, self._fingerprints = {}, {}  # layer -> file that was read; file -> sha256
 
     @property
@@ -56,6 +61,10 @@ class Scope:
     def __repr__(self):
         layers = catalog.spans(self.layers)
         return f"Scope({self.name}: d_model {self.d_model}, d_sae {self.d_sae}, layers {layers})"
+
+    @property
+    def kept_bytes(self) -> int:  # memory of the SAEs that are kept now, at most
+        return len(self._cache) * self._layer_bytes
 
     def sae(self, layer: int):
         """The TopKSAE of decoder layer `layer`, read on first use and kept while memory allows.
@@ -70,19 +79,12 @@ class Scope:
             self._cache.move_to_end(layer)
             return self._cache[layer]
         path = self._sae_file(layer)
-        layer_bytes = 4 * (2 * self.d_model * self.d_sae + self.d_model + self.d_sae)
-        layer_bytes += screen_bytes(self.d_sae, self.d_model, self.device)
-        while self._cache and (len(self._cache) + 1) * layer_bytes > self._cache_bytes:
+        while self._cache and self.kept_bytes + self._layer_bytes > self.cache_bytes:
             self._cache.popitem(last=False)  # before the next one is read: the peak stays bounded
         sae = loading.load_sae(
-            path,
-            k=self.k,
-            convention=self._suite.convention,
-            layer=layer,
-            expect_d_model=self.d_model,
-            device=self.device,
-            dtype=torch.float32,
-        )
+            path, k=self.k, convention=self._suite.convention, layer=layer,
+            expect_d_model=self.d_model, device=self.device, dtype=torch.float32,
+        )  # fmt: skip
         if sae.d_sae != self.d_sae:
             raise ValueError(
                 f"{path} has {sae.d_sae} features, but {self._sae_source.name} says {self.d_sae}; "
@@ -94,11 +96,14 @@ class Scope:
     def read_ahead(self, layer: int) -> None:
         """Begin to read the encoder of `layer` from its file, in the background.
 
-        Nothing happens where the SAE is kept already, or its file is not here yet.
+        Nothing happens where the SAE is kept, its file is not here yet, or another is being read.
         """
         folder, file = self._sae_source.folder, self._suite.files.get(layer)
-        if layer not in self._cache and folder and file and (folder / file).is_file():
-            read_ahead(read_sae(folder / file).tensors["W_enc"])
+        busy = self._ahead is not None and self._ahead.is_alive()
+        if layer in self._cache or busy or not (folder and file):
+            return
+        with suppress(OSError, ValueError):  # who uses the file is told what is wrong with it
+            self._ahead = read_ahead(read_sae(folder / file).tensors["W_enc"])
 
     def chat(self, messages, add_generation_prompt: bool = True) -> str:
         """The prompt that the model's chat template makes of a text or a list of messages.
@@ -111,10 +116,8 @@ class Scope:
             messages = [{"role": "user", "content": messages}]
         return self.tokenizer.apply_chat_template(
             messages,
-            tokenize=False,
-            add_generation_prompt=add_generation_prompt,
-            enable_thinking=False,
-        )
+            tokenize=False, add_generation_prompt=add_generation_prompt, enable_thinking=False,
+        )  # fmt: skip
 
     def ids(self, texts, first: int = 0) -> list[list[int]]:
         """Token ids of each text, without padding.

@@ -16,7 +16,7 @@ float32 sum of d products (Higham 2002, section 3.1),
 
     |s - r| <= |x| |w - w'| + |x - x'| |w'| + 4 (d + 4) u (|x| |w| + |b|) + v^2 |b| + v |s|,
 
-and 2^-100 for all that underflows. Write it as |s - r| <= B + v |s|.
+and 2^-100 + 2^-125 d (|x| + |w|) for all that underflows. Write it as |s - r| <= B + v |s|.
 
 Numbers that are not positive count as 0, and rows with r <= 0 are in no TopK.
 
@@ -37,12 +37,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .topk import exact_products
+
 __all__ = ["Screen", "make_screen", "screen_bytes", "screened"]
 
 U, V = 2.0**-24, 2.0**-8
 LEAST = 2**24  # numbers in W: below, one plain product is as fast
 BLOCK = 16  # rows of a block
-MOST = 16  # blocks that are looked into, for each place in the TopK
+MOST = 6  # blocks that are looked into, for each place in the TopK
 
 
 class Screen(NamedTuple):
@@ -67,7 +69,7 @@ def make_screen(W: Tensor, b: Tensor, k: int) -> Screen | None:
     if not large or W.device.type != "cpu" or W.dtype != torch.float32 or not W.is_contiguous():
         return None
     rows = torch.empty(len(W), W.shape[1] + 2, dtype=torch.bfloat16) if has_bf16() else None
-    norm, short, error = torch.empty(3, len(W))
+    norm, short, error = torch.empty(3, len(W), dtype=torch.float32)
     for start in range(0, len(W), 64):  # rows that stay in the cache
         part = slice(start, start + 64)
         shortened = _shortened(W[part])
@@ -98,9 +100,11 @@ def screened(x: Tensor, W: Tensor, b: Tensor, k: int, screen: Screen, chunk_byte
     relu(x @ W.T + b), for x float32 [tokens, d_model].
 
     An empty place has value 0 and index 0. `settled` {"bfloat16", "float32", "all": tokens} says
-    which products were enough. One matrix of pre-activations takes about `chunk_bytes` at most.
+    which products were enough. Pre-activations of one chunk take about `chunk_bytes` at most, and
+    what is looked into among them up to three times as much.
     """
-    values, indices = torch.zeros(len(x), k), torch.zeros(len(x), k, dtype=torch.int64)
+    values = torch.zeros(len(x), k, dtype=torch.float32)
+    indices = torch.zeros(len(x), k, dtype=torch.int64)
     settled = {"bfloat16": 0, "float32": 0, "all": 0}
     open_ = torch.arange(len(x))
     for form in list(settled)[screen.rows is None :]:
@@ -149,7 +153,7 @@ def _candidates(x: Tensor, W: Tensor, b: Tensor, k: int, screen: Screen, bf16: b
         value[inside],
     )
     first = value >= m[token]
-    r = torch.zeros(len(token))
+    r = torch.zeros(len(token), dtype=torch.float32)
     r[first] = _products(x, W, b, token[first], feature[first])
     lowest = torch.full_like(m, torch.inf).scatter_reduce_(0, token[first], r[first], "amin")
     bound = torch.where(bound > 0, lowest.double(), 0)  # at 0 there may be fewer than k of them
@@ -167,9 +171,11 @@ def _screen(x: Tensor, W: Tensor, b: Tensor, screen: Screen, bf16: bool):
     lost = torch.zeros_like(length)
     size = length * float(screen.norm.max()) + screen.bias
     fixed = 4 * (x.shape[1] + 4) * U * size + 2.0**-100
-    if not bf16 and torch.get_float32_matmul_precision() == "highest":
+    # Factors below 2^-126 may be read as 0, in s or in r.
+    fixed = fixed + 2.0**-125 * x.shape[1] * (length + float(screen.norm.max()))
+    if not bf16 and exact_products():
         return torch.addmm(b, x, W.T), U, fixed, lost, lost
-    # Below "highest" a float32 product may be computed as bfloat16's.
+    # A float32 product that is not exact may be one of bfloat16 factors.
     short = _shortened(x)
     fixed = fixed + V**2 * screen.bias
     lost = torch.linalg.vector_norm(x - short.float(), dim=-1, dtype=torch.float64)
@@ -192,9 +198,13 @@ def _products(x: Tensor, W: Tensor, b: Tensor, token: Tensor, feature: Tensor) -
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support")
         wanted = torch.sparse_csr_tensor(
-            starts, token[order], torch.zeros(len(order)), (len(W), len(x)), check_invariants=False
+            starts,
+            token[order],
+            torch.zeros(len(order), dtype=torch.float32),
+            (len(W), len(x)),
+            check_invariants=False,
         )
-    dots = torch.empty(len(order))
+    dots = torch.empty(len(order), dtype=torch.float32)
     dots[order] = torch.sparse.sampled_addmm(wanted, W, x.T, beta=0.0).values()
     return (dots + b[feature]).relu_()
 
@@ -206,7 +216,7 @@ def _largest(token: Tensor, feature: Tensor, r: Tensor, n: int, k: int):
     place = torch.arange(len(token)) - (counts.cumsum(0) - counts)[token[order]]
     width = max(k, int(counts.max()))
     features = torch.full((n, width), torch.iinfo(torch.int64).max)
-    values = torch.zeros(n, width)
+    values = torch.zeros(n, width, dtype=torch.float32)
     features[token[order], place], values[token[order], place] = feature[order], r[order]
     features, order = features.sort(-1)
     values, order = values.gather(1, order).sort(dim=-1, descending=True, stable=True)

@@ -2,6 +2,7 @@
 
 SparseActs       the k active features of each token: values and indices
 topk_linear      the k largest of relu(x @ W.T + b), chunk by chunk
+exact_products   whether float32 products are computed in float32
 may_fire         tokens at which one of a few rows of W gives more than 0
 columns_of       the values of a few features among sparse activations
 weighted_columns sums of weighted columns of a matrix, reading only the columns in use
@@ -17,6 +18,7 @@ from torch.nn.functional import embedding_bag
 __all__ = [
     "SparseActs",
     "columns_of",
+    "exact_products",
     "may_fire",
     "sparse_change",
     "topk_linear",
@@ -43,7 +45,7 @@ def topk_linear(x: Tensor, W: Tensor, b: Tensor, k: int, chunk_bytes: int) -> Sp
 
     In float32; the dense (tokens, d_sae) matrix exists for one chunk of `chunk_bytes` at a time.
     """
-    values = torch.empty(len(x), k, device=x.device)
+    values = torch.empty(len(x), k, device=x.device, dtype=torch.float32)
     indices = torch.empty(len(x), k, device=x.device, dtype=torch.int64)
     step = max(1, chunk_bytes // (4 * len(W)))
     for start in range(0, len(x), step):
@@ -76,12 +78,20 @@ def _linear(x: Tensor, W: Tensor, b: Tensor) -> Tensor:
     if W.dtype == torch.float32:
         return torch.addmm(b, x, W.T)
     # Weights kept in another dtype are widened block by block, never as a whole second copy.
-    out = torch.empty(len(x), len(W), device=x.device)
+    out = torch.empty(len(x), len(W), device=x.device, dtype=torch.float32)
     rows = max(1, BLOCK_BYTES // (4 * W.shape[1]))
     for start in range(0, len(W), rows):
         part = slice(start, start + rows)
         out[:, part] = torch.addmm(b[part], x, W[part].float().T)
     return out
+
+
+def exact_products() -> bool:
+    """Whether torch computes float32 products in float32: it may be told to be faster instead."""
+    try:
+        return torch.get_float32_matmul_precision() == "highest"
+    except RuntimeError:  # said by a backend's own setting, which this cannot tell
+        return False
 
 
 def may_fire(x: Tensor, W: Tensor, b: Tensor) -> Tensor:
@@ -90,8 +100,11 @@ def may_fire(x: Tensor, W: Tensor, b: Tensor) -> Tensor:
     W is a few rows (n, d_model). A float32 sum of d products differs from the exact one by at
     most d u sum |x_i w_i| (u = 2^-24, to first order; Higham 2002, section 3.1), and that sum is
     at most max|x| * sum|w|. Two ways of summing differ by less than twice that, with room for what
-    underflows: a token that is left out has no positive value either way.
+    underflows: a token that is left out has no positive value either way. Where products are not
+    exact, no token is left out.
     """
+    if not exact_products():
+        return torch.ones(len(x), dtype=torch.bool, device=x.device)
     x, W, d = x.float(), W.float(), W.shape[1]
     most = torch.outer(x.abs().amax(-1), W.abs().sum(-1)) + b.abs()
     return (torch.addmm(b, x, W.T) > -d * (2.0**-22 * most + 2.0**-120)).any(-1)
@@ -102,7 +115,7 @@ def columns_of(acts: SparseActs, ids: Tensor, d_sae: int) -> Tensor:
     float32 [tokens, n]."""
     place = torch.full((d_sae,), len(ids), device=acts.indices.device)
     place[ids] = torch.arange(len(ids), device=place.device)
-    out = torch.zeros(len(acts.values), len(ids) + 1, device=place.device)
+    out = torch.zeros(len(acts.values), len(ids) + 1, device=place.device, dtype=torch.float32)
     out.scatter_add_(1, place[acts.indices], acts.values)
     return out[:, place[ids]]
 
@@ -121,7 +134,7 @@ def weighted_columns(W: Tensor, values: Tensor, indices: Tensor) -> Tensor:
     if W.dtype == torch.float32 and W.T.is_contiguous():
         return embedding_bag(indices[filled], W.T, offsets, mode="sum", per_sample_weights=weights)
     used, places = torch.unique(indices[filled], return_inverse=True)
-    out = torch.zeros(len(values), len(W), device=W.device)
+    out = torch.zeros(len(values), len(W), device=W.device, dtype=torch.float32)
     if not len(used):
         return out
     rows = min(128, max(1, BLOCK_BYTES // (4 * len(used))))

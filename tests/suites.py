@@ -1,8 +1,9 @@
 """Small random models and SAE suites, written to disk in the formats that real ones have.
 
-write_model   a Qwen3 model folder with random weights and a byte-level tokenizer
-write_suite   an SAE suite in the official format: layer{n}.sae.pt and config.json
-random_sae    the four tensors of one official SAE file
+byte_tokenizer  a tokenizer without merges
+write_model     a Qwen3 model folder with random weights and a byte-level tokenizer
+write_suite     an SAE suite in the official format: layer{n}.sae.pt and config.json
+random_sae      the four tensors of one official SAE file
 """
 
 import json
@@ -16,7 +17,7 @@ CHATML = (
 )
 
 
-def _tokenizer(chat_template: str | None):
+def byte_tokenizer(chat_template: str | None):
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -64,7 +65,7 @@ def write_model(
     hook = logging.set_tqdm_hook(lambda bar, args, kwargs: bar(*args, **kwargs | {"disable": True}))
     Qwen3ForCausalLM(config).to(dtype).save_pretrained(folder)
     logging.set_tqdm_hook(hook)
-    _tokenizer(chat_template).save_pretrained(folder)
+    byte_tokenizer(chat_template).save_pretrained(folder)
     return Path(folder)
 
 

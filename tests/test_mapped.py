@@ -1,14 +1,19 @@
 """Mapped weights: a column costs its pages, and what is read ahead need not be read again."""
 
+import ctypes
+import mmap
 import os
 import sys
+import threading
+import weakref
 
 import pytest
 import torch
 
 import qs_helpers as qs
+from qs_helpers import mapped
 from qs_helpers.formats import read_sae
-from qs_helpers.mapped import gather_columns, read_ahead
+from qs_helpers.mapped import PAGE, gather_columns, read_ahead
 
 linux = pytest.mark.skipif(
     not sys.platform.startswith("linux"), reason="asks Linux what lies in its page cache"
@@ -65,17 +70,57 @@ def test_read_ahead_reads_one_matrix(big_file):
     thread = read_ahead(tensors["W_enc"])
     thread.join(30)
     read = rss_of_file(big_file)
-    if read < 2**20:
+    probe = mmap.mmap(-1, mmap.PAGESIZE)
+    place = ctypes.addressof(ctypes.c_char.from_buffer(probe))
+    if mapped._madvise()(place, mmap.PAGESIZE, 22) != 0:  # MADV_POPULATE_READ
         pytest.skip("this kernel does not populate mapped memory on request")
     assert tensors["W_enc"].nbytes <= read < 1.2 * tensors["W_enc"].nbytes
     assert read_ahead(tensors["b_dec"]) is None, "not worth a thread"
+
+
+@linux
+def test_the_pages_of_a_column_are_asked_for_and_no_others(monkeypatch):
+    asked = []
+    monkeypatch.setattr(mapped, "_madvise", lambda: lambda *advice: asked.append(advice))
+    W = torch.randn(600, 4096)
+    gather_columns(W, torch.tensor([7, 4000]))
+    (start, length, random), *pages, (again, as_long, normal) = asked
+    assert (random, normal) == (mmap.MADV_RANDOM, mmap.MADV_NORMAL)
+    assert (again, as_long) == (start, length)
+    assert start <= W.data_ptr() and start + length == W.data_ptr() + W.nbytes
+    wanted = {
+        (W.data_ptr() + 4 * (4096 * row + f)) // PAGE for row in range(600) for f in (7, 4000)
+    }
+    assert {page // PAGE for page, _, _ in pages} == wanted
+    assert {(n, advice) for _, n, advice in pages} == {(PAGE, mmap.MADV_WILLNEED)}
+
+
+@linux
+def test_what_is_read_ahead_stays_mapped(monkeypatch):
+    begun, go = threading.Event(), threading.Event()
+
+    def slow(*advice):
+        begun.set()
+        go.wait(30)
+
+    monkeypatch.setattr(mapped, "_madvise", lambda: slow)
+    W = torch.zeros(2**21)
+    alive = weakref.ref(W)
+    thread = read_ahead(W)
+    assert begun.wait(30)
+    del W
+    assert alive() is not None
+    go.set()
+    thread.join(30)
+    del thread
+    assert alive() is None
 
 
 def test_a_scan_reads_the_next_layer_ahead(monkeypatch):
     scope, asked = qs.load_scope("tiny"), []
     monkeypatch.setattr(type(scope), "read_ahead", lambda self, layer: asked.append(layer))
     parts = [part.layer for part in qs.activations(scope, ["One text."], [0, 3, 5])]
-    assert parts == [0, 3, 5] and asked == [3, 5, 0]
+    assert parts == [0, 3, 5] and asked == [3, 5]
 
 
 def test_what_is_kept_or_not_here_is_not_read_ahead(monkeypatch):
@@ -89,3 +134,32 @@ def test_what_is_kept_or_not_here_is_not_read_ahead(monkeypatch):
     scope.read_ahead(3)
     scope.read_ahead(99)
     assert len(read) == 1
+
+
+@linux
+def test_one_file_is_read_at_a_time_and_a_broken_one_is_left_to_its_user(monkeypatch, tmp_path):
+    from qs_helpers import scope as module
+
+    scope, read = qs.load_scope("tiny"), []
+    go = threading.Event()
+
+    def slowly(W):
+        read.append(W)
+        thread = threading.Thread(target=go.wait, args=[30], daemon=True)
+        thread.start()
+        return thread
+
+    monkeypatch.setattr(module, "read_ahead", slowly)
+    scope.read_ahead(1)
+    scope.read_ahead(2)
+    assert len(read) == 1
+    go.set()
+    scope._ahead.join(30)
+    scope.read_ahead(2)
+    assert len(read) == 2
+    scope._ahead.join(30)
+    (tmp_path / "layer4.sae.pt").write_bytes(b"half of it")
+    scope._sae_source = scope._sae_source._replace(folder=tmp_path)
+    scope.read_ahead(4)
+    scope.read_ahead(5)  # not there
+    assert len(read) == 2

@@ -1,0 +1,144 @@
+"""Encode, decode, splice and one feature, on the official shapes with random weights.
+
+Peers: SAELens's TopKSAE; the five lines of the model cards; the bare float32 matmul of an encoder,
+the floor of everything that computes all pre-activations in float32.
+"""
+
+import gc
+
+import torch
+from peers import random_pair
+from sae_lens.saes import topk_sae
+from timing import Row, interleaved
+
+from qs_helpers import SparseActs
+from qs_helpers.sae import TURN_TOKENS
+
+SHAPES = [(2048, 32768, 50), (4096, 65536, 100), (5120, 81920, 100)]
+TOKENS = 512
+
+
+def named(shape) -> str:
+    return f"{shape[0]} × {shape[1]}, k {shape[2]}"
+
+
+def pair(shape, device):
+    """Our SAE and SAELens's, each with its matrices as it has them after loading."""
+    ours, theirs = random_pair(topk_sae, *shape)
+    for name in ("W_enc", "W_dec"):
+        weight = getattr(theirs, name)
+        weight.data = weight.data.contiguous()
+    return ours.to(device), theirs.to(device)
+
+
+def tokens(n, d_model, device):
+    return torch.randn(n, d_model, generator=torch.Generator().manual_seed(1)).to(device)
+
+
+def five_lines(x, sae):
+    """As the model cards show it: dense pre-activations, TopK, and a dense vector of features."""
+    pre = x @ sae.W_enc.T + sae.b_enc
+    values, indices = pre.topk(sae.k, dim=-1)
+    return torch.zeros_like(pre).scatter_(-1, indices, values)
+
+
+def doubled(acts):
+    return SparseActs(acts.values * 2, acts.indices)
+
+
+def spliced(x, sae):
+    """x with all features doubled and the error kept, as one writes it around SAELens."""
+    acts = sae.encode(x)
+    return x + sae.decode(2 * acts) - sae.decode(acts)
+
+
+def same_sets(acts, dense, k) -> tuple[float, float]:
+    """(share of tokens with the same active features, largest difference of their values)."""
+    values, indices = dense.topk(k, dim=-1)
+    both = acts.indices.sort(-1).values == indices.sort(-1).values
+    return both.all(-1).float().mean().item(), (acts.values - values).abs().max().item()
+
+
+@torch.no_grad()
+def one_shape(shape, device) -> tuple[list[Row], dict]:
+    ours, theirs = pair(shape, device)
+    x = tokens(TOKENS, shape[0], device)
+    acts, lens_acts, dense = ours.encode(x), theirs.encode(x), five_lines(x, ours)
+    share, difference = same_sets(acts, lens_acts, shape[2])
+    exact = {"same features": share, "largest difference": difference, "settled": ours.settled}
+    for _ in range(TURN_TOKENS // TOKENS):
+        ours.decode(acts)
+    feature, cuda = torch.tensor([7], device=device), torch.device(device).type == "cuda"
+    targets = {"encode": 5 if cuda else 2, "decode": 5 if cuda else 50}
+    tasks = {
+        "encode": {
+            "ours": lambda: ours.encode(x),
+            "sae-lens": lambda: theirs.encode(x),
+            "five lines": lambda: five_lines(x, ours),
+            "float32 matmul": lambda: torch.addmm(ours.b_enc, x, ours.W_enc.T),
+        },
+        "decode": {
+            "ours": lambda: ours.decode(acts),
+            "sae-lens": lambda: theirs.decode(lens_acts),
+            "five lines": lambda: dense @ ours.W_dec.T + ours.b_dec,
+        },
+        "splice": {
+            "ours": lambda: ours.splice(x, doubled),
+            "sae-lens": lambda: spliced(x, theirs),
+        },
+        "one feature": {
+            "ours": lambda: ours.some(x, feature),
+            "sae-lens": lambda: theirs.encode(x)[:, feature],
+        },
+    }  # fmt: skip
+    rows = []
+    for task, functions in tasks.items():
+        found = interleaved(functions, device)
+        for peer in list(found)[1:]:
+            target = targets.get(task) if peer == "sae-lens" and shape != SHAPES[2] else None
+            rows.append(Row("arithmetic", task, named(shape), found["ours"] * 1e3, peer,
+                            found[peer] * 1e3, "ms", "faster", target))  # fmt: skip
+    return rows, exact
+
+
+def arithmetic(device) -> tuple[list[Row], dict[str, dict]]:
+    rows, exact = [], {}
+    for shape in SHAPES:
+        found, exact[named(shape)] = one_shape(shape, device)
+        rows += found
+        gc.collect()
+    return rows, exact
+
+
+GROWTH = {
+    "tokens": [(2048, 32768, 50, n) for n in (1, 8, 64, 512, 2048)],
+    "d_sae": [(2048, n, 50, TOKENS) for n in (8192, 16384, 32768, 65536)],
+    "k": [(2048, 32768, n, TOKENS) for n in (25, 50, 100, 200)],
+}
+
+
+@torch.no_grad()
+def growth(device) -> list[dict]:
+    """[{along, at, task, ours, sae-lens}]: milliseconds of encode and decode, one size varied."""
+    found = []
+    for along, cases in GROWTH.items():
+        for d_model, d_sae, k, n in cases:
+            ours, theirs = pair((d_model, d_sae, k), device)
+            x = tokens(n, d_model, device)
+            acts, dense = ours.encode(x), theirs.encode(x)
+            for _ in range(TURN_TOKENS // n):
+                ours.decode(acts)
+            tasks = {
+                "encode": {"ours": lambda: ours.encode(x), "sae-lens": lambda: theirs.encode(x)},
+                "decode": {
+                    "ours": lambda: ours.decode(acts), "sae-lens": lambda: theirs.decode(dense)
+                },
+            }  # fmt: skip
+            at = {"tokens": n, "d_sae": d_sae, "k": k}[along]
+            for task, functions in tasks.items():
+                times = interleaved(functions, device, runs=3)
+                times = {name: seconds * 1e3 for name, seconds in times.items()}
+                found.append({"along": along, "at": at, "task": task, **times})
+            del ours, theirs, acts, dense, tasks, x
+            gc.collect()
+    return found

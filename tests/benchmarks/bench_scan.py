@@ -1,0 +1,146 @@
+"""Active features of a corpus at three layers of a model with the layers of Qwen3-1.7B.
+
+Peer: the same model and SAELens's SAEs in a plain loop: texts in their order, padded to the longest
+of each batch, all hidden states of a full forward pass, each layer encoded. Our scan goes through
+the same texts in batches of like length and stops after the last layer.
+"""
+
+import os
+import random
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from sae_lens.saes import topk_sae
+from shapes import SUITE, write_random_model
+from suites import write_suite
+from timing import Row, interleaved
+
+import qs_helpers as qs
+from qs_helpers.tokens import batches
+
+SIZE, N_LAYERS, LAYERS = "1.7B", 6, [0, 2, 4]
+BATCH = 16  # texts at a time, in the plain loop
+
+
+def corpus(n: int, seed: int = 0) -> list[str]:
+    """Texts of 8 to 256 tokens, short ones more often, one byte a token."""
+    chance = random.Random(seed)
+    lengths = [round(8 * 32 ** chance.random()) for _ in range(n)]
+    return ["".join(chance.choice("abcdefgh ") for _ in range(length)) for length in lengths]
+
+
+def scan_all(scope, texts):
+    return [part.acts for part in qs.activations(scope, texts, LAYERS)]
+
+
+def read_nothing_ahead(scope, texts):
+    ahead, type(scope).read_ahead = type(scope).read_ahead, lambda self, layer: None
+    try:
+        return scan_all(scope, texts)
+    finally:
+        type(scope).read_ahead = ahead
+
+
+@torch.no_grad()
+def plain_loop(scope, texts, saes):
+    found = []
+    for start in range(0, len(texts), BATCH):
+        batch = scope.tokens(texts[start : start + BATCH])
+        states = scope.model(**batch, output_hidden_states=True, use_cache=False).hidden_states
+        real = batch["attention_mask"].bool()
+        for layer, sae in saes.items():
+            found.append(sae.encode(states[layer + 1][real].float()).topk(scope.k, dim=-1))
+    return found
+
+
+def lens_saes(scope):
+    """The same weights as SAELens's TopKSAE, turned as its loader turns them."""
+    saes = {}
+    for layer in LAYERS:
+        ours = scope.sae(layer)
+        config = topk_sae.TopKSAEConfig(d_in=scope.d_model, d_sae=scope.d_sae, k=scope.k,
+                                        apply_b_dec_to_input=False)  # fmt: skip
+        with torch.device("meta"):
+            saes[layer] = topk_sae.TopKSAE(config)
+        state = {"W_enc": ours.W_enc.T.contiguous(), "W_dec": ours.W_dec.T.contiguous()}
+        state |= {"b_enc": ours.b_enc, "b_dec": ours.b_dec}
+        saes[layer].load_state_dict(state, assign=True)
+    return saes
+
+
+def cold(folder) -> None:
+    for path in Path(folder).iterdir():
+        with open(path, "rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+PEAK = """
+import re, sys
+from pathlib import Path
+sys.path[:0] = {path!r}
+import bench_scan, qs_helpers as qs
+scope = qs.load_scope(model={model!r}, sae={sae!r}, device="cpu", dtype="bfloat16")
+qs.scan_corpus(scope, bench_scan.corpus({n}), bench_scan.LAYERS, folder={out!r})
+print(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+"""
+
+
+def peak_mb(model, sae, n: int) -> float:
+    """Peak memory of a process that scans n texts."""
+    with tempfile.TemporaryDirectory() as out:
+        code = PEAK.format(path=sys.path, model=str(model), sae=str(sae), n=n, out=out)
+        ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    if ran.returncode:
+        raise RuntimeError(ran.stderr)
+    return int(re.findall(r"\d+", ran.stdout)[-1]) / 1024
+
+
+def padding(lengths, groups) -> float:
+    """Share of padding among what is computed."""
+    cells = sum(max(lengths[i] for i in group) * len(group) for group in groups)
+    return 1 - sum(lengths) / cells
+
+
+def scans(device) -> tuple[list[Row], dict]:
+    with tempfile.TemporaryDirectory() as folder:
+        model, sae = Path(folder) / "model", Path(folder) / "sae"
+        d_model, d_sae, k = SUITE[SIZE]
+        write_random_model(model, SIZE, N_LAYERS)
+        write_suite(sae, range(N_LAYERS - 1), d_model, d_sae, k, n_layers=N_LAYERS)
+        load = {"model": model, "sae": sae, "device": str(device), "dtype": "bfloat16"}
+        scope, texts = qs.load_scope(**load), corpus(48)
+        lengths = [len(text) for text in texts]
+        shape = f"{len(LAYERS)} layers, {d_model} × {d_sae}, {sum(lengths)} tokens"
+        saes = lens_saes(scope)
+        times = interleaved({
+            "ours": lambda: scan_all(scope, texts),
+            "sae-lens in a plain loop": lambda: plain_loop(scope, texts, saes),
+        }, device, runs=3)  # fmt: skip
+        del saes
+
+        def from_disk(scan):
+            cold(sae)
+            scan(qs.load_scope(**load), texts[:8])
+
+        ahead = interleaved({
+            "ours": lambda: from_disk(scan_all),
+            "without reading ahead": lambda: from_disk(read_nothing_ahead),
+        }, device, runs=3)  # fmt: skip
+        rows = [
+            Row("scan", task, shape, found["ours"] * 1e3, peer, found[peer] * 1e3, "ms", "faster")
+            for task, found in (("scan", times), ("files not in the page cache", ahead))
+            for peer in list(found)[1:]
+        ]
+        # Both corpora are longer than what is held at a time.
+        one, three = (peak_mb(model, sae, n) for n in (150, 450))
+        rows.append(Row("scan", "peak memory, three times the corpus", shape, three,
+                        "the corpus once", one, "MB", "share", 1.05))  # fmt: skip
+        ours = padding(lengths, batches(dict(enumerate(lengths)), scope.batch_tokens))
+        in_order = [range(i, min(i + BATCH, len(texts))) for i in range(0, len(texts), BATCH)]
+        about = {"padding": ours, "padding in order": padding(lengths, in_order)}
+        about["tokens of the corpora for memory"] = [sum(map(len, corpus(n))) for n in (150, 450)]
+        return rows, about | {"plan": str(qs.plan_scan(scope, LAYERS))}

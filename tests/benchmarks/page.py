@@ -1,0 +1,104 @@
+"""results.json of a benchmark as a page and figures.
+
+page     Markdown
+figures  growth.png, use.png
+"""
+
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+SECTIONS = {
+    "arithmetic": "Encode, decode, splice",
+    "loading": "From a file to its first use",
+    "scan": "Features of a corpus",
+    "use": "Reading and steering a model that runs",
+}
+NOTES = {
+    "arithmetic": "{tokens} tokens at a time, float32, random weights. *five lines*: the snippet of "
+    "the model cards. *float32 matmul*: the encoder's product alone, the floor of everything that "
+    "computes all pre-activations in float32. Decoding is timed after W_dec was turned in memory, "
+    "which is done once; SAELens turns it while loading.",
+    "loading": "A process that opens a file of the official format and encodes 8 tokens, or reads "
+    "one column of W_dec; memory is the growth of its peak. *sae-lens* has its own loader of these "
+    "files. *cold*: no page of the file is in the page cache.",
+    "scan": "A model with six layers of the 1.7B shape, SAEs on three. The plain loop pads texts in "
+    "their order and runs the whole model: {padding_in_order:.0%} of what it computes is padding, "
+    "{padding:.0%} in batches of like length. The plan that is stated before: *{plan}*.",
+    "use": "One text of {prompt} tokens, {new} new ones, random weights in bfloat16; one layer in "
+    "the middle is read or changed. *steering* adds directions; *clamping* encodes each token to "
+    "know what to change; *reconstruction* puts decode(encode(x)) in the place of x.",
+}
+KINDS = {"faster": "{:.2f} × faster", "share": "{:.3g} of it", "time": "{:.3f} of the time"}
+SIGNS = {"faster": "≥ {:.3g} ×", "share": "≤ {:.3g}", "time": "≤ {:.3g}"}
+
+
+def page(found: dict) -> str:
+    lines = [
+        "# Speed and memory",
+        "",
+        f"Measured on: {found['machine']}. Medians of runs in turn, ours and the peer's. Ratios carry "
+        "over to other machines roughly, times do not. `make bench` measures anew.",
+    ]
+    for section, title in SECTIONS.items():
+        rows = [row for row in found["rows"] if row["section"] == section]
+        if not rows:
+            continue
+        about = found["about"] | {"tokens": found["tokens"]}
+        lines += ["", f"## {title}", "", NOTES[section].format(**about), ""]
+        lines += ["| what | shape | ours | peer | | ratio | target |",
+                  "|---|---|---|---|---|---|---|"]  # fmt: skip
+        lines += ["| " + " | ".join(_cells(row)) + " |" for row in rows]
+        if section == "arithmetic":
+            lines += ["", *_exactness(found), "", "![Milliseconds by tokens, width and k]"
+                      "(growth.png)"]  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+def _cells(row: dict) -> list[str]:
+    target = ""
+    if row["target"] is not None:
+        target = SIGNS[row["kind"]].format(row["target"]) + (": met" if row["met"] else ": missed")
+    value = {name: f"{row[name]:,.1f} {row['unit']}" for name in ("ours", "theirs")}
+    ratio = KINDS[row["kind"]].format(row["ratio"])
+    return [row["task"], row["shape"], value["ours"], row["peer"], value["theirs"], ratio, target]
+
+
+def _exactness(found: dict) -> list[str]:
+    lines = []
+    for shape, exact in found["exact"].items():
+        settled = exact["settled"]
+        rest = settled["float32"] + settled["all"]
+        how = f"{rest} of {sum(settled.values())} tokens needed more than bfloat16 products"
+        if not sum(settled.values()):
+            how = "not screened on this machine"
+        lines.append(
+            f"- {shape}: the same features as SAELens at {exact['same features']:.1%} of the tokens, "
+            f"values within {exact['largest difference']:.1e}; {how}."
+        )
+    return lines
+
+
+def figures(found: dict, folder: Path) -> None:
+    """Cost of one call by tokens, width and k; both axes logarithmic."""
+    axes_of = {"tokens": "tokens", "d_sae": "d_sae", "k": "k"}
+    fig, axes = plt.subplots(1, 3, figsize=(10, 3.4), sharey=True, layout="constrained")
+    for ax, (along, label) in zip(axes, axes_of.items(), strict=True):
+        for task, style in (("encode", "-"), ("decode", "--")):
+            rows = [r for r in found["growth"] if (r["along"], r["task"]) == (along, task)]
+            for who, color in (("ours", "#0072B2"), ("sae-lens", "#D55E00")):
+                ax.plot([r["at"] for r in rows], [r[who] for r in rows], style, color=color,
+                        marker="o", ms=3, label=f"{task}, {who}")  # fmt: skip
+        ax.set(xscale="log", yscale="log", xlabel=label)
+        ax.set_xticks([r["at"] for r in rows], [f"{r['at']:,}" for r in rows], fontsize=7)
+        ax.minorticks_off()
+        ax.grid(alpha=0.3)
+    axes[0].set_ylabel("milliseconds")
+    axes[0].legend(fontsize=7)
+    others = "2048 × 32768, k 50, 512 tokens but for what varies"
+    fig.suptitle(f"Cost of a call: {others}", fontsize=10)
+    fig.savefig(folder / "growth.png", dpi=120)
+    plt.close(fig)

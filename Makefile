@@ -13,7 +13,7 @@ TEST_READY := $(VENV)/.test-ready
 NOTEBOOKS = $(wildcard notebooks/0[1-9]_*.ipynb notebooks/[1-9]?_*.ipynb)
 
 .DEFAULT_GOAL := help
-.PHONY: help report test bench lint lab refresh scope clean
+.PHONY: help report test bench profile lint lab refresh scope clean
 
 help:  ## this list
 	@echo "make TARGET, where TARGET is one of:"
@@ -37,6 +37,9 @@ test: $(TEST_READY) lint  ## lint, unit tests, every notebook from 01 on
 
 bench: $(TEST_READY)  ## speed and memory against peers, as ratios, into runs/speed
 	@PYTHONPATH=tests $(BIN)/python tests/benchmarks/bench.py $(ARGS)
+
+profile: $(READY)  ## where the time of a scan of PRESET goes
+	@$(BIN)/python tests/benchmarks/profile_scan.py $(PRESET)
 
 lint: $(READY)  ## check style of Python and notebooks
 	@$(BIN)/ruff check -q .

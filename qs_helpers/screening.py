@@ -72,14 +72,14 @@ def make_screen(W: Tensor, b: Tensor, k: int) -> Screen | None:
     norm, short, error = torch.empty(3, len(W), dtype=torch.float32)
     for start in range(0, len(W), 64):  # rows that stay in the cache
         part = slice(start, start + 64)
-        shortened = _shortened(W[part])
+        shortened = W[part].bfloat16()
         norm[part], short[part] = _length(W[part]), _length(shortened.float())
         error[part] = _length(W[part] - shortened.float())
         if rows is not None:
             rows[part, :-2] = shortened
     if rows is not None:
-        rows[:, -2] = _shortened(b)
-        rows[:, -1] = _shortened(b - rows[:, -2].float())
+        rows[:, -2] = b
+        rows[:, -1] = b - rows[:, -2].float()
     return Screen(rows, norm, short, error, float(b.abs().max()))
 
 
@@ -156,9 +156,8 @@ def _candidates(x: Tensor, W: Tensor, b: Tensor, k: int, screen: Screen, bf16: b
     r = torch.zeros(len(token), dtype=torch.float32)
     r[first] = _products(x, W, b, token[first], feature[first])
     lowest = torch.full_like(m, torch.inf).scatter_reduce_(0, token[first], r[first], "amin")
-    bound = torch.where(bound > 0, lowest.double(), 0)  # at 0 there may be fewer than k of them
     rows = fixed[token] + error[token] * screen.error[feature] + lost[token] * screen.short[feature]
-    second = ~first & (value >= _least(bound[token] - rows, v))
+    second = ~first & (value >= _least(lowest[token].double() - rows, v))
     r[second] = _products(x, W, b, token[second], feature[second])
     wanted = first | second
     return token[wanted], feature[wanted], r[wanted], mask
@@ -171,12 +170,12 @@ def _screen(x: Tensor, W: Tensor, b: Tensor, screen: Screen, bf16: bool):
     lost = torch.zeros_like(length)
     size = length * float(screen.norm.max()) + screen.bias
     fixed = 4 * (x.shape[1] + 4) * U * size + 2.0**-100
-    # Factors below 2^-126 may be read as 0, in s or in r.
+    # Factors below 2^-126 may be read as 0, in s (as AVX512-BF16 does) or in r.
     fixed = fixed + 2.0**-125 * x.shape[1] * (length + float(screen.norm.max()))
     if not bf16 and exact_products():
         return torch.addmm(b, x, W.T), U, fixed, lost, lost
     # A float32 product that is not exact may be one of bfloat16 factors.
-    short = _shortened(x)
+    short = x.bfloat16()
     fixed = fixed + V**2 * screen.bias
     lost = torch.linalg.vector_norm(x - short.float(), dim=-1, dtype=torch.float64)
     if not bf16:
@@ -228,9 +227,3 @@ def _length(rows: Tensor) -> Tensor:
     """No less than the norm of each row but for d u of it, which the 4 in B has room for. Squares
     of numbers below 2^-63 may be lost; 2^-50 is more than what they can make."""
     return torch.linalg.vector_norm(rows, dim=-1) + 2.0**-50
-
-
-def _shortened(x: Tensor) -> Tensor:
-    """In bfloat16, denormals as 0: that is how the hardware reads them."""
-    x = x.bfloat16()
-    return x.masked_fill(x.abs() < torch.finfo(torch.bfloat16).tiny, 0)

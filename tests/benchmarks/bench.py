@@ -48,7 +48,8 @@ def main(parts) -> None:
     if "loading" in parts:
         add(loading())
     if "scan" in parts:
-        rows, about = scans(device)
+        rows, about, grown = scans(device)
+        found["growth"] += grown
         add(rows)
         about = {name.replace(" ", "_"): value for name, value in about.items()}
         found["about"] |= about

@@ -117,28 +117,31 @@ GROWTH = {
 }
 
 
-@torch.no_grad()
 def growth(device) -> list[dict]:
     """[{along, at, task, ours, sae-lens}]: milliseconds of encode and decode, one size varied."""
     found = []
     for along, cases in GROWTH.items():
-        for d_model, d_sae, k, n in cases:
-            ours, theirs = pair((d_model, d_sae, k), device)
-            x = tokens(n, d_model, device)
-            acts, dense = ours.encode(x), theirs.encode(x)
-            for _ in range(TURN_TOKENS // n):
-                ours.decode(acts)
-            tasks = {
-                "encode": {"ours": lambda: ours.encode(x), "sae-lens": lambda: theirs.encode(x)},
-                "decode": {
-                    "ours": lambda: ours.decode(acts), "sae-lens": lambda: theirs.decode(dense)
-                },
-            }  # fmt: skip
-            at = {"tokens": n, "d_sae": d_sae, "k": k}[along]
-            for task, functions in tasks.items():
-                times = interleaved(functions, device, runs=3)
-                times = {name: seconds * 1e3 for name, seconds in times.items()}
-                found.append({"along": along, "at": at, "task": task, **times})
-            del ours, theirs, acts, dense, tasks, x
+        for case in cases:
+            at = dict(zip(("d_model", "d_sae", "k", "tokens"), case, strict=True))[along]
+            found += [{"along": along, "at": at, **times} for times in one_case(case, device)]
             gc.collect()
+    return found
+
+
+@torch.no_grad()
+def one_case(case, device) -> list[dict]:
+    *shape, n = case
+    ours, theirs = pair(shape, device)
+    x = tokens(n, shape[0], device)
+    acts, dense = ours.encode(x), theirs.encode(x)
+    for _ in range(TURN_TOKENS // n):
+        ours.decode(acts)
+    tasks = {
+        "encode": {"ours": lambda: ours.encode(x), "sae-lens": lambda: theirs.encode(x)},
+        "decode": {"ours": lambda: ours.decode(acts), "sae-lens": lambda: theirs.decode(dense)},
+    }
+    found = []
+    for task, functions in tasks.items():
+        times = interleaved(functions, device, runs=3)
+        found.append({"task": task, **{name: value * 1e3 for name, value in times.items()}})
     return found

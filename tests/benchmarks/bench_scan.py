@@ -5,6 +5,7 @@ of each batch, all hidden states of a full forward pass, each layer encoded. Our
 the same texts in batches of like length and stops after the last layer.
 """
 
+import functools
 import os
 import random
 import re
@@ -24,6 +25,7 @@ from qs_helpers.tokens import batches
 
 SIZE, N_LAYERS, LAYERS = "1.7B", 6, [0, 2, 4]
 BATCH = 16  # texts at a time, in the plain loop
+CORPORA = 150, 450  # texts
 
 
 def corpus(n: int, seed: int = 0) -> list[str]:
@@ -33,8 +35,8 @@ def corpus(n: int, seed: int = 0) -> list[str]:
     return ["".join(chance.choice("abcdefgh ") for _ in range(length)) for length in lengths]
 
 
-def scan_all(scope, texts):
-    return [part.acts for part in qs.activations(scope, texts, LAYERS)]
+def scan_all(scope, texts, layers=LAYERS):
+    return [part.acts for part in qs.activations(scope, texts, layers)]
 
 
 def read_nothing_ahead(scope, texts):
@@ -57,10 +59,10 @@ def plain_loop(scope, texts, saes):
     return found
 
 
-def lens_saes(scope):
+def lens_saes(scope, layers):
     """The same weights as SAELens's TopKSAE, turned as its loader turns them."""
     saes = {}
-    for layer in LAYERS:
+    for layer in layers:
         ours = scope.sae(layer)
         config = topk_sae.TopKSAEConfig(d_in=scope.d_model, d_sae=scope.d_sae, k=scope.k,
                                         apply_b_dec_to_input=False)  # fmt: skip
@@ -105,7 +107,21 @@ def padding(lengths, groups) -> float:
     return 1 - sum(lengths) / cells
 
 
-def scans(device) -> tuple[list[Row], dict]:
+def by_layers(scope, texts, device) -> dict[int, dict[str, float]]:
+    """{number of layers: {"ours", "sae-lens": seconds}} of a scan."""
+    saes, found = lens_saes(scope, range(N_LAYERS - 1)), {}
+    for layers in ([0], LAYERS, list(range(N_LAYERS - 1))):
+        chosen = {layer: saes[layer] for layer in layers}
+        tasks = {
+            "ours": functools.partial(scan_all, scope, texts, layers),
+            "sae-lens": functools.partial(plain_loop, scope, texts, chosen),
+        }
+        found[len(layers)] = interleaved(tasks, device, runs=3)
+    return found
+
+
+def scans(device) -> tuple[list[Row], dict, list[dict]]:
+    """Rows, what else there is to say, and the growth of time with the layers."""
     with tempfile.TemporaryDirectory() as folder:
         model, sae = Path(folder) / "model", Path(folder) / "sae"
         d_model, d_sae, k = SUITE[SIZE]
@@ -114,13 +130,10 @@ def scans(device) -> tuple[list[Row], dict]:
         load = {"model": model, "sae": sae, "device": str(device), "dtype": "bfloat16"}
         scope, texts = qs.load_scope(**load), corpus(48)
         lengths = [len(text) for text in texts]
-        shape = f"{len(LAYERS)} layers, {d_model} × {d_sae}, {sum(lengths)} tokens"
-        saes = lens_saes(scope)
-        times = interleaved({
-            "ours": lambda: scan_all(scope, texts),
-            "sae-lens in a plain loop": lambda: plain_loop(scope, texts, saes),
-        }, device, runs=3)  # fmt: skip
-        del saes
+        times = by_layers(scope, texts, device)
+        grown = [{"along": "layers", "at": n, "task": "scan"}
+                 | {who: value * 1e3 for who, value in row.items()}
+                 for n, row in times.items()]  # fmt: skip
 
         def from_disk(scan):
             cold(sae)
@@ -130,17 +143,25 @@ def scans(device) -> tuple[list[Row], dict]:
             "ours": lambda: from_disk(scan_all),
             "without reading ahead": lambda: from_disk(read_nothing_ahead),
         }, device, runs=3)  # fmt: skip
+        shape = f"{len(LAYERS)} layers, {d_model} × {d_sae}, {sum(lengths)} tokens"
+        few = f"{len(LAYERS)} layers, {sum(lengths[:8])} tokens"
+        whole, files = times[len(LAYERS)], "load the model, files not in the page cache"
         rows = [
-            Row("scan", task, shape, found["ours"] * 1e3, peer, found[peer] * 1e3, "ms", "faster")
-            for task, found in (("scan", times), ("files not in the page cache", ahead))
-            for peer in list(found)[1:]
-        ]
+            Row("scan", "scan", shape, whole["ours"] * 1e3, "sae-lens in a plain loop",
+                whole["sae-lens"] * 1e3, "ms", "faster"),
+            Row("scan", files, few, ahead["ours"] * 1e3, "without reading ahead",
+                ahead["without reading ahead"] * 1e3, "ms", "faster"),
+        ]  # fmt: skip
         # Both corpora are longer than what is held at a time.
-        one, three = (peak_mb(model, sae, n) for n in (150, 450))
-        rows.append(Row("scan", "peak memory, three times the corpus", shape, three,
+        one, three = (peak_mb(model, sae, n) for n in CORPORA)
+        rows.append(Row("scan", "peak memory, three times the corpus", f"{CORPORA[1]} texts", three,
                         "the corpus once", one, "MB", "share", 1.05))  # fmt: skip
         ours = padding(lengths, batches(dict(enumerate(lengths)), scope.batch_tokens))
         in_order = [range(i, min(i + BATCH, len(texts))) for i in range(0, len(texts), BATCH)]
-        about = {"padding": ours, "padding in order": padding(lengths, in_order)}
-        about["tokens of the corpora for memory"] = [sum(map(len, corpus(n))) for n in (150, 450)]
-        return rows, about | {"plan": str(qs.plan_scan(scope, LAYERS))}
+        about = {
+            "padding": ours,
+            "padding in order": padding(lengths, in_order),
+            "tokens of the corpora for memory": [sum(map(len, corpus(n))) for n in CORPORA],
+            "plan": str(qs.plan_scan(scope, LAYERS)),
+        }
+        return rows, about, grown

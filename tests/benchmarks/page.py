@@ -18,16 +18,16 @@ SECTIONS = {
     "use": "Reading and steering a model that runs",
 }
 NOTES = {
-    "arithmetic": "{tokens} tokens at a time, float32, random weights. *five lines*: the snippet of "
-    "the model cards. *float32 matmul*: the encoder's product alone, the floor of everything that "
-    "computes all pre-activations in float32. Decoding is timed after W_dec was turned in memory, "
-    "which is done once; SAELens turns it while loading.",
+    "arithmetic": "{tokens} tokens at a time, float32, random weights. *five lines*: the snippet "
+    "of the model cards. *float32 matmul*: the encoder's product alone, the floor of everything "
+    "that computes all pre-activations in float32. Decoding is timed after W_dec was turned in "
+    "memory, which is done once; SAELens turns it while loading.",
     "loading": "A process that opens a file of the official format and encodes 8 tokens, or reads "
     "one column of W_dec; memory is the growth of its peak. *sae-lens* has its own loader of these "
     "files. *cold*: no page of the file is in the page cache.",
-    "scan": "A model with six layers of the 1.7B shape, SAEs on three. The plain loop pads texts in "
-    "their order and runs the whole model: {padding_in_order:.0%} of what it computes is padding, "
-    "{padding:.0%} in batches of like length. The plan that is stated before: *{plan}*.",
+    "scan": "A model with six layers of the 1.7B shape, SAEs on three. The plain loop pads texts "
+    "in their order and runs the whole model: {padding_in_order:.0%} of what it computes is "
+    "padding, {padding:.0%} in batches of like length. The plan that is stated before: *{plan}*.",
     "use": "One text of {prompt} tokens, {new} new ones, random weights in bfloat16; one layer in "
     "the middle is read or changed. *steering* adds directions; *clamping* encodes each token to "
     "know what to change; *reconstruction* puts decode(encode(x)) in the place of x.",
@@ -40,8 +40,8 @@ def page(found: dict) -> str:
     lines = [
         "# Speed and memory",
         "",
-        f"Measured on: {found['machine']}. Medians of runs in turn, ours and the peer's. Ratios carry "
-        "over to other machines roughly, times do not. `make bench` measures anew.",
+        f"Measured on: {found['machine']}. Medians of runs in turn, ours and the peer's. Ratios "
+        "carry over to other machines roughly, times do not. `make bench` measures anew.",
     ]
     for section, title in SECTIONS.items():
         rows = [row for row in found["rows"] if row["section"] == section]
@@ -53,7 +53,7 @@ def page(found: dict) -> str:
                   "|---|---|---|---|---|---|---|"]  # fmt: skip
         lines += ["| " + " | ".join(_cells(row)) + " |" for row in rows]
         if section == "arithmetic":
-            lines += ["", *_exactness(found), "", "![Milliseconds by tokens, width and k]"
+            lines += ["", *_exactness(found), "", "![Milliseconds by tokens, width, k and layers]"
                       "(growth.png)"]  # fmt: skip
     return "\n".join(lines) + "\n"
 
@@ -76,29 +76,32 @@ def _exactness(found: dict) -> list[str]:
         if not sum(settled.values()):
             how = "not screened on this machine"
         lines.append(
-            f"- {shape}: the same features as SAELens at {exact['same features']:.1%} of the tokens, "
-            f"values within {exact['largest difference']:.1e}; {how}."
+            f"- {shape}: the same features as SAELens at {exact['same features']:.1%} of the "
+            f"tokens, values within {exact['largest difference']:.1e}; {how}."
         )
     return lines
 
 
 def figures(found: dict, folder: Path) -> None:
-    """Cost of one call by tokens, width and k; both axes logarithmic."""
-    axes_of = {"tokens": "tokens", "d_sae": "d_sae", "k": "k"}
-    fig, axes = plt.subplots(1, 3, figsize=(10, 3.4), sharey=True, layout="constrained")
-    for ax, (along, label) in zip(axes, axes_of.items(), strict=True):
-        for task, style in (("encode", "-"), ("decode", "--")):
-            rows = [r for r in found["growth"] if (r["along"], r["task"]) == (along, task)]
+    """Cost of one call by tokens, width and k, and of a scan by layers; logarithmic but for k."""
+    sizes = {"tokens": "tokens in a call", "d_sae": "features (d_sae)", "k": "active features (k)",
+             "layers": "layers scanned"}  # fmt: skip
+    fig, axes = plt.subplots(1, 4, figsize=(11, 3.4), layout="constrained")
+    for ax, (along, label) in zip(axes, sizes.items(), strict=True):
+        rows = [row for row in found["growth"] if row["along"] == along]
+        for task, style in (("encode", "-"), ("decode", "--"), ("scan", "-")):
+            those = [row for row in rows if row["task"] == task]
             for who, color in (("ours", "#0072B2"), ("sae-lens", "#D55E00")):
-                ax.plot([r["at"] for r in rows], [r[who] for r in rows], style, color=color,
-                        marker="o", ms=3, label=f"{task}, {who}")  # fmt: skip
-        ax.set(xscale="log", yscale="log", xlabel=label)
-        ax.set_xticks([r["at"] for r in rows], [f"{r['at']:,}" for r in rows], fontsize=7)
+                if those:
+                    ax.plot([row["at"] for row in those], [row[who] for row in those], style,
+                            color=color, marker="o", ms=3, label=f"{task}, {who}")  # fmt: skip
+        at = sorted({row["at"] for row in rows})
+        ax.set(xscale="log", yscale="log", xlabel=label, ylim=(0.5, None))
+        ax.set_xticks(at, [f"{value:,}" for value in at], fontsize=7)
         ax.minorticks_off()
         ax.grid(alpha=0.3)
+        ax.legend(fontsize=6)
     axes[0].set_ylabel("milliseconds")
-    axes[0].legend(fontsize=7)
-    others = "2048 × 32768, k 50, 512 tokens but for what varies"
-    fig.suptitle(f"Cost of a call: {others}", fontsize=10)
+    fig.suptitle("Cost at 2048 × 32768, k 50, 512 tokens, but for what varies", fontsize=10)
     fig.savefig(folder / "growth.png", dpi=120)
     plt.close(fig)

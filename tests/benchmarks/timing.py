@@ -17,8 +17,9 @@ RUNS = 5
 
 
 class Row(NamedTuple):
-    """`ratio` by `kind`: "faster", the peer's time over ours; "share", ours over the peer's; "time",
-    of two rates, how much longer ours takes. `target`: the least of the first, the most of others."""
+    """`ratio` by `kind`: "faster", the peer's time over ours; "share", ours over the peer's;
+    "time", of two rates, how much longer ours takes. `target`: the least of the first, the most of
+    the others."""
 
     section: str
     task: str
@@ -42,7 +43,7 @@ class Row(NamedTuple):
 
 
 def interleaved(tasks, device="cpu", runs: int = RUNS) -> dict[str, float]:
-    """Median seconds of each task: all in turn, `runs` times, after one time that is not counted."""
+    """Median seconds of each task: all in turn, `runs` times, after once that is not counted."""
     taken = {name: [] for name in tasks}
     for run in range(runs + 1):
         for name, task in tasks.items():

@@ -135,32 +135,38 @@ def _candidates(x: Tensor, W: Tensor, b: Tensor, k: int, screen: Screen, bf16: b
     blocks = len(W) // BLOCK  # a block is every blocks-th row: maxima of whole rows of memory
     maxima = s.view(len(x), BLOCK, blocks).amax(1).float()
     m = torch.topk(maxima, k, sorted=False).values.amin(1)
-    # The k-th largest r is no less; what is not positive counts as 0.
+    # The k-th largest r is no less than `bound`; what is not positive counts as 0.
     bound = (m.double() - v * m.double().abs() - most).clamp(min=0)
-    least = _least(bound - most, v)
-    near = maxima >= least[:, None]
+    start = torch.maximum(m, _least(bound - most, v))
+    near = maxima >= start[:, None]
     safe = (fixed < 2.0**100) & most.isfinite() & m.isfinite()
     mask = ~safe | (near.sum(1) > MOST * k)
     near[mask] = False
+    token, feature, _ = _rows(s, near, start)
+    r = _products(x, W, b, token, feature)
 
+    t = torch.full_like(m, torch.inf).scatter_reduce_(0, token, r, "amin").double()
+    least = _least(t - most, v)
+    near = maxima >= least[:, None]
+    mask |= near.sum(1) > MOST * k
+    near[mask] = False
+    also, others, value = _rows(s, near, least)
+    rows = fixed[also] + error[also] * screen.error[others] + lost[also] * screen.short[others]
+    new = (value < start[also]) & (value >= _least(t[also] - rows, v))
+    also, others = also[new], others[new]
+
+    kept = ~mask[token]
+    token, feature = torch.cat([token[kept], also]), torch.cat([feature[kept], others])
+    return token, feature, torch.cat([r[kept], _products(x, W, b, also, others)]), mask
+
+
+def _rows(s: Tensor, near: Tensor, least: Tensor):
+    """(token, feature, s) of the rows of some blocks [tokens, blocks] with s >= least [tokens]."""
     token, block = near.nonzero(as_tuple=True)
-    feature = block[:, None] + blocks * torch.arange(BLOCK)
-    value = s.view(-1)[(token * len(W))[:, None] + feature]
+    feature = block[:, None] + near.shape[1] * torch.arange(BLOCK)
+    value = s.view(-1)[(token * s.shape[1])[:, None] + feature]
     inside = value >= least[token][:, None]  # most rows of these blocks are small
-    token, feature, value = (
-        token[:, None].expand_as(feature)[inside],
-        feature[inside],
-        value[inside],
-    )
-    first = value >= m[token]
-    r = torch.zeros(len(token), dtype=torch.float32)
-    r[first] = _products(x, W, b, token[first], feature[first])
-    lowest = torch.full_like(m, torch.inf).scatter_reduce_(0, token[first], r[first], "amin")
-    rows = fixed[token] + error[token] * screen.error[feature] + lost[token] * screen.short[feature]
-    second = ~first & (value >= _least(lowest[token].double() - rows, v))
-    r[second] = _products(x, W, b, token[second], feature[second])
-    wanted = first | second
-    return token[wanted], feature[wanted], r[wanted], mask
+    return token[:, None].expand_as(feature)[inside], feature[inside], value[inside]
 
 
 def _screen(x: Tensor, W: Tensor, b: Tensor, screen: Screen, bf16: bool):

@@ -25,7 +25,7 @@ from qs_helpers.tokens import batches
 
 SIZE, N_LAYERS, LAYERS = "1.7B", 6, [0, 2, 4]
 BATCH = 16  # texts at a time, in the plain loop
-CORPORA = 150, 450  # texts
+CORPORA = 130, 260  # texts
 
 
 def corpus(n: int, seed: int = 0) -> list[str]:
@@ -116,7 +116,7 @@ def by_layers(scope, texts, device) -> dict[int, dict[str, float]]:
             "ours": functools.partial(scan_all, scope, texts, layers),
             "sae-lens": functools.partial(plain_loop, scope, texts, chosen),
         }
-        found[len(layers)] = interleaved(tasks, device, runs=3)
+        found[len(layers)] = interleaved(tasks, device, runs=2)
     return found
 
 
@@ -128,7 +128,7 @@ def scans(device) -> tuple[list[Row], dict, list[dict]]:
         write_random_model(model, SIZE, N_LAYERS)
         write_suite(sae, range(N_LAYERS - 1), d_model, d_sae, k, n_layers=N_LAYERS)
         load = {"model": model, "sae": sae, "device": str(device), "dtype": "bfloat16"}
-        scope, texts = qs.load_scope(**load), corpus(48)
+        scope, texts = qs.load_scope(**load), corpus(24)
         lengths = [len(text) for text in texts]
         times = by_layers(scope, texts, device)
         grown = [{"along": "layers", "at": n, "task": "scan"}
@@ -153,8 +153,8 @@ def scans(device) -> tuple[list[Row], dict, list[dict]]:
                 ahead["without reading ahead"] * 1e3, "ms", "faster"),
         ]  # fmt: skip
         # Both corpora are longer than what is held at a time.
-        one, three = (peak_mb(model, sae, n) for n in CORPORA)
-        rows.append(Row("scan", "peak memory, three times the corpus", f"{CORPORA[1]} texts", three,
+        one, two = (peak_mb(model, sae, n) for n in CORPORA)
+        rows.append(Row("scan", "peak memory, twice the corpus", f"{CORPORA[1]} texts", two,
                         "the corpus once", one, "MB", "share", 1.05))  # fmt: skip
         ours = padding(lengths, batches(dict(enumerate(lengths)), scope.batch_tokens))
         in_order = [range(i, min(i + BATCH, len(texts))) for i in range(0, len(texts), BATCH)]

@@ -122,12 +122,17 @@ def _whole_graphemes(parts: list[tuple[str, int, int]]) -> list[Piece]:
 
 def batches(lengths: Mapping[int, int], most: int) -> Iterator[list[int]]:
     """Numbers of texts, given their lengths: texts of like length together, each batch of at most
-    `most` tokens with its padding (or of one text)."""
+    `most` tokens with its padding (or of one text). At most a tenth is padding, but in batches of
+    less than an eighth of `most`, which are not worth a call of their own."""
     batch: list[int] = []
+    real = 0
     for i in sorted(lengths, key=lengths.get):
-        if batch and (len(batch) + 1) * lengths[i] > most:
+        padded = (len(batch) + 1) * lengths[i]
+        wasteful = real >= most / 8 and real + lengths[i] < 0.9 * padded
+        if batch and (padded > most or wasteful):
             yield batch
-            batch = []
+            batch, real = [], 0
         batch.append(i)
+        real += lengths[i]
     if batch:
         yield batch

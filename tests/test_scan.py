@@ -8,6 +8,8 @@ import tracemalloc
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from naive import scan as naive_scan
 
 import qs_helpers as qs
@@ -159,6 +161,17 @@ def test_parts_are_cut_by_tokens(scope, letters, monkeypatch):
         seen += [len(ids) for ids in chunk]
         first += len(chunk)
     assert seen == lengths
+
+
+@given(st.lists(st.integers(1, 300), max_size=60), st.sampled_from([64, 400, 4096]))
+def test_batches_hold_texts_of_like_length(lengths, most):
+    found = list(batches(dict(enumerate(lengths)), most))
+    assert sorted(i for batch in found for i in batch) == list(range(len(lengths)))
+    for batch in found:
+        real, padded = sum(lengths[i] for i in batch), len(batch) * max(lengths[i] for i in batch)
+        assert padded <= most or len(batch) == 1
+        last = max(lengths[i] for i in batch)
+        assert real >= 0.9 * padded or real - last < most / 8
 
 
 def test_residuals_take_no_more_than_planned(scope, monkeypatch):

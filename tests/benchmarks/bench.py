@@ -3,10 +3,12 @@
     make bench                   everything, about a quarter of an hour and 12 GB
     make bench ARGS=arithmetic   one part: arithmetic, loading, scan, use
 
-Prints the table and writes runs/speed/: README.md, results.json, growth.png. A number is worth what
-its machine is worth: quote ratios, and say on what.
+Prints the table and writes runs/speed/: results.json, and once all parts were measured on this
+machine README.md and growth.png. Each part is one run. A number is worth what its machine is worth:
+quote ratios, and say on what.
 """
 
+import json
 import sys
 import time
 
@@ -27,41 +29,40 @@ PARTS = ("arithmetic", "loading", "scan", "use")
 
 def main(parts) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    found = {"machine": machine(device), "tokens": TOKENS, "rows": [], "exact": {}, "growth": []}
-    found["about"] = {"prompt": PROMPT, "new": NEW}
-    print(found["machine"])
-
-    def add(rows):
-        for row in rows:
-            found["rows"].append(row._asdict() | {"ratio": row.ratio, "met": row.met})
-            met = {None: "", True: f"target {row.target:.3g} met" if row.target else "",
-                   False: f"target {row.target or 0:.3g} MISSED"}[row.met]  # fmt: skip
-            print(f"{row.task:38} {row.shape:22} {row.ours:10.1f} {row.theirs:10.1f} {row.unit:9}"
-                  f"{row.ratio:8.3f} {row.kind:7} {row.peer:16} {met}", flush=True)  # fmt: skip
-
-    start = time.perf_counter()
-    if "arithmetic" in parts:
-        rows, found["exact"] = arithmetic(device)
-        add(rows)
-        print(found["exact"])
-        found["growth"] = growth(device)
-    if "loading" in parts:
-        add(loading())
-    if "scan" in parts:
-        rows, about, grown = scans(device)
-        found["growth"] += grown
-        add(rows)
-        about = {name.replace(" ", "_"): value for name, value in about.items()}
-        found["about"] |= about
-        print(about)
-    if "use" in parts:
-        for size in SIZES if device.type == "cuda" else ["1.7B"]:
-            add(use(size, device))
-    print(f"{time.perf_counter() - start:.0f} s")
     folder = project_root() / "runs" / "speed"
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "results.json", found)
-    if set(parts) == set(PARTS):
+    about = {"prompt": PROMPT, "new": NEW}
+    found = {"machine": machine(device), "tokens": TOKENS, "about": about, "exact": {}, "parts": {}}
+    if (folder / "results.json").is_file():  # parts that are not measured anew stay
+        before = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+        if before["machine"] == found["machine"]:
+            found = before
+    print(found["machine"])
+    start = time.perf_counter()
+    for part in parts:
+        found["parts"][part] = {"rows": [], "growth": []}
+        if part == "arithmetic":
+            rows, found["exact"] = arithmetic(device)
+            found["parts"][part]["growth"] = growth(device)
+        elif part == "loading":
+            rows = loading()
+        elif part == "scan":
+            rows, about, found["parts"][part]["growth"] = scans(device)
+            found["about"] |= {name.replace(" ", "_"): value for name, value in about.items()}
+        else:
+            sizes = SIZES if device.type == "cuda" else ["1.7B"]
+            rows = [row for size in sizes for row in use(size, device)]
+        for row in rows:
+            found["parts"][part]["rows"].append(
+                row._asdict() | {"ratio": row.ratio, "met": row.met}
+            )
+            met = {None: "", True: "met", False: "MISSED"}[row.met]
+            target = "" if row.target is None else f"target {row.target:.3g} {met}"
+            print(f"{row.task:38} {row.shape:22} {row.ours:10.1f} {row.theirs:10.1f} {row.unit:9}"
+                  f"{row.ratio:8.3f} {row.kind:7} {row.peer:16} {target}", flush=True)  # fmt: skip
+        print(f"{part}: {time.perf_counter() - start:.0f} s")
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "results.json", found)
+    if set(found["parts"]) == set(PARTS):
         figures(found, folder)
         (folder / "README.md").write_text(page(found), encoding="utf-8")
 

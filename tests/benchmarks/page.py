@@ -44,9 +44,7 @@ def page(found: dict) -> str:
         "carry over to other machines roughly, times do not. `make bench` measures anew.",
     ]
     for section, title in SECTIONS.items():
-        rows = [row for row in found["rows"] if row["section"] == section]
-        if not rows:
-            continue
+        rows = found["parts"][section]["rows"]
         about = found["about"] | {"tokens": found["tokens"]}
         lines += ["", f"## {title}", "", NOTES[section].format(**about), ""]
         lines += ["| what | shape | ours | peer | | ratio | target |",
@@ -88,7 +86,8 @@ def figures(found: dict, folder: Path) -> None:
              "layers": "layers scanned"}  # fmt: skip
     fig, axes = plt.subplots(1, 4, figsize=(11, 3.4), layout="constrained")
     for ax, (along, label) in zip(axes, sizes.items(), strict=True):
-        rows = [row for row in found["growth"] if row["along"] == along]
+        grown = [row for part in found["parts"].values() for row in part["growth"]]
+        rows = [row for row in grown if row["along"] == along]
         for task, style in (("encode", "-"), ("decode", "--"), ("scan", "-")):
             those = [row for row in rows if row["task"] == task]
             for who, color in (("ours", "#0072B2"), ("sae-lens", "#D55E00")):

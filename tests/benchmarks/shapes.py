@@ -33,6 +33,9 @@ def random_model(size: str, device, n_layers: int | None = None, vocabulary: int
 
 def write_random_model(folder, size: str, n_layers: int):
     """The folder of such a model, in which every byte is a token."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
     random_model(size, "cpu", n_layers, vocabulary=259).save_pretrained(folder)
     byte_tokenizer(None).save_pretrained(folder)
     return folder

@@ -49,15 +49,12 @@ def test_the_readme_quotes_what_was_measured():
     part = README.split("## Speed and memory", 1)[1].split("\n## ", 1)[0]
     found = results()
     assert found["machine"] in " ".join(part.split())
-    shapes = re.findall(
-        r"\d+ × \d+, k \d+", part.splitlines()[part.splitlines().index("|---|---|---|") - 1]
-    )
-    quoted = {}
-    for line in part.splitlines():
-        cells = [cell.strip() for cell in line.split("|")[1:-1]]
-        if len(cells) == 3 and "×" in line and "k" not in cells[1]:
-            quoted[cells[0]] = [float(re.search(r"[\d.]+", cell)[0]) for cell in cells[1:]]
-    assert len(quoted) >= 5
+    table = [line.split("|")[1:-1] for line in part.splitlines() if line.startswith("| ")]
+    header, *lines = [[cell.strip() for cell in cells] for cells in table]
+    shapes = header[1:]
+    quoted = {task: [float(re.match(r"[\d.]+", cell)[0]) for cell in cells]
+              for task, *cells in lines}  # fmt: skip
+    assert len(quoted) == 8
     for task, values in quoted.items():
         for shape, value in zip(shapes, values, strict=True):
             measured = [

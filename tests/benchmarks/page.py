@@ -21,16 +21,21 @@ NOTES = {
     "arithmetic": "{tokens} tokens at a time, float32, random weights. *five lines*: the snippet "
     "of the model cards. *float32 matmul*: the encoder's product alone, the floor of everything "
     "that computes all pre-activations in float32. Decoding is timed after W_dec was turned in "
-    "memory, which is done once; SAELens turns it while loading.",
+    "memory, which is done once; SAELens turns it while loading. It reads k columns a token and "
+    "computes next to nothing, so the machine's memory sets its speed: random features, as here, "
+    "hardly ever share a column.",
     "loading": "A process that opens a file of the official format and encodes 8 tokens, or reads "
     "one column of W_dec; memory is the growth of its peak. *sae-lens* has its own loader of these "
     "files. *cold*: no page of the file is in the page cache.",
     "scan": "A model with six layers of the 1.7B shape, SAEs on three. The plain loop pads texts "
     "in their order and runs the whole model: {padding_in_order:.0%} of what it computes is "
-    "padding, {padding:.0%} in batches of like length. The plan that is stated before: *{plan}*.",
+    "padding, {padding:.0%} in our batches. Memory: torch keeps a compiled product for every shape "
+    "of batch (1024 at most) and the C library what was freed; the last row is without either. The "
+    "plan that is stated before: *{plan}*.",
     "use": "One text of {prompt} tokens, {new} new ones, random weights in bfloat16; one layer in "
-    "the middle is read or changed. *steering* adds directions; *clamping* encodes each token to "
-    "know what to change; *reconstruction* puts decode(encode(x)) in the place of x.",
+    "the middle is read or changed. Generation includes its prefill. *steering* adds directions; "
+    "*clamping* encodes each token to know what to change; *reconstruction* puts decode(encode(x)) "
+    "in the place of x.",
 }
 KINDS = {"faster": "{:.2f} × faster", "share": "{:.3g} of it", "time": "{:.3f} of the time"}
 SIGNS = {"faster": "≥ {:.3g} ×", "share": "≤ {:.3g}", "time": "≤ {:.3g}"}

@@ -191,7 +191,8 @@ def _screen(x: Tensor, W: Tensor, b: Tensor, screen: Screen, bf16: bool):
 
 
 def _least(y: Tensor, v: float) -> Tensor:
-    """A float32 number below which every s has s + v |s| < y."""
+    """A float32 number below which every s has s + v |s| < y; v below .0099, so that
+    1 / (1 - v) <= 1 + 1.01 v."""
     return (y - (1.01 * v + 2.0**-22) * y.abs() - 2.0**-120).float()
 
 

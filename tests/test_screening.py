@@ -117,7 +117,7 @@ def test_screened_is_exact_at_any_size(seed, of_x, of_w, digits):
 
 
 @SLOW_START
-@given(st.integers(0, 10**6), st.sampled_from([0.0, 2.0**-8, 0.2]), st.sampled_from([1, 4, 30]))
+@given(st.integers(0, 10**6), st.sampled_from([0.0, 2.0**-8, 0.009]), st.sampled_from([1, 4, 30]))
 def test_any_error_within_the_bound_changes_nothing(seed, v, k):
     """The certificate alone: s is anything that |s - r| <= B + v |s| allows, often the worst."""
     chance = torch.Generator().manual_seed(seed)

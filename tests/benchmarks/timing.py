@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 import torch
 
+from qs_helpers.screening import has_bf16
+
 RUNS = 5
 
 
@@ -70,5 +72,5 @@ def machine(device) -> str:
         for line in Path("/proc/cpuinfo").read_text().splitlines()
         if line.startswith("model name")
     ] if Path("/proc/cpuinfo").exists() else [platform.processor()]  # fmt: skip
-    has = " with AVX512-BF16" if torch.cpu._is_avx512_bf16_supported() else ""
+    has = " with AVX512-BF16" if has_bf16() else ""
     return f"{named[0]}{has}, {threads}"

@@ -1,6 +1,6 @@
 """Our speed and memory against named peers, as ratios of medians in one run.
 
-    make bench                   everything, about a quarter of an hour and 12 GB
+    make bench                   everything, about 25 minutes and 12 GB
     make bench ARGS=arithmetic   one part: arithmetic, loading, scan, use
 
 Prints the table and writes runs/speed/: results.json, and once all parts were measured on this

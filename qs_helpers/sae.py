@@ -1,4 +1,4 @@
-"""TopK sparse autoencoders: the object that encodes and decodes, and loading it from files.
+"""TopK sparse autoencoders: the object that encodes and decodes.
 
 SparseActs   the k active features of each token: values and indices
 TopKSAE      encode, decode, reconstruct, splice, direction
@@ -27,8 +27,7 @@ from .topk import (
 __all__ = ["CONVENTIONS", "SparseActs", "TopKSAE"]
 
 CHUNK_BYTES = 2**26  # 512 tokens of 32768 features
-# Tokens decoded before W_dec is turned: about what turning costs. Small ones are in the cache.
-TURN_TOKENS, TURN_NUMBERS = 1024, 2**24
+TURN_TOKENS, TURN_NUMBERS = 1024, 2**24  # decoded, in W_dec: about where turning it pays
 
 
 def _float32(method):
@@ -50,12 +49,11 @@ class TopKSAE:
     Qwen/SAE-Res-*): pre = x @ W_enc.T + b_enc; acts = the k largest of relu(pre); reconstruction
     = acts @ W_dec.T + b_dec. Other conventions encode x * input_scale - b_dec and divide the
     reconstruction by input_scale. `path` and `layer` serve messages and provenance. What an object
-    computes does not change after it is made: `to` and `read_as` give new ones.
+    computes stays the same: `to` and `read_as` give new ones.
 
-    Large float32 encoders on a CPU are screened in bfloat16 (see screening.py): the same TopK,
-    sooner, for half of W_enc's memory more. `settled` counts the tokens that this was enough for.
-    W_dec is turned in memory, once, when many tokens were decoded: columns are then read in one
-    piece. The values stay; for that moment W_dec exists twice.
+    Large float32 encoders on a CPU are screened (see screening.py), for half of W_enc's memory;
+    `settled` counts encoded tokens by the products that were enough. W_dec is turned in memory once
+    many tokens were decoded: its values stay, but for a moment it exists twice.
     """
 
     def __init__(
@@ -63,7 +61,7 @@ class TopKSAE:
         convention: str = "official", *, input_scale: float = 1.0, path=None, layer=None,
     ):  # fmt: skip
         self.W_enc = W_enc
-        # What is found out about the weights, and where they lie: shared by `read_as`.
+        # What is known of the weights, and where they lie: shared by `read_as`.
         self._shared = {"W_dec": W_dec, "finite": set(), "decoded": 0}
         self.settled = {"bfloat16": 0, "float32": 0, "all": 0}
         self.b_enc, self.b_dec = b_enc.float(), b_dec.float()
@@ -121,10 +119,9 @@ class TopKSAE:
     def encode(self, x: Tensor, chunk_bytes: int = CHUNK_BYTES) -> SparseActs:
         """The k largest positive pre-activations of each token; x [..., d_model], any float dtype.
 
-        The dense (tokens, d_sae) matrix exists for one chunk of `chunk_bytes` at a time (one token
-        at least). Of features exactly tied at the k-th place a screened encoder keeps the smallest
-        numbers, others any (torch.topk's rule); the values are the same. ValueError on another
-        width, on NaN or inf in x or in the weights.
+        The dense (tokens, d_sae) matrix exists for `chunk_bytes` of tokens at a time. Of features
+        tied at the k-th place a screened encoder keeps the smallest numbers, others any. ValueError
+        on another width, on NaN or inf in x or in the weights.
         """
         acts = self._largest(self._read(x), chunk_bytes)
         return SparseActs(*(part.view(*x.shape[:-1], self.k) for part in acts))
@@ -133,9 +130,8 @@ class TopKSAE:
     def some(self, x: Tensor, ids: Tensor) -> Tensor:
         """What `encode` gives for a few features: float32 [..., n], 0 where one is not active.
 
-        `ids` int64 [n]; ValueError for one that does not exist. A feature that is not positive
-        before the TopK is not in it, so tokens at which none of them is positive, most of them,
-        are not encoded.
+        `ids` int64 [n]; ValueError for one that does not exist. Tokens at which none of them is
+        positive before the TopK, most of them, are not encoded.
         """
         flat, ids = self._read(x), ids.to(self.device)
         check_features(ids, self)
@@ -161,9 +157,8 @@ class TopKSAE:
     def splice(self, x: Tensor, edit: Callable[[SparseActs], SparseActs] | None = None) -> Tensor:
         """x with some features changed and the SAE's error kept, in x's dtype, [..., d_model].
 
-        `edit` maps the SparseActs of x to new ones: other values, other features, or both. Only
-        the difference is decoded and added (x + W_dec (z' - z)), so tokens that `edit` leaves
-        alone, and x itself without an edit, come back bit for bit.
+        `edit` maps the SparseActs of x to new ones. Only the difference is decoded and added
+        (x + W_dec (z' - z)), so tokens that `edit` leaves alone come back bit for bit.
         """
         if edit is None:
             return x

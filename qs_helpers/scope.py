@@ -63,7 +63,8 @@ class Scope:
         return f"Scope({self.name}: d_model {self.d_model}, d_sae {self.d_sae}, layers {layers})"
 
     @property
-    def kept_bytes(self) -> int:  # memory of the SAEs that are kept now, at most
+    def kept_bytes(self) -> int:
+        """Memory of the SAEs that are kept now, at most, in bytes."""
         return len(self._cache) * self._layer_bytes
 
     def sae(self, layer: int):
@@ -94,10 +95,8 @@ class Scope:
         return sae
 
     def read_ahead(self, layer: int) -> None:
-        """Begin to read the encoder of `layer` from its file, in the background.
-
-        Nothing happens where the SAE is kept, its file is not here yet, or another is being read.
-        """
+        """Begin to read the encoder of `layer` from its file in the background, unless the SAE is
+        kept, its file is not here yet, or another is being read."""
         folder, file = self._sae_source.folder, self._suite.files.get(layer)
         busy = self._ahead is not None and self._ahead.is_alive()
         if layer in self._cache or busy or not (folder and file):

@@ -10,6 +10,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from timing import RUNS
 
 SECTIONS = {
     "arithmetic": "Encode, decode, splice",
@@ -23,19 +24,22 @@ NOTES = {
     "that computes all pre-activations in float32. Decoding is timed after W_dec was turned in "
     "memory, which is done once; SAELens turns it while loading. It reads k columns a token and "
     "computes next to nothing, so the machine's memory sets its speed: random features, as here, "
-    "hardly ever share a column.",
+    "hardly ever share a column. *splice*: all features doubled, the error kept; around SAELens "
+    "that takes two decodes. The figure has medians of 3 runs.",
     "loading": "A process that opens a file of the official format and encodes 8 tokens, or reads "
     "one column of W_dec; memory is the growth of its peak. *sae-lens* has its own loader of these "
-    "files. *cold*: no page of the file is in the page cache.",
+    "files. Medians of 3 processes. *cold*: no page of the file is in the page cache.",
     "scan": "A model with six layers of the 1.7B shape, SAEs on three. The plain loop pads texts "
     "in their order and runs the whole model: {padding_in_order:.0%} of what it computes is "
-    "padding, {padding:.0%} in our batches. Memory: torch keeps a compiled product for every shape "
-    "of batch (1024 at most) and the C library what was freed; the last row is without either. The "
-    "plan that is stated before: *{plan}*.",
+    "padding, {padding:.0%} in our batches. The first row is a median of 2 runs, memory is of one "
+    "process each: torch keeps a compiled product for every shape of batch (1024 at most) and the "
+    "C library keeps what was freed; the last row is without either. The plan that is stated "
+    "before: *{plan}*.",
     "use": "One text of {prompt} tokens, {new} new ones, random weights in bfloat16; one layer in "
-    "the middle is read or changed. Generation includes its prefill. *steering* adds directions; "
-    "*clamping* encodes each token to know what to change; *reconstruction* puts decode(encode(x)) "
-    "in the place of x.",
+    "the middle is read or changed. Medians of 3 runs, of 9 for steering by 1 direction in "
+    "generation, of 5 for capture by depth. Generation includes its prefill, which dilutes what a "
+    "token costs. *steering* adds directions; *clamping* encodes each token to know what to "
+    "change; *reconstruction* puts decode(encode(x)) in the place of x.",
 }
 KINDS = {"faster": "{:.2f} × faster", "share": "{:.3g} of it", "time": "{:.3f} of the time"}
 SIGNS = {"faster": "≥ {:.3g} ×", "share": "≤ {:.3g}", "time": "≤ {:.3g}"}
@@ -45,7 +49,8 @@ def page(found: dict) -> str:
     lines = [
         "# Speed and memory",
         "",
-        f"Measured on: {found['machine']}. Medians of runs in turn, ours and the peer's. Ratios "
+        f"Measured on: {found['machine']}. Medians of {RUNS} runs in turn, ours and the "
+        "peer's, unless said otherwise; spreads were not kept. Ratios "
         "carry over to other machines roughly, times do not. `make bench` measures anew.",
     ]
     for section, title in SECTIONS.items():
@@ -106,6 +111,7 @@ def figures(found: dict, folder: Path) -> None:
         ax.grid(alpha=0.3)
         ax.legend(fontsize=6)
     axes[0].set_ylabel("milliseconds")
-    fig.suptitle("Cost at 2048 × 32768, k 50, 512 tokens, but for what varies", fontsize=10)
+    about = "2048 × 32768, k 50, 512 tokens, but for what varies; layers: the scan below"
+    fig.suptitle(f"Cost at {about}", fontsize=10)
     fig.savefig(folder / "growth.png", dpi=120)
     plt.close(fig)

@@ -115,7 +115,7 @@ def run_changes(
 ) -> list[str]:
     """What has changed since the run of a notebook in the folder `out`; [] if nothing has."""
     old, executed = read_json(out / path.stem / "stamp.json"), out / path.name
-    new = make_stamp(path, preset, passed, [*old.get("helper", [])] or None, params)
+    new = make_stamp(path, preset, passed, params)
     found = changes(old, new)
     if not found:
         whole = executed.is_file() and outputs_digest(executed, out / path.stem) == old["outputs"]

@@ -21,7 +21,7 @@ from .planning import Plan, run_changes, why_stale
 from .preflight import BUILD
 from .presets import is_tiny
 from .runner import STOPPED, Outcome, run_all
-from .stamps import committed_changes, make_stamp, outputs_digest, used_modules
+from .stamps import committed_changes, make_stamp, outputs_digest
 
 __all__ = ["report"]
 
@@ -69,7 +69,7 @@ def _run(plan: Plan, jobs: int | None, quiet: bool) -> tuple[Path, list[Outcome]
     if (tiny or jobs > 1) and "OMP_NUM_THREADS" not in os.environ:
         # One thread whatever is left to do: sums, and so results, do not depend on it.
         variables["OMP_NUM_THREADS"] = "1" if tiny else str(max(1, cores // jobs))
-    stamps = {p: make_stamp(p, plan.preset, plan.passed[p.stem], None, params) for p in todo}
+    stamps = {p: make_stamp(p, plan.preset, plan.passed[p.stem], params) for p in todo}
     for name in ("index.html", "results.json") if todo else ():
         (plan.out / name).unlink(missing_ok=True)  # they would tell of what is being replaced
     for path in todo:
@@ -136,9 +136,8 @@ def _finish(plan: Plan, outcome: Outcome, stamp: dict[str, Any]) -> None:
         write_json(folder / "results.json", results | {"seconds": round(outcome.seconds, 2)})
     if outcome.error:
         return
-    used = used_modules(outcome.notebook, results.get("modules"), stamp["helper"])
-    stamp = stamp | {"helper": used, "outputs": outputs_digest(outcome.executed, folder)}
-    write_json(folder / "stamp.json", stamp)
+    outputs = {"outputs": outputs_digest(outcome.executed, folder)}
+    write_json(folder / "stamp.json", stamp | outputs)
 
 
 def _unless_finished(plan: Plan, outcome: Outcome) -> Outcome:

@@ -36,10 +36,10 @@ test: $(TEST_READY) lint  ## lint, unit tests, every notebook from 01 on
 	  --nbmake-timeout=300 $(NOTEBOOKS)
 
 bench: $(TEST_READY)  ## speed and memory against peers, as ratios, into runs/speed
-	@PYTHONPATH=tests $(BIN)/python tests/benchmarks/bench.py $(ARGS)
+	@PYTHONPATH=tests $(BIN)/python benchmarks/bench.py $(ARGS)
 
 profile: $(READY)  ## where the time of a scan of PRESET goes
-	@$(BIN)/python tests/benchmarks/profile_scan.py $(PRESET)
+	@$(BIN)/python benchmarks/profile_scan.py $(PRESET)
 
 lint: $(READY)  ## check style of Python and notebooks
 	@$(BIN)/ruff check -q .

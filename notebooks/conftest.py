@@ -10,7 +10,7 @@ import os
 
 import pytest
 
-from qs_helpers.catalog import COMMUNITY, GROUPS
+from qs_helpers.loading.catalog import COMMUNITY, GROUPS
 from qs_helpers.presets import resolve_preset
 
 LONGEST_CELL = 4 * 3600  # seconds, on a preset of the catalog; nbmake's own limit is 300

@@ -1,18 +1,15 @@
-"""Text from a model, plain or steered, the same whatever the batch.
-
-generate  continuations of prompts, greedy or sampled, under an intervention
-"""
+"""Text from a model, plain or steered, the same whatever the batch."""
 
 import functools
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .replay import edited
-
-__all__ = ["generate"]
+from .fast.replay import edited
+from .steering import Scale, add, project_out
 
 Functions = Mapping[int | str, Callable[[Tensor], Tensor]]
 
@@ -95,3 +92,60 @@ class _Draw:
         chosen = torch.searchsorted(mass, point * mass[:, -1:], right=True)
         left = torch.full_like(scores, float("-inf"))
         return left.scatter_(-1, chosen.clamp(max=scores.shape[-1] - 1), 0.0)
+
+
+HOW = ("add", "ablate")
+
+
+class Arm(NamedTuple):
+    """One intervention. Adding: `dose` median norms of `direction` after `layer`. Ablating: the
+    share `dose` of `direction` is taken out of everything that is written to the stream."""
+
+    layer: int
+    dose: float
+    direction: Tensor
+    """[d_model]"""
+    along: Tensor | None = None
+    """ablating, for a control: take away as much, token by token, along this direction"""
+
+
+def sweep(
+    scope, prompts: Sequence[str], scales: Mapping[int, Scale], arms: Sequence[Arm],
+    how: str = "add", **options,
+) -> list[list[str]]:  # fmt: skip
+    """One list of texts for each arm, in the order of the prompts.
+
+    Prompts of all arms at a layer share batches, which saves most of the time. `how` is "add" or
+    "ablate"; `options` go to `generate`. ValueError without arms.
+    """
+    if how not in HOW:
+        raise ValueError(f"how is {how!r}; choose one of {', '.join(HOW)}")
+    if not arms:
+        raise ValueError("sweep got no arms")
+    texts: list[list[str]] = [[] for _ in arms]
+    for layer in sorted({arm.layer for arm in arms}):
+        here = [i for i, arm in enumerate(arms) if arm.layer == layer]
+        steer = _steering([arms[i] for i in here], scales[layer], how, len(prompts))
+        made = generate(scope, list(prompts) * len(here), steer, **options)
+        for place, i in enumerate(here):
+            texts[i] = made[place * len(prompts) : (place + 1) * len(prompts)]
+    return texts
+
+
+def _steering(arms: list[Arm], scale: Scale, how: str, n: int):
+    """What `generate` needs for n prompts under each of some arms at one layer."""
+
+    def stack(vectors) -> Tensor:
+        return torch.stack([torch.as_tensor(v).float().cpu() for v in vectors])
+
+    doses = torch.tensor([float(arm.dose) for arm in arms])
+    own = stack(arm.direction for arm in arms)
+    along = stack(arm.direction if arm.along is None else arm.along for arm in arms)
+
+    def steer(rows: Tensor) -> dict:
+        arm = rows // n
+        if how == "add":
+            return {scale.layer: add(own[arm], doses[arm], scale)}
+        return {"writes": project_out(own[arm], scale, doses[arm], along[arm])}
+
+    return steer

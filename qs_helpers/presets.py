@@ -1,46 +1,22 @@
-"""Settings of a notebook: the values of a preset's file, with the notebook's parameters on top.
-
-project_root    folder that holds notebooks/, figures/ and runs/
-resolve_preset  "auto" becomes $QS_PRESET, else "tiny"
-is_tiny         True for the presets of the embedded scope
-preset_names    the presets that have a file
-preset_sections  what a preset's file says, section by section
-preset_values   what a preset's file says for one notebook
-located         a file or folder in a value, as an absolute path
-scope_values    what a preset's file says about the model and its SAEs
-dataset_name    owner and name of a Hub dataset, where a text is one
-settings        the validated values of one run, as a namespace
-check_type      refuse a value of another type than the one expected
-nearest         the known names closest to a misspelt one, as words for an error
-"""
+"""Settings of a notebook: the values of a preset's file, with the notebook's parameters on top."""
 
 import os
+import platform
 import re
 from difflib import get_close_matches
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import yaml
 
-__all__ = [
-    "SCOPE_KEYS",
-    "check_type",
-    "dataset_name",
-    "is_tiny",
-    "located",
-    "nearest",
-    "preset_names",
-    "preset_sections",
-    "preset_values",
-    "project_root",
-    "resolve_preset",
-    "scope_values",
-    "settings",
-]
-
 TINY = ("tiny", "tiny-instruct", "tiny-sft")
+
+
 PATHS = ("DATA", "PROMPTS", "MODELS")  # parameters that may name files or folders
+
+
 # What the section "scope:" of a preset may say: keywords of load_scope, and their types.
 SCOPE_KEYS = {
     **{"model": "", "sae": "", "model_revision": "", "sae_revision": ""},
@@ -205,3 +181,20 @@ def settings(notebook: str, preset: str, **params) -> SimpleNamespace:
         if value is not None:
             values[name] = check_type(name, value, values[name])
     return SimpleNamespace(PRESET=preset, **values)
+
+
+LIBRARIES = (
+    *("torch", "transformers", "huggingface_hub", "safetensors", "numpy", "pandas", "scipy"),
+    *("scikit-learn", "matplotlib", "qs-helpers"),
+)
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the main libraries, without importing them."""
+    found = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found

@@ -1,32 +1,125 @@
-"""TopK sparse autoencoders: the object that encodes and decodes.
-
-SparseActs   the k active features of each token: values and indices
-TopKSAE      encode, decode, reconstruct, splice, direction
-CONVENTIONS  how other suites store and read their SAEs
-"""
+"""TopK sparse autoencoders: five lines of math, and what they refuse."""
 
 import functools
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .formats import CONVENTIONS
-from .mapped import gather_columns
-from .sae_checks import check_features, check_finite, checked_tokens
-from .screening import make_screen, screened
-from .topk import (
-    SparseActs,
-    columns_of,
-    may_fire,
-    sparse_change,
-    topk_linear,
-    weighted_columns,
-)
+from .fast.columns import BLOCK_BYTES, columns_of, gather_columns, weighted_columns
+from .fast.screening import make_screen, may_fire, screened
 
-__all__ = ["CONVENTIONS", "SparseActs", "TopKSAE"]
+BLOCK = 4  # columns of a block of pre-activations
+
+
+class SparseActs(NamedTuple):
+    """Active features: `values` float32 [..., k] in descending order, `indices` int64 [..., k].
+
+    An entry of value 0 is an empty place (fewer than k features were positive); its index means
+    nothing. Count features with `values > 0`.
+    """
+
+    values: Tensor
+    indices: Tensor
+
+
+def topk_linear(x: Tensor, W: Tensor, b: Tensor, k: int, chunk_bytes: int) -> SparseActs:
+    """The k largest of relu(x @ W.T + b) for x [tokens, d_model], W (d_sae, d_model), b (d_sae,).
+
+    In float32; the dense (tokens, d_sae) matrix exists for one chunk of `chunk_bytes` at a time.
+    """
+    values = torch.empty(len(x), k, device=x.device, dtype=torch.float32)
+    indices = torch.empty(len(x), k, device=x.device, dtype=torch.int64)
+    step = max(1, chunk_bytes // (4 * len(W)))
+    for start in range(0, len(x), step):
+        part = slice(start, start + step)
+        pre = _linear(x[part].float(), W, b).relu_()
+        values[part], indices[part] = _largest(pre, k)
+    return SparseActs(values, indices)
+
+
+def _largest(pre: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """torch.topk(pre, k) for pre [tokens, n].
+
+    On a CPU its time grows with n, so it is asked twice for less: the k largest numbers are in the
+    k blocks with the largest maxima. A block is every (n / 4)th column, so that maxima are taken
+    of whole rows of memory.
+    """
+    n = pre.shape[1]
+    if pre.device.type != "cpu" or n % BLOCK or n < 4 * BLOCK * k:
+        return torch.topk(pre, k)
+    step = n // BLOCK
+    maxima = pre.view(len(pre), BLOCK, step).amax(1)
+    blocks = torch.topk(maxima, k, sorted=False).indices
+    columns = blocks[:, None] + step * torch.arange(BLOCK)[None, :, None]
+    columns = columns.view(len(pre), BLOCK * k)
+    values, places = torch.topk(pre.gather(1, columns), k)
+    return values, columns.gather(1, places)
+
+
+def _linear(x: Tensor, W: Tensor, b: Tensor) -> Tensor:
+    if W.dtype == torch.float32:
+        return torch.addmm(b, x, W.T)
+    # Weights kept in another dtype are widened block by block, never as a whole second copy.
+    out = torch.empty(len(x), len(W), device=x.device, dtype=torch.float32)
+    rows = max(1, BLOCK_BYTES // (4 * W.shape[1]))
+    for start in range(0, len(W), rows):
+        part = slice(start, start + rows)
+        out[:, part] = torch.addmm(b[part], x, W[part].float().T)
+    return out
+
+
+def sparse_change(old: SparseActs, new: SparseActs) -> SparseActs:
+    """new - old as entries [tokens, k_old + k_new], exactly zero where nothing changed.
+
+    A feature that `new` names twice counts twice, as it does in a decode.
+    """
+    same = old.indices[:, :, None] == new.indices[:, None, :]
+    kept = torch.where(same, new.values[:, None, :], 0).sum(-1)
+    fresh = new.values.masked_fill(same.any(1), 0)
+    return SparseActs(
+        torch.cat([kept - old.values, fresh], -1), torch.cat([old.indices, new.indices], -1)
+    )
+
+
+def checked_tokens(x: Tensor, sae) -> Tensor:
+    """x [..., d_model] as [tokens, d_model] on the SAE's device, of the right width and finite."""
+    if x.shape[-1:] != (sae.d_model,):
+        raise ValueError(
+            f"residuals of shape {tuple(x.shape)} do not fit W_enc {tuple(sae.W_enc.shape)} "
+            f"of {sae}; pass [..., {sae.d_model}] or choose an SAE of this model"
+        )
+    flat = x.reshape(-1, sae.d_model).to(sae.device)
+    bad = ~flat.isfinite().all(-1)
+    if bad.any():
+        first = bad.nonzero()[0, 0].cpu()
+        place = [int(i) for i in torch.unravel_index(first, x.shape[:-1] or (1,))]
+        raise ValueError(
+            f"residual of token {place} given to {sae} holds NaN or inf "
+            f"({int(bad.sum())} of {len(flat)} tokens do); look for the layer that makes it"
+        )
+    return flat
+
+
+def check_features(ids: Tensor, sae) -> None:
+    outside = ids[(ids < 0) | (ids >= sae.d_sae)]
+    if outside.numel():
+        raise ValueError(
+            f"feature {int(outside[0])} of {sae} is out of range; choose from 0 to {sae.d_sae - 1}"
+        )
+
+
+def check_finite(weights: Tensor, name: str) -> None:
+    """One pass without a copy: NaN and inf both show in the extremes."""
+    if not all(extreme.isfinite() for extreme in torch.aminmax(weights)):
+        raise ValueError(f"{name} holds NaN or inf; download the file again")
+
 
 CHUNK_BYTES = 2**26  # 512 tokens of 32768 features
+
+
 TURN_TOKENS, TURN_NUMBERS = 1024, 2**24  # decoded, in W_dec: about where turning it pays
 
 
@@ -139,7 +232,7 @@ class TopKSAE:
         near = may_fire(flat, self.W_enc[ids], self.b_enc[ids])
         if near.any():
             acts = self._largest(flat[near], CHUNK_BYTES)
-            out[near] = columns_of(acts, ids, self.d_sae)
+            out[near] = columns_of(*acts, ids, self.d_sae)
         return out.view(*x.shape[:-1], len(ids))
 
     @_float32
@@ -247,3 +340,48 @@ class TopKSAE:
         for name in set(names) - self._shared["finite"]:
             check_finite(getattr(self, name), f"{name} of {self}")
             self._shared["finite"].add(name)
+
+
+NAMES = ("W_enc", "W_dec", "b_enc", "b_dec")
+
+
+@dataclass(frozen=True)
+class Convention:
+    """How a suite stores and reads its SAEs.
+
+    `keys` are the file's names for W_enc, W_dec, b_enc, b_dec, in this order. `transposed` files
+    hold W_enc as (d_model, d_sae) and W_dec as (d_sae, d_model). With `subtract_b_dec` the encoder
+    reads x - b_dec. A `scaled` file has a number "scale" that multiplies x before encoding and
+    divides the reconstruction; such files keep the tensors under "state".
+    """
+
+    name: str
+    keys: tuple[str, str, str, str] = NAMES
+    transposed: bool = False
+    subtract_b_dec: bool = False
+    scaled: bool = False
+    used_by: str = ""
+
+
+CONVENTIONS = {
+    row.name: row
+    for row in (
+        Convention("official", used_by="Qwen/SAE-Res-*"),
+        Convention("centered", subtract_b_dec=True, used_by="official layout, x - b_dec"),
+        Convention("transposed", transposed=True, used_by="SAELens layout, x not centred"),
+        Convention(
+            "openinterpretability",
+            transposed=True,
+            subtract_b_dec=True,
+            used_by="caiovicentino1/qwen36-27b-sae-papergrade and its family",
+        ),
+        Convention(
+            "leoninverse",
+            keys=("W_enc", "W_dec", "b_enc", "b_pre"),
+            transposed=True,
+            subtract_b_dec=True,
+            scaled=True,
+            used_by="LeonInverse/qwen3.8-27b-scope-code",
+        ),
+    )
+}

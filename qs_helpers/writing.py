@@ -1,33 +1,43 @@
-"""Numbers about texts that a model wrote.
-
-script_shares   the share of a text's letters in each script
-language        English, French, Russian, Japanese or Chinese, or none
-sentences_with  the share of a text's sentences that hold one of some words
-distinct_n      distinct n-grams over all n-grams
-repeated        the share of n-grams that were there before
-compression     how much smaller zlib makes a text
-loops           does a text end in a loop?
-harmonic_mean   of an effect and its price, as AxBench joins them
+"""What a text says of itself: its scripts, its language, whether it loops; tokens made visible.
 
 Units of n-grams are words where a text has spaces, and characters in Chinese and Japanese.
 """
 
 import functools
-import zlib
-from collections.abc import Iterable
+import unicodedata
 
 import regex
 
-__all__ = [
-    "compression",
-    "distinct_n",
-    "harmonic_mean",
-    "language",
-    "loops",
-    "repeated",
-    "script_shares",
-    "sentences_with",
-]
+MARKS = {"\n": "⏎", "\t": "⇥", "\r": "␍", " ": "·"}
+
+
+def token(tokenizer, number: int) -> str:
+    """One token as `visible` text, or as its bytes, "‹E4 B8›", where it is no whole character."""
+    text = _decode(tokenizer, [number])
+    if "\ufffd" not in text:
+        return visible(text)
+    # Byte-level vocabularies spell a byte as a character: itself where it prints, else 256 + n.
+    prints = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in prints]
+    spelled = {chr(b): b for b in prints} | {chr(256 + n): b for n, b in enumerate(others)}
+    codes = [spelled.get(char) for char in tokenizer.convert_ids_to_tokens(number)]
+    return "‹" + " ".join(f"{code:02X}" for code in codes) + "›" if None not in codes else text
+
+
+def visible(text: str) -> str:
+    """Spaces, line breaks and tabs as marks; other control and format characters as ‹U+…›."""
+    out = []
+    for char in text:
+        category = unicodedata.category(char)
+        # The joiner and the emoji selector belong to a visible character.
+        hidden = category in ("Cc", "Cf", "Zl", "Zp", "Co", "Cn") and char != "\u200d"
+        out.append(MARKS.get(char) or (f"‹U+{ord(char):04X}›" if hidden else char))
+    return "".join(out) or "∅"
+
+
+def _decode(tokenizer, ids: list[int]) -> str:
+    return tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
 
 SCRIPTS = {
     "Latin": r"\p{Latin}",
@@ -36,7 +46,11 @@ SCRIPTS = {
     "Kana": r"[\p{Hiragana}\p{Katakana}\u30fc]",
     "other": r"\p{L}",
 }
+
+
 UNITS = regex.compile(r"\p{Han}|[\p{Hiragana}\p{Katakana}\u30fc]|[\p{L}\p{M}\p{N}]+|[^\s]")
+
+
 MAX_PERIOD = 16  # units of the longest stretch that counts as a loop
 
 
@@ -78,44 +92,6 @@ def _latin():
     return found
 
 
-def _grams(text: str, n: int) -> list[tuple[str, ...]]:
-    units = UNITS.findall(text.lower())
-    return list(zip(*(units[i:] for i in range(n)), strict=False))
-
-
-def sentences_with(text: str, words: Iterable[str]) -> float:
-    """The share of a text's sentences that hold one of `words`; 0 for a text without any.
-
-    Case is ignored. Words match whole, but anywhere in scripts that put no spaces between them.
-    """
-    found = [s for s in regex.split(r"(?<=[.!?。！？])|\n", text) if regex.search(r"\p{L}", s)]
-    pattern = _any_of(tuple(words))
-    return sum(bool(pattern.search(s)) for s in found) / len(found) if found else 0.0
-
-
-@functools.cache
-def _any_of(words: tuple[str, ...]):
-    whole = r"(?<![\p{Latin}\p{Cyrillic}])(?:%s)(?![\p{Latin}\p{Cyrillic}])"
-    return regex.compile(whole % "|".join(map(regex.escape, words)), regex.IGNORECASE)
-
-
-def distinct_n(text: str, n: int = 3) -> float:
-    """Distinct n-grams over n-grams (Li et al. 2016); 1 for a text of fewer than n units."""
-    grams = _grams(text, n)
-    return len(set(grams)) / len(grams) if grams else 1.0
-
-
-def repeated(text: str, n: int = 4) -> float:
-    """1 - distinct_n (rep-n of Welleck et al. 2019)."""
-    return 1 - distinct_n(text, n)
-
-
-def compression(text: str) -> float:
-    """1 - compressed size / size in UTF-8 (zlib, level 9); 0 where it does not get smaller."""
-    data = text.encode("utf-8", "surrogatepass")
-    return max(0.0, 1 - len(zlib.compress(data, 9)) / len(data)) if data else 0.0
-
-
 def loops(text: str) -> bool:
     """True if a text ends in one stretch of 1 to 16 units over and over.
 
@@ -128,10 +104,3 @@ def loops(text: str) -> bool:
         if len(tail) == times * period and tail == tail[:period] * times:
             return True
     return False
-
-
-def harmonic_mean(effect: float, fluency: float) -> float:
-    """2ab / (a + b) of two numbers from 0 to 1; 0 if one of them is 0 (AxBench, Wu et al. 2025)."""
-    if not (0 <= effect <= 1 and 0 <= fluency <= 1):
-        raise ValueError(f"harmonic_mean of {effect} and {fluency}: give two numbers from 0 to 1")
-    return 2 * effect * fluency / (effect + fluency) if effect and fluency else 0.0

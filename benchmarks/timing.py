@@ -1,0 +1,76 @@
+"""Rows of the benchmark's table, and how they are timed.
+
+Row          one comparison: ours, a peer, their ratio, and the target if there is one
+interleaved  median seconds of tasks that are run in turn
+machine      what the numbers were measured on
+"""
+
+import platform
+import time
+from pathlib import Path
+from statistics import median
+from typing import NamedTuple
+
+import torch
+
+from qs_helpers.fast.screening import has_bf16
+
+RUNS = 5
+
+
+class Row(NamedTuple):
+    """`ratio` by `kind`: "faster", the peer's time over ours; "share", ours over the peer's;
+    "time", of two rates, how much longer ours takes. `target`: the least of the first, the most of
+    the others."""
+
+    section: str
+    task: str
+    shape: str
+    ours: float
+    peer: str
+    theirs: float
+    unit: str
+    kind: str
+    target: float | None = None
+
+    @property
+    def ratio(self) -> float:
+        return self.ours / self.theirs if self.kind == "share" else self.theirs / self.ours
+
+    @property
+    def met(self) -> bool | None:
+        if self.target is None:
+            return None
+        return self.ratio >= self.target if self.kind == "faster" else self.ratio <= self.target
+
+
+def interleaved(tasks, device="cpu", runs: int = RUNS) -> dict[str, float]:
+    """Median seconds of each task: all in turn, `runs` times, after once that is not counted."""
+    taken = {name: [] for name in tasks}
+    for run in range(runs + 1):
+        for name, task in tasks.items():
+            _wait(device)
+            start = time.perf_counter()
+            task()
+            _wait(device)
+            if run:
+                taken[name].append(time.perf_counter() - start)
+    return {name: median(values) for name, values in taken.items()}
+
+
+def _wait(device) -> None:
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize()
+
+
+def machine(device) -> str:
+    threads = f"{torch.get_num_threads()} threads, torch {torch.__version__.split('+')[0]}"
+    if torch.device(device).type == "cuda":
+        return f"{torch.cuda.get_device_name(device)}, {threads}"
+    named = [
+        line.split(":")[1].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    ] if Path("/proc/cpuinfo").exists() else [platform.processor()]  # fmt: skip
+    has = " with AVX512-BF16" if has_bf16() else ""
+    return f"{named[0]}{has}, {threads}"

@@ -1,0 +1,10 @@
+"""What was found: estimates and their intervals, claims, figures, and the record of a run."""
+
+import lazy_loader
+
+_NAMES = {
+    "stats": ["crossing", "holm", "rank_p", "sign_flip_p"],
+    "claims": ["ClaimFailed", "Run"],
+}
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs=_NAMES)

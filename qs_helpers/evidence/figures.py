@@ -1,0 +1,143 @@
+"""Figures of a run: a PNG with alt text, the plotted points as CSV, one style for all.
+
+Both files go to the folder of the current run: figures/<slug>.png and figures/<slug>.csv.
+"""
+
+import base64
+import io
+import os
+import re
+import warnings
+
+from .claims import add_entry, current_run
+from .files import write_whole
+
+MAX_PNG_BYTES = 150_000
+
+
+TINY_FOOTER = "tiny scope: a test bed, not a finding about Qwen"
+
+
+# Fonts with Chinese and Japanese glyphs, in order of preference, as systems name them.
+CJK_FONTS = (
+    *("Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans SC", "Source Han Sans SC"),
+    *("Microsoft YaHei", "PingFang SC", "Hiragino Sans GB", "WenQuanYi Zen Hei"),
+    *("WenQuanYi Micro Hei", "Droid Sans Fallback", "Arial Unicode MS"),
+)
+
+
+def save_figure(fig, slug: str, alt: str, data) -> None:
+    """Save a figure as PNG and its points as CSV, show it with its alt text, and close it.
+
+    slug: file name, of a-z, 0-9, - and _; alt: what the figure shows, in words made from the
+    data; data: DataFrame of exactly the plotted points.
+    Raises ValueError for a bad slug, no alt text, no data, or a PNG above 150 kB.
+    """
+    from IPython.display import display
+    from matplotlib import pyplot as plt
+
+    run = current_run()
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", slug):
+        raise ValueError(f"figure slug {slug!r}: use only a-z, 0-9, - and _")
+    if not alt.strip():
+        raise ValueError(f"figure {slug!r} has no alt text: say in words what it shows")
+    if data is None or not len(data):
+        raise ValueError(f"figure {slug!r} has no data: pass the plotted points as a DataFrame")
+    if run.tiny:
+        fig.text(1, -0.01, TINY_FOOTER, ha="right", va="top", size=7, color="0.35")
+    png = _png(fig, slug)
+    plt.close(fig)
+    folder = run.folder / "figures"
+    write_whole(folder / f"{slug}.png", png)
+    csv = data.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+    write_whole(folder / f"{slug}.csv", csv.encode())
+    add_entry(run, "figures", {"slug": slug, "alt": alt}, "slug")
+    bundle = {"image/png": base64.b64encode(png).decode(), "text/plain": alt}
+    display(bundle, raw=True, metadata={"image/png": {"alt": alt}})
+
+
+def intervals(ax, places, table, across: bool = False, **style) -> None:
+    """Dots at table.value with bars from table.low to table.high; `across`: values run along x.
+
+    places: where on the other axis, names or numbers; table: DataFrame with value, low, high.
+    """
+    bars = [table.value - table.low, table.high - table.value]
+    style = {"fmt": "o", "capsize": 3, "ms": 5} | style
+    if across:
+        ax.errorbar(table.value, places, xerr=bars, **style)
+    else:
+        ax.errorbar(places, table.value, yerr=bars, **style)
+
+
+def in_words(title: str, names, table) -> str:
+    """A table as a sentence: "Title: en 0.95 [0.93, 0.97], fr …", intervals where it has them."""
+    parts = []
+    for name, row in zip(names, table.to_dict("records"), strict=True):
+        bounds = f" [{row['low']:.3g}, {row['high']:.3g}]" if "low" in row else ""
+        parts.append(f"{name} {row['value']:.3g}{bounds}")
+    return f"{title}: {', '.join(parts)}."
+
+
+def plot_style() -> None:
+    """Set matplotlib's defaults: Okabe-Ito colours, cividis, white face, fonts for all scripts.
+
+    The first installed font of CJK_FONTS, or the file that $QS_FONT names, is used for the
+    characters that DejaVu Sans lacks.
+    """
+    import matplotlib as mpl
+    from matplotlib import font_manager
+
+    okabe_ito = "#0072B2 #E69F00 #009E73 #D55E00 #56B4E9 #CC79A7 #F0E442 #000000".split()
+    own = os.environ.get("QS_FONT")
+    if own:
+        font_manager.fontManager.addfont(own)
+        cjk = [font_manager.FontProperties(fname=own).get_name()]
+    else:
+        installed = set(font_manager.get_font_names())
+        cjk = [name for name in CJK_FONTS if name in installed][:1]
+    mpl.rcParams |= {
+        "axes.prop_cycle": mpl.cycler(color=okabe_ito),
+        "axes.spines.right": False,
+        "axes.spines.top": False,
+        "figure.constrained_layout.use": True,
+        "figure.facecolor": "white",
+        "font.family": ["DejaVu Sans", *cjk],
+        "image.cmap": "cividis",
+    }
+
+
+def _png(fig, slug: str) -> bytes:
+    """The figure as PNG, at a lower resolution where needed to stay below MAX_PNG_BYTES."""
+    missing = set()
+    for dpi in (110, 90, 72):
+        buffer = io.BytesIO()
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            # No Software entry: the same figure gives the same bytes under another matplotlib.
+            fig.savefig(
+                buffer,
+                dpi=dpi,
+                facecolor="white",
+                bbox_inches="tight",
+                metadata={"Software": None},
+            )
+        for warning in caught:
+            glyph = re.search(r"Glyph (\d+) .* missing from", str(warning.message))
+            missing |= {chr(int(glyph[1]))} if glyph else set()
+            if not glyph:
+                warnings.warn_explicit(
+                    warning.message, warning.category, warning.filename, warning.lineno
+                )
+        if buffer.tell() <= MAX_PNG_BYTES:
+            break
+    else:
+        raise ValueError(
+            f"figure {slug!r} is {buffer.tell() // 1000} kB, above {MAX_PNG_BYTES // 1000} kB: "
+            "draw fewer points or a smaller figure"
+        )
+    if missing:
+        print(
+            f"No font for {''.join(sorted(missing))} in figure {slug!r}: "
+            "install Noto Sans CJK or set QS_FONT to a font file"
+        )
+    return buffer.getvalue()

@@ -1,0 +1,60 @@
+"""Files that are never half-written, and values that JSON can hold."""
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file by renaming a complete one, making its folder where needed.
+
+    A reader sees the old file or the new one, never half, whatever interrupts the write.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    half = path.with_name(f".{path.name}.{os.getpid()}")
+    half.write_bytes(content)
+    half.replace(path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `plain(value)` as indented UTF-8 JSON, whole."""
+    text = json.dumps(plain(value), indent=1, ensure_ascii=False, allow_nan=False)
+    # A lone half of a surrogate pair, from a broken character, becomes a JSON escape.
+    write_whole(path, text.encode(errors="backslashreplace") + b"\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON document, or {} where the file does not exist."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def plain(value: Any) -> Any:
+    """The value as JSON can hold it: nan and inf become words, arrays and tensors lists.
+
+    Raises TypeError for a value that is none of number, text, list, mapping or array.
+    """
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(float(value))
+    if value is None or type(value) in (str, int, bool, float):
+        return value
+    if hasattr(value, "_asdict"):
+        value = value._asdict()
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(item) for item in value]
+    if hasattr(value, "tolist"):
+        return plain(value.tolist())
+    raise TypeError(
+        f"{type(value).__name__} cannot be recorded: pass numbers, text, lists or dicts"
+    )
+
+
+def short(value: Any) -> str:
+    """A value as short text: a float with three significant digits, or as a whole number."""
+    if isinstance(value, float):
+        return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+    return str(value)

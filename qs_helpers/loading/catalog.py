@@ -1,0 +1,154 @@
+"""The published SAE suites as data."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..presets import nearest
+
+# The model card tags the suites `license: other` and asks readers to be careful; we name both.
+OFFICIAL_LICENCE = (
+    "Qwen licence (the card's tag is 'other'). The card's caution: not for interfering with model "
+    "capabilities outside science, nor for producing harmful content. No weights are redistributed."
+)
+
+
+COMMUNITY_LICENCE = "see the card of the repo; no weights are redistributed"
+
+
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+@dataclass(frozen=True)
+class Group:
+    """One suite of SAEs, one file per layer, on the residual stream of one backbone.
+
+    `n_params` is the nominal size of the backbone (8.2e9 for "8B"), good to a few percent, and
+    `n_layers` its depth. `revision` and `model_revision` are commits where one is known, else
+    "main". `layers` are the decoder layers that have a file, counted from 0; the file of layer n
+    reads the output of decoder layer n. `post_trained` is True when the backbone is not a base.
+    """
+
+    name: str
+    sae_repo: str
+    model_repo: str
+    n_layers: int
+    d_model: int
+    d_sae: int
+    k: int
+    n_params: float
+    revision: str = "main"
+    model_revision: str = "main"
+    moe: bool = False
+    post_trained: bool = False
+    file_pattern: str = "layer{layer}.sae.pt"
+    convention: str = "official"
+    licence: str = OFFICIAL_LICENCE
+    some_layers: tuple[int, ...] | None = None
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Layer numbers that have an SAE file."""
+        return tuple(range(self.n_layers)) if self.some_layers is None else self.some_layers
+
+    @property
+    def layer_bytes(self) -> int:
+        """Bytes of one layer's file: float32, 4 x (2 d_model d_sae + d_model + d_sae)."""
+        return 4 * (2 * self.d_model * self.d_sae + self.d_model + self.d_sae)
+
+
+# backbone: (layers, d_model, parameters, commit of the model repo, d_sae / 1024 at k 50 and
+# at k 100). On the mixture-of-experts backbones the two are coupled: no other pair exists.
+_BACKBONES = {
+    "Qwen3-1.7B-Base": (28, 2048, 1.7e9, "ea980cb0a6c2ae4b936e82123acc929f1cec04c1", 32, 32),
+    "Qwen3-8B-Base": (36, 4096, 8.2e9, "49e3418fbbbca6ecbdf9608b4d22e5a407081db4", 64, 64),
+    "Qwen3.5-2B-Base": (24, 2048, 2e9, "b1485b2fa6dfa1287294f269f5fb618e03d52d7c", 32, 32),
+    "Qwen3.5-9B-Base": (32, 4096, 9e9, "68c46c4b3498877f3ef123c856ecfde50c39f404", 64, 64),
+    "Qwen3.5-27B": (64, 5120, 27e9, "fc05daec18b0a78c049392ed2e771dde82bdf654", 80, 80),
+    "Qwen3-30B-A3B-Base": (48, 2048, 30.5e9, "1b75feb79f60b8dc6c5bc769a898c206a1c6a4f9", 32, 128),
+    "Qwen3.5-35B-A3B-Base": (40, 2048, 36e9, "0f0813072d2358973511097385626f21fcb6d422", 32, 128),
+}
+
+
+# Commits of SAE repos that are known in full; the others resolve at load and are recorded then.
+_SAE_REVISIONS = {
+    "Qwen/SAE-Res-Qwen3-1.7B-Base-W32K-L0_50": "ce1a79d9c5163932d65c417380e53230e1086370",
+    "Qwen/SAE-Res-Qwen3-1.7B-Base-W32K-L0_100": "2756a49850d1d0288a18e561783deae0d810791e",
+    "Qwen/SAE-Res-Qwen3.5-2B-Base-W32K-L0_100": "027267657257a8d490296286e8fab41e1c1a1a3d",
+    "Qwen/SAE-Res-Qwen3.5-27B-W80K-L0_50": "13d4221569f7ca5d3c1e605e3e3dc95117e4807c",
+}
+
+
+def _official() -> dict[str, Group]:
+    groups = {}
+    for backbone, (n_layers, d_model, n_params, commit, at_50, at_100) in _BACKBONES.items():
+        for width, k in ((at_50, 50), (at_100, 100)):
+            name = f"{backbone.lower().removesuffix('-base')}-l{k}"
+            sae_repo = f"Qwen/SAE-Res-{backbone}-W{width}K-L0_{k}"
+            groups[name] = Group(
+                name=name,
+                sae_repo=sae_repo,
+                model_repo=f"Qwen/{backbone}",
+                n_layers=n_layers,
+                d_model=d_model,
+                d_sae=width * 1024,
+                k=k,
+                n_params=n_params,
+                revision=_SAE_REVISIONS.get(sae_repo, "main"),
+                model_revision=commit,
+                moe="-A3B" in backbone,
+                post_trained=not backbone.endswith("-Base"),
+            )
+    return groups
+
+
+GROUPS: dict[str, Group] = _official()
+
+
+COMMUNITY: dict[str, Group] = {
+    "openinterp-qwen3.6-27b": Group(
+        name="openinterp-qwen3.6-27b",
+        sae_repo="caiovicentino1/qwen36-27b-sae-papergrade",
+        model_repo="Qwen/Qwen3.6-27B",
+        n_layers=64,
+        d_model=5120,
+        d_sae=65536,
+        k=128,
+        n_params=27e9,
+        post_trained=True,
+        file_pattern="sae_L{layer}_latest.safetensors",
+        convention="openinterpretability",
+        licence=COMMUNITY_LICENCE,
+        some_layers=(11, 31, 55),
+    )
+}
+
+
+_TINY_ROOT = Path(__file__).parents[1] / "tiny"
+
+
+TINY: dict[str, Path] = {
+    "tiny": _TINY_ROOT / "base",
+    "tiny-instruct": _TINY_ROOT / "instruct",
+    "tiny-sft": _TINY_ROOT / "sft",
+}
+
+
+def spans(layers: Sequence[int]) -> str:
+    """(0, 1, 2) as "0 to 2", (11, 31) as "11, 31", () as "none"."""
+    if len(layers) > 2 and list(layers) == list(range(layers[0], layers[-1] + 1)):
+        return f"{layers[0]} to {layers[-1]}"
+    return ", ".join(map(str, layers)) or "none"
+
+
+def get_group(name: str) -> Group:
+    """The official or community group called `name`. ValueError with the nearest names if none."""
+    groups = GROUPS | COMMUNITY
+    if name not in groups:
+        raise ValueError(f"no SAE group is called {name!r}; {nearest(name, groups)}")
+    return groups[name]
+
+
+def groups_for(d_model: int) -> list[str]:
+    """Names of the groups whose SAEs read residuals of width `d_model`."""
+    return [group.name for group in (GROUPS | COMMUNITY).values() if group.d_model == d_model]

@@ -1,0 +1,270 @@
+"""Files of a model or SAE suite, from a folder or from a repo on the Hugging Face Hub.
+
+Every error is one line that names the repo or file and the way out. The environment variables of
+huggingface_hub (HF_HOME, HF_ENDPOINT, HF_HUB_OFFLINE) are read once, when it is first imported:
+set them before Python starts.
+"""
+
+import fnmatch
+import hashlib
+import json
+import re
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from ..presets import versions
+
+
+def environment(device, dtype) -> dict:
+    """What a scope on a torch device, with a model of a torch dtype, runs on, as plain JSON."""
+    import torch  # here, so that a report that only lists versions starts at once
+
+    on_gpu = device.type == "cuda"
+    return {
+        "device": torch.cuda.get_device_name(device) if on_gpu else device.type,
+        "dtype": str(dtype).removeprefix("torch."),
+        "sae_dtype": "float32",
+        "versions": versions(),
+    }
+
+
+def fingerprint(path: Path) -> dict[str, str]:
+    """{"sha256": 64 hex digits, "from": "hub" or "file"}.
+
+    The Hub names the cached copy of a large file by its sha256, so that gigabytes need not be
+    read again; "from" says which of the two it was.
+    """
+    blob = Path(path).resolve()
+    if blob.parent.name == "blobs" and re.fullmatch(r"[0-9a-f]{64}", blob.name):
+        return {"sha256": blob.name, "from": "hub"}
+    with open(path, "rb") as file:
+        return {"sha256": hashlib.file_digest(file, "sha256").hexdigest(), "from": "file"}
+
+
+def portable(name: str) -> str:
+    """A source's name without the place of this package on this machine."""
+    root = Path(__file__).parents[2]
+    return Path(name).relative_to(root).as_posix() if Path(name).is_relative_to(root) else name
+
+
+def last_name(name: str) -> str:
+    """What a model is called: the last part of a repo's or a folder's name."""
+    parts = Path(name).parts
+    return parts[-2] if parts[-1] == "model" and len(parts) > 1 else parts[-1]
+
+
+# Config and tokenizer at the top of the repo; the weights are the files that the index names.
+MODEL_FILES = ("*.json", "*.jinja", "*.txt", "*.model")
+
+
+_REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+_TIMEOUT = 10  # seconds for the Hub to answer before the cache is asked
+
+
+_RESTART = "(HF_HUB_OFFLINE, HF_ENDPOINT and HF_HOME take effect only if set before Python starts)"
+
+
+class Source(NamedTuple):
+    """A local folder (`commit` None), or a Hub repo at one commit."""
+
+    name: str  # folder path or "owner/repo"
+    commit: str | None  # 40 hex digits for a Hub repo
+    revision: str | None  # what was asked for: branch, tag or commit
+    folder: Path | None  # the local folder; for a Hub repo its cached snapshot, if there is one
+    files: dict[str, int]  # file name -> bytes; offline: only what is cached
+    offline: str | None  # why the Hub could not be asked, or None
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.is_file()}
+
+
+def open_source(name: str | Path, revision: str | None = None, timeout: float = _TIMEOUT) -> Source:
+    """List the files of a local folder, or of a Hub repo at `revision` (branch, tag or commit).
+
+    Without a network, or an answer within `timeout` seconds, the cached part of the repo is listed
+    instead. Raises FileNotFoundError for
+    a folder, repo or revision that does not exist, PermissionError for a gated repo, and
+    ConnectionError when the Hub cannot be reached and nothing is cached.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        if revision is not None:
+            raise ValueError(f"{name} is a local folder, so revision {revision!r} has no meaning")
+        return Source(str(folder), None, None, folder, _sizes(folder), None)
+    if not _REPO_ID.fullmatch(str(name)):
+        raise FileNotFoundError(
+            f"{name} is neither a folder here nor a Hub repo; give an existing folder or owner/name"
+        )
+    return _open_repo(str(name), revision or "main", timeout)
+
+
+def _open_repo(repo: str, revision: str, timeout: float) -> Source:
+    from huggingface_hub import HfApi
+
+    ask = partial(HfApi().model_info, repo, revision=revision, timeout=timeout)
+    info, reason = _ask(partial(ask, files_metadata=True), repo, revision)
+    if reason:
+        return _cached_repo(repo, revision, reason)
+    _remember(repo, revision, info.sha)
+    files = {file.rfilename: file.size or 0 for file in info.siblings}
+    return Source(repo, info.sha, revision, _snapshot(repo, info.sha), files, None)
+
+
+def ask_dataset(name: str, revision: str | None, timeout: float) -> str | None:
+    """None if the Hub has a dataset, or the reason why the Hub could not be asked.
+
+    FileNotFoundError and PermissionError as in `open_source`.
+    """
+    from huggingface_hub import HfApi
+
+    ask = partial(HfApi().dataset_info, name, revision=revision, timeout=timeout)
+    return _ask(ask, name, revision or "main")[1]
+
+
+def _ask(call, name: str, revision: str):
+    """(the Hub's answer, None), or (None, why it could not be asked)."""
+    import httpx
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    try:
+        return call(), None
+    except (httpx.TransportError, OfflineModeIsEnabled) as error:
+        return None, _reason(error)
+    except HfHubHTTPError as error:
+        if error.response.status_code >= 500:
+            return None, f"the Hub answers {error.response.status_code}"
+        raise _refusal(error, name, revision) from None
+
+
+def _remember(repo: str, revision: str, commit: str) -> None:
+    # Files are then fetched by commit, which leaves no trace of the branch's name in the cache;
+    # without one, the branch could not be opened offline.
+    from huggingface_hub import HfApi
+
+    if revision != commit:
+        HfApi().resolve_revision(repo, revision=revision)
+
+
+def _cached_repo(repo: str, revision: str, reason: str) -> Source:
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import RevisionResolutionError
+
+    try:
+        commit = HfApi().resolve_revision(repo, revision=revision, local_files_only=True).resolved
+    except RevisionResolutionError:
+        commit = revision
+    folder = _snapshot(repo, commit)
+    if folder is None:
+        raise ConnectionError(
+            f"{repo} at {revision} is not in the cache {constants.HF_HUB_CACHE}, and {reason}; "
+            f"connect once to download it, or give a local folder {_RESTART}"
+        )
+    return Source(repo, commit, revision, folder, _sizes(folder), reason)
+
+
+def _snapshot(repo: str, commit: str) -> Path | None:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import IncompleteSnapshotError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(repo, revision=commit, local_files_only=True))
+    except IncompleteSnapshotError as partial:
+        return Path(partial.snapshot_path)
+    except LocalEntryNotFoundError:
+        return None
+
+
+def _reason(error: Exception) -> str:
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return "HF_HUB_OFFLINE is set"
+    return f"{constants.ENDPOINT} cannot be reached ({type(error).__name__})"
+
+
+def _refusal(error: Exception, repo: str, revision: str) -> Exception:
+    """The Hub's answer in one line, as the builtin exception that fits."""
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    if isinstance(error, GatedRepoError):
+        return PermissionError(
+            f"{repo} is gated: ask for access on its page, then run `hf auth login` or set HF_TOKEN"
+        )
+    if isinstance(error, RepositoryNotFoundError):
+        return FileNotFoundError(
+            f"the Hub has no repo {repo}, or it is private; check its name, or run `hf auth login`"
+        )
+    if isinstance(error, RevisionNotFoundError):
+        return FileNotFoundError(
+            f"{repo} has no revision {revision!r}; give a branch, a tag or a full commit, or none"
+        )
+    return ConnectionError(f"the Hub refuses {repo} at {revision}: {str(error).splitlines()[0]}")
+
+
+def fetch(source: Source, file: str) -> Path:
+    """The local path of `file`, downloaded first if it is not there.
+
+    A connection that breaks is taken up again where it broke. A half-written file never appears
+    under its own name. FileNotFoundError if the source lacks the file, ConnectionError if it
+    cannot be had now.
+    """
+    if source.folder is not None and (source.folder / file).is_file():
+        return source.folder / file
+    if source.offline:
+        raise ConnectionError(
+            f"{file} of {source.name} is not cached, and {source.offline}; connect once to "
+            f"download it, or stay with what is cached: {list_some(source.files)} {_RESTART}"
+        )
+    if file not in source.files or source.commit is None:
+        raise FileNotFoundError(f"{source.name} has no {file}; it has {list_some(source.files)}")
+    import httpx
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(source.name, file, revision=source.commit))
+    except HfHubHTTPError as error:
+        raise _refusal(error, source.name, source.commit) from None
+    except (httpx.HTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = (str(error) or "broken off").splitlines()[0]
+        raise ConnectionError(
+            f"the download of {file} from {source.name} failed ({type(error).__name__}: {reason}); "
+            "nothing half-written was kept: run it again"
+        ) from error
+
+
+def list_some(files: dict[str, int], limit: int = 6) -> str:
+    names = sorted(files, key=lambda name: [int(part) if part.isdigit() else part
+                                            for part in re.split(r"(\d+)", name)])  # fmt: skip
+    rest = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return (", ".join(names[:limit]) or "no files") + rest
+
+
+def fetch_model(source: Source) -> Path:
+    """Fetch config, tokenizer and safetensors weights of a model; return their folder.
+
+    FileNotFoundError if there is no config.json, or a weight file of the index is missing.
+    """
+    config = fetch(source, "config.json")
+    for file in source.files:
+        if "/" not in file and any(fnmatch.fnmatch(file, glob) for glob in MODEL_FILES):
+            fetch(source, file)
+    for file in weight_files(source):
+        fetch(source, file)
+    return config.parent
+
+
+def weight_files(source: Source) -> list[str]:
+    """The safetensors files of a model, as its index names them."""
+    index = "model.safetensors.index.json"
+    if index in source.files:
+        return sorted(set(json.loads(fetch(source, index).read_text())["weight_map"].values()))
+    return ["model.safetensors"]

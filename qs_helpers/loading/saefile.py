@@ -1,0 +1,125 @@
+"""Read SAE files of the known formats, without running or copying what they hold."""
+
+import json
+import re
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..sae import CONVENTIONS, NAMES, Convention
+from .origin import file_layer
+
+# Tried in this order when no convention is asked for. The tensors alone cannot tell whether b_dec
+# is subtracted, so each layout stands for the suites known to use it; `check_reading` measures it.
+LAYOUTS = ("official", "openinterpretability", "leoninverse")
+
+
+class SaeFile(NamedTuple):
+    """W_enc (d_sae, d_model), W_dec (d_model, d_sae), b_enc (d_sae,), b_dec (d_model,)."""
+
+    tensors: dict[str, Tensor]
+    convention: str
+    input_scale: float
+    k: int | None
+    layer: int | None
+
+
+def find_k(path) -> int | None:
+    """k from config.json (or sae_L{n}_cfg.json) beside the file, else from a folder named ...L0_50.
+
+    Returns None when neither says it. A config that is not JSON raises ValueError.
+    """
+    path = Path(path)
+    for config in (path.parent / f"sae_L{file_layer(path)}_cfg.json", path.parent / "config.json"):
+        if config.is_file():
+            try:
+                values = json.loads(config.read_text(encoding="utf-8"))
+            except ValueError:
+                raise ValueError(f"{config} is not valid JSON; download it again") from None
+            k = values.get("k") if isinstance(values, dict) else None
+            if k is not None:
+                return k
+    for part in reversed(path.absolute().parts[:-1]):
+        if match := re.search(r"L0_(\d+)(?!\d)", part):
+            return int(match[1])
+    return None
+
+
+def _load(path: Path) -> dict:
+    """The dict in a file, tensors memory-mapped; nothing in the file is executed."""
+    if not path.is_file():
+        files = [p for p in path.parent.glob("*") if p.suffix in (".pt", ".safetensors")]
+        others = sorted({n for p in files if (n := file_layer(p)) is not None})
+        there = f"layers {others}, choose one of them" if others else "no layer file"
+        raise FileNotFoundError(f"no SAE file {path}; the folder has {there}, or download it")
+    again = "nothing in it was executed; download it again, or save it as plain tensors"
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, framework="pt", device="cpu") as file:
+                return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        except SafetensorError as error:
+            raise ValueError(
+                f"{path} is not a whole .safetensors file ({error}); {again}"
+            ) from None
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].split(". ")[0][:120]
+        raise ValueError(
+            f"{path} is not a whole file of plain tensors ({reason}); {again}"
+        ) from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__}, not a dict of tensors; {again}")
+    return content
+
+
+def _fits(content: dict, convention: Convention) -> str | None:
+    """None if the content has the convention's keys and shapes, else what is wrong, in words."""
+    missing = [key for key in convention.keys if not isinstance(content.get(key), Tensor)]
+    if missing:
+        return f"misses {', '.join(missing)} (it has {', '.join(map(str, list(content)[:8]))})"
+    enc, dec, b_enc, b_dec = (content[key] for key in convention.keys)
+    if b_enc.ndim != 1 or b_dec.ndim != 1:
+        return f"has biases of shapes {tuple(b_enc.shape)} and {tuple(b_dec.shape)}, not vectors"
+    wide, tall = (len(b_enc), len(b_dec)), (len(b_dec), len(b_enc))
+    want_enc, want_dec = (tall, wide) if convention.transposed else (wide, tall)
+    for key, tensor, want in zip(convention.keys, (enc, dec), (want_enc, want_dec), strict=False):
+        if tuple(tensor.shape) != want:
+            return f"has {key} of shape {tuple(tensor.shape)}, not {want}"
+    for key in convention.keys:
+        if not content[key].is_floating_point():
+            return f"has {key} of dtype {content[key].dtype}, not floating point"
+    return None
+
+
+def read_sae(path, convention: str | None = None) -> SaeFile:
+    """Open an SAE file and bring its tensors into the official orientation, as views.
+
+    Without `convention` the keys and shapes decide. Raises FileNotFoundError, or ValueError naming
+    the file and what is wrong with it: foreign, truncated, other keys, other shapes.
+    """
+    path = Path(path)
+    if convention is not None and convention not in CONVENTIONS:
+        raise ValueError(f"unknown convention {convention!r}; choose one of {list(CONVENTIONS)}")
+    content = _load(path)
+    inner = content["state"] if isinstance(content.get("state"), dict) else content
+    problems = {name: _fits(inner, CONVENTIONS[name]) for name in LAYOUTS}
+    fitting = [name for name, problem in problems.items() if problem is None]
+    name = convention or (fitting[0] if fitting else "official")
+    if problem := _fits(inner, CONVENTIONS[name]):
+        way = f"its layout is that of convention {fitting[0]!r}" if fitting else "download it again"
+        raise ValueError(f"{path} {problem} as convention {name!r} wants; {way}")
+    row = CONVENTIONS[name]
+    tensors = dict(zip(NAMES, (inner[key] for key in row.keys), strict=True))
+    if row.transposed:
+        tensors |= {"W_enc": tensors["W_enc"].T, "W_dec": tensors["W_dec"].T}
+    scale = float(content.get("scale", 0)) if row.scaled else 1.0
+    if not 0 < scale < float("inf"):
+        raise ValueError(f"{path} has scale {scale}, not a positive number; download it again")
+    k = content.get("k", find_k(path)) if row.scaled else find_k(path)
+    return SaeFile(tensors, name, scale, k, file_layer(path))

@@ -1,0 +1,1 @@
+"""The command `qs-report`: check, run, and show the notebooks on a preset."""

@@ -1,0 +1,261 @@
+"""Web pages of a report: self-contained, without scripts, with alt text and formulas as MathML."""
+
+import hashlib
+import json
+import re
+from collections import Counter
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from latex2mathml.converter import convert
+from nbconvert import HTMLExporter
+from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+
+from ..evidence.files import read_json, short
+from ..presets import is_tiny
+
+
+class _Renderer(IPythonRenderer):
+    def heading(self, text: str, level: int, **attrs) -> str:
+        anchor = re.sub(r"\W+", "-", re.sub(r"<[^>]+>", "", text)).strip("-").lower()
+        return f'<h{level} id="{anchor}">{text}</h{level}>\n'
+
+    def inline_math(self, body: str) -> str:
+        return self._math(body, "inline")
+
+    def block_math(self, body: str) -> str:
+        return self._math(body, "block")
+
+    def _math(self, body: str, display: str) -> str:
+        try:
+            return convert(body.strip(), display=display)
+        except Exception:  # what is no LaTeX is shown as it was written
+            return f"<code>{self.escape_html(body)}</code>"
+
+
+class _Exporter(HTMLExporter):
+    def markdown2html(self, source: str) -> str:
+        renderer = _Renderer(escape=False, exclude_anchor_links=True)
+        return MarkdownWithMath(renderer=renderer).render(source)
+
+
+@cache
+def exporter(templates: Path) -> HTMLExporter:
+    """An exporter whose template is the folder `notebook` in `templates`."""
+    made = _Exporter(
+        template_name="notebook",
+        extra_template_basedirs=[str(templates)],
+        exclude_anchor_links=True,
+    )
+    made.register_filter("markdown2html", made.markdown2html)
+    return made
+
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+TINY_RESULTS = Path(__file__).parents[1] / "tiny" / "results.json"
+
+
+def opening(nb) -> tuple[str, str]:
+    """Title and question of a notebook, from its first cell: "# title", "**Question.** …"."""
+    text = nb.cells[0].source if nb.cells else ""
+    title = re.search(r"^# (.+)$", text, re.MULTILINE)
+    question = re.search(r"\*\*Question\.\*\*\s+(.+?)(?=\n\s*\n|\n\*\*|\Z)", text, re.DOTALL)
+    return (
+        title[1].strip() if title else "",
+        " ".join(question[1].split()) if question else "",
+    )
+
+
+def notebook_page(
+    nb,
+    stem: str,
+    preset: str,
+    pages: set[str],
+    results: dict[str, Any] | None = None,
+    error: str | None = None,
+    with_code: bool = False,
+) -> str:
+    """A notebook as one HTML page: claims, provenance and contents on top, nothing loaded.
+
+    stem: its name, for links; pages: names of the notebooks that have a page (links to others
+    become plain text); results: its results.json; error: one line shown on top.
+    """
+    results = results or {}
+    ending = ".code.html" if with_code else ".html"
+
+    def rendered(cells) -> str:
+        part = nbformat.v4.new_notebook(cells=cells)
+        body, _ = exporter(TEMPLATES).from_notebook_node(part, {"with_code": with_code})
+        return re.sub(r'<a href="([\w-]+)\.ipynb">(.*?)</a>', link, body, flags=re.DOTALL)
+
+    def link(found: re.Match) -> str:
+        name, text = found[1], found[2]
+        return f'<a href="{name}{ending}">{text}</a>' if name in pages else text
+
+    first, rest = rendered(nb.cells[:1]), rendered(nb.cells[1:])
+    headings = re.findall(r'<h([23]) id="([^"]+)">(.*?)</h\1>', rest, re.DOTALL)
+    summary = templates().get_template("summary.html.j2").render(
+        claims=results.get("claims", []),
+        verdicts=_verdicts(results),
+        provenance=provenance_rows(results),
+        headline=_headline(results),
+        headings=[(level, at, re.sub(r"<[^>]+>", "", text)) for level, at, text in headings],
+    )  # fmt: skip
+    other = (f"{stem}.html", "without code") if with_code else (f"{stem}.code.html", "with code")
+    links = [("index.html", "Report"), other]
+    body = first + summary + rest
+    title = opening(nb)[0] or "Notebook"
+    return render_page(title, body, f"preset {preset}", is_tiny(preset), links, error)
+
+
+def write_notebook_pages(outcome, preset: str, out: Path, pages: set[str]) -> None:
+    """Write <notebook>.html and <notebook>.code.html of an executed notebook to `out`.
+
+    The prose is that of the notebook as it is now; the outputs are those of the run.
+    """
+    # A run that died before its first cell leaves no executed copy: show the notebook itself.
+    nb = nbformat.read(outcome.notebook, as_version=4)
+    if outcome.executed.is_file():
+        nb = _with_prose(nbformat.read(outcome.executed, as_version=4), nb)
+    stem = outcome.notebook.stem
+    results = read_json(out / stem / "results.json")
+    _write_pages(out, nb, stem, preset, pages, results, outcome.error)
+
+
+def _write_pages(out: Path, nb, stem: str, *rest) -> None:
+    """Both pages of a notebook, unless they are there, made of the same."""
+    code = [Path(__file__).read_text("utf-8")]
+    code += [path.read_text("utf-8") for path in sorted(TEMPLATES.rglob("*.*"))]
+    parts = [nbformat.writes(nb), stem, *(sorted(x) if isinstance(x, set) else x for x in rest)]
+    made_of = hashlib.sha256(json.dumps([code, parts]).encode()).hexdigest()[:16]
+    mark = f"<!-- made of {made_of} -->\n"
+    for ending, with_code in ((".html", False), (".code.html", True)):
+        path = out / f"{stem}{ending}"
+        if not (path.is_file() and path.read_text("utf-8").endswith(mark)):
+            page = notebook_page(nb, stem, *rest, with_code)
+            path.write_text(page + mark, encoding="utf-8")
+
+
+def _with_prose(executed, notebook):
+    """An executed copy with the markdown of the notebook, if their code is the same."""
+    ran = [c for c in executed.cells if c.cell_type == "code"]
+    ran = [c for c in ran if "injected-parameters" not in c.metadata.get("tags", [])]
+    now = [c for c in notebook.cells if c.cell_type == "code"]
+    if [c.source for c in ran] != [c.source for c in now]:
+        return executed
+    left = iter(ran)
+    notebook.cells = [next(left) if c.cell_type == "code" else c for c in notebook.cells]
+    return notebook
+
+
+def write_index(outcomes, preset: str, out: Path, build: Path | None) -> Path:
+    """Write `out`/index.html: notebooks, verdicts, how the tiny scope was built, provenance.
+
+    outcomes: those of the report, in order; build: the notebook that built the tiny scope, shown
+    as committed on a page of its own, or None. Returns the path of the index.
+    """
+    rows, provenance = [], []
+    for outcome in outcomes:
+        title, question = opening(nbformat.read(outcome.notebook, as_version=4))
+        results = read_json(out / outcome.notebook.stem / "results.json")
+        provenance = provenance or provenance_rows(results)
+        rows.append(
+            {
+                "page": f"{outcome.notebook.stem}.html",
+                "code": f"{outcome.notebook.stem}.code.html",
+                "title": title or outcome.notebook.stem,
+                "question": question,
+                "claims": results.get("claims", []),
+                "verdicts": _verdicts(results),
+                "seconds": outcome.seconds,
+                "error": outcome.error,
+                "kept": outcome.kept,
+            }
+        )
+    tiny_build = None
+    if build:
+        nb = nbformat.read(build, as_version=4)
+        pages = {build.stem, *(o.notebook.stem for o in outcomes)}
+        built = read_json(TINY_RESULTS)
+        _write_pages(out, nb, build.stem, preset, pages, built, None)
+        title = opening(nb)[0] or build.stem
+        tiny_build = {"page": f"{build.stem}.html", "title": title}
+        tiny_build["claims"] = built.get("claims", [])
+    body = (
+        templates()
+        .get_template("index.html.j2")
+        .render(name=out.name, rows=rows, tiny_build=tiny_build, provenance=provenance)
+    )
+    path = out / "index.html"
+    title = f"Qwen-Scope report: {out.name}"
+    path.write_text(render_page(title, body, f"preset {preset}", is_tiny(preset)), encoding="utf-8")
+    return path
+
+
+def render_page(
+    title: str,
+    body: str,
+    name: str,
+    tiny: bool = False,
+    links: list[tuple[str, str]] = (),
+    error: str | None = None,
+) -> str:
+    """A page around a body. name: what stands in its header; links: (address, text) before it."""
+    style = (TEMPLATES / "style.css").read_text(encoding="utf-8")
+    page = templates().get_template("page.html.j2")
+    return page.render(
+        title=title, body=body, name=name, tiny=tiny, links=links, error=error, style=style
+    )
+
+
+@cache
+def templates():
+    """The environment of the page templates."""
+    from jinja2 import Environment, FileSystemLoader
+
+    env = Environment(
+        loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    env.filters["short"] = short
+    return env
+
+
+def _verdicts(results: dict[str, Any]) -> str:
+    """ "3 shown, 1 not shown" """
+    counts = Counter(claim["badge"].lower() for claim in results.get("claims", []))
+    return ", ".join(f"{n} {badge}" for badge, n in counts.items())
+
+
+def _headline(results: dict[str, Any]) -> str:
+    if not results:
+        return ""
+    device = results.get("provenance", {}).get("device", "cpu")
+    return (
+        f"{results['started'][:10]}, {results['seconds']:.0f} s, "
+        f"{results['peak_rss_mb'] / 1000:.1f} GB peak memory, {results['cores']} cores, {device}"
+    )
+
+
+def provenance_rows(results: dict[str, Any]) -> list[tuple[str, str]]:
+    """Rows of names and values: parameters, run, model and SAEs with hashes, versions."""
+    if not results:
+        return []
+    about = results.get("provenance", {})
+    run = {name: results[name] for name in ("started", "seconds", "peak_rss_mb", "cores")}
+    rest = {name: value for name, value in about.items() if name != "versions"}
+    parts = {"parameters": results["params"]}, run, rest, {"versions": results["versions"]}
+    return [row for part in parts for row in _flat(part)]
+
+
+def _flat(value: Any, name: str = "") -> list[tuple[str, str]]:
+    """Nested mappings as rows of dotted names and text, for a table."""
+    if isinstance(value, dict):
+        return [row for k, v in value.items() for row in _flat(v, f"{name}.{k}" if name else k)]
+    if isinstance(value, list):
+        # An empty list of layers means all of them.
+        value = ", ".join(map(str, value)) or ("all" if name.endswith("LAYERS") else "none")
+    return [] if value is None else [(name, str(value))]

@@ -1,0 +1,367 @@
+"""Numbers about models, texts and features: FVU, nats, KL, token odds, the logit lens.
+
+Texts are given to the model (teacher forcing), plain or steered.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.nn.functional import cosine_similarity, pad
+
+from .fast.replay import edited, reuse_below, run_above
+from .forward import _token_mask, batches, sink_mask
+from .hooks import capture, edit
+from .sae import CONVENTIONS
+from .steering import Scale, add
+from .writing import token
+
+
+@torch.no_grad()
+def fvu(x: Tensor, x_hat: Tensor, mask: Tensor | None = None) -> float:
+    """Fraction of variance unexplained: sum |x - x_hat|^2 / sum |x - mean|^2, in float64.
+
+    x and x_hat are [..., d_model]; `mask` (bool or 0/1, [...]) says which tokens count, and the
+    mean is over those same tokens. 0 is perfect; 1 is as good as the mean. ValueError on unequal
+    shapes, on NaN or inf, and if fewer than two different tokens are kept.
+    """
+    if x.shape != x_hat.shape:
+        raise ValueError(
+            f"fvu got x {tuple(x.shape)} and x_hat {tuple(x_hat.shape)}; make them equal"
+        )
+    keep = torch.ones_like(x[..., 0], dtype=torch.bool)
+    keep = keep if mask is None else _token_mask(mask, keep)
+    x, x_hat = x[keep].double(), x_hat.to(x.device)[keep].double()
+    total = (x - x.mean(0)).square().sum().item() if len(x) else 0.0
+    error = (x - x_hat).square().sum().item()
+    if not (torch.isfinite(torch.tensor([total, error])).all()):
+        name = "x" if not x.isfinite().all() else "x_hat"
+        raise ValueError(f"fvu got NaN or inf in {name}; look for the layer that makes them")
+    if total == 0:
+        raise ValueError(
+            f"fvu needs two different tokens, {len(x)} kept do not vary; pass more text"
+        )
+    return error / total
+
+
+@torch.no_grad()
+def token_cross_entropy(
+    logits: Tensor, input_ids: Tensor, attention_mask: Tensor | None = None
+) -> Tensor:
+    """-log p(token j+1 | tokens up to j) in nats: float32 [batch, seq-1].
+
+    logits [batch, seq, vocab], input_ids [batch, seq] int64. NaN where token j or token j+1 is
+    padding, so that nothing predicted from or at padding is averaged in by mistake.
+    """
+    targets = input_ids[:, 1:].to(logits.device)
+    # Row by row: the float32 copy of the logits is then one sequence, not the batch.
+    rows = [
+        functional.cross_entropy(row[:-1].float(), target, reduction="none")
+        for row, target in zip(logits, targets, strict=True)
+    ]
+    nats = torch.stack(rows)
+    if attention_mask is None:
+        return nats
+    real = attention_mask.to(logits.device).bool()
+    return nats.masked_fill(~(real[:, 1:] & real[:, :-1]), float("nan"))
+
+
+@torch.no_grad()
+def cross_entropy(model, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+    """`token_cross_entropy` of a causal LM on a batch; one forward pass, no cache.
+
+    Returns float32 [batch, seq-1] nats, NaN at padding; average it with `.nanmean()`.
+    """
+    output = model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+    return token_cross_entropy(output.logits, input_ids, attention_mask)
+
+
+class Reading(NamedTuple):
+    """FVU when the residuals after `layer` are read with `convention`."""
+
+    convention: str
+    layer: int | None
+    fvu: float
+
+
+def compare_readings(sae, residuals) -> list[Reading]:
+    """FVU with b_dec subtracted or not, for residuals of one or more layers; best first.
+
+    `residuals` is a tensor [..., d_model] of the SAE's own layer, or a dict {layer: tensor} as
+    `capture` fills it (say layers n-1, n, n+1). Pass real tokens only; sinks are left out here.
+    """
+    if isinstance(residuals, Tensor):
+        residuals = {sae.layer: residuals}
+    own = CONVENTIONS[sae.convention]
+    # The same layout, with b_dec subtracted and not; a scaled suite has only its own reading.
+    names = [
+        row.name
+        for row in CONVENTIONS.values()
+        if (row.transposed, row.scaled) == (own.transposed, own.scaled)
+    ]
+    return sorted(
+        (
+            Reading(name, layer, fvu(x, sae.read_as(name).reconstruct(x), ~sink_mask(x)))
+            for layer, x in residuals.items()
+            for name in names
+        ),
+        key=lambda reading: reading.fvu,
+    )
+
+
+def check_reading(sae, residuals) -> list[Reading]:
+    """`compare_readings`, and a ValueError that names the better reading if there is one.
+
+    `residuals` must hold the SAE's own layer.
+    """
+    if not isinstance(residuals, Tensor) and sae.layer not in residuals:
+        raise ValueError(f"residuals of layers {sorted(residuals)} miss layer {sae.layer} of {sae}")
+    readings = compare_readings(sae, residuals)
+    own = next(r for r in readings if r[:2] == (sae.convention, sae.layer))
+    best = readings[0]
+    # Neighbouring layers resemble each other: a lead of less than a tenth decides nothing.
+    if best.fvu < 0.9 * own.fvu:
+        raise ValueError(
+            f"{sae} read as {own.convention!r} at layer {own.layer} has FVU {own.fvu:.3g}, but as "
+            f"{best.convention!r} at layer {best.layer} only {best.fvu:.3g}; load it that way"
+        )
+    return readings
+
+
+BUCKETS = {"first": (1, 1), "2-8": (2, 8), "9-64": (9, 64), "later": (65, 10**9)}
+
+
+@torch.no_grad()
+def text_nats(scope, texts: Sequence[str], steer: Mapping | None = None) -> np.ndarray:
+    """Mean cross-entropy of each text in nats per token, float64 [texts]; its first token is given.
+
+    NaN where a text has fewer than two tokens, an empty one among them: models do write nothing.
+    `steer` as in `edit`.
+    """
+    out = np.full(len(texts), np.nan)
+    long = [i for i, text in enumerate(texts) if text.strip()]
+    ids = dict(zip(long, scope.ids([texts[i] for i in long]), strict=True)) if long else {}
+    ids = {i: tokens for i, tokens in ids.items() if len(tokens) > 1}
+    for rows in batches({i: len(tokens) for i, tokens in ids.items()}, scope.batch_tokens):
+        batch = scope.tokens([ids[i] for i in rows])
+        with edited(scope.model, batch, steer):
+            nats = cross_entropy(scope.model, batch["input_ids"], batch["attention_mask"])
+        out[rows] = nats.double().nanmean(1).cpu().numpy()
+    return out
+
+
+@torch.no_grad()
+def continuation_nats(
+    scope, prompts: Sequence[str], continuations: Sequence[str], steer: Mapping | None = None,
+    positions: str = "all",
+) -> list[np.ndarray]:  # fmt: skip
+    """-log p of each token of each continuation, given its prompt: a list of float64 [tokens].
+
+    `steer` and `positions` as in `edit`: the continuation's tokens count as generated ones.
+    """
+    out = [np.empty(0)] * len(prompts)
+    for rows, targets, passes in _passes(scope, prompts, continuations, [(steer, positions)]):
+        for row, target, values in zip(rows, targets, next(passes), strict=True):
+            out[row] = -values.gather(-1, target[:, None])[:, 0].cpu().numpy()
+    return out
+
+
+def kl_by_position(
+    scope, prompts: Sequence[str], continuations: Sequence[str], steer: Mapping,
+    positions: str = "all",
+) -> pd.DataFrame:  # fmt: skip
+    """KL(plain || steered) of the next-token distributions along given continuations, in nats.
+
+    Continuations should be the plain model's own (on-policy). One row a token: text, place (1 is
+    the first token of the continuation), bucket of BUCKETS, kl, nats (cross-entropy of the token
+    under the steered model). The first place alone can be 0 where a model opens every answer in
+    the same way, so read all buckets.
+    """
+    return kl_tables(scope, prompts, continuations, {"": steer}, positions)[""]
+
+
+@torch.no_grad()
+def kl_tables(
+    scope, prompts: Sequence[str], continuations: Sequence[str], steers: Mapping[str, Mapping],
+    positions: str = "all",
+) -> dict[str, pd.DataFrame]:  # fmt: skip
+    """The table of `kl_by_position` for each of some interventions; the plain model runs once."""
+    parts = {name: [] for name in steers}
+    arms = [(None, "all"), *((steer, positions) for steer in steers.values())]
+    for rows, targets, passes in _passes(scope, prompts, continuations, arms):
+        plain = next(passes)
+        for name, steered in zip(steers, passes, strict=True):
+            for row, target, before, after in zip(rows, targets, plain, steered, strict=True):
+                # 0 * log 0 is 0, also where the other model says 0.
+                kl = (before.exp() * (before - after)).nan_to_num(0.0, posinf=float("inf"))
+                nats = -after.gather(-1, target[:, None])[:, 0]
+                columns = np.full(len(nats), row), np.arange(1, len(nats) + 1)
+                columns += kl.sum(-1).clamp(min=0).cpu().numpy(), nats.cpu().numpy()
+                parts[name].append(np.stack(columns, 1))
+    return {name: _by_place(np.concatenate(rows)) for name, rows in parts.items()}
+
+
+def kl_summary(table: pd.DataFrame) -> dict[str, float]:
+    """Of a table of `kl_by_position`: mean, median, p95, p99 over tokens, and the mean of each
+    bucket that has tokens."""
+    out = {"mean": table.kl.mean()}
+    out |= {name: table.kl.quantile(q) for name, q in (("median", 0.5), ("p95", 0.95),
+                                                       ("p99", 0.99))}  # fmt: skip
+    return out | {name: part.kl.mean() for name, part in table.groupby("bucket", sort=False)}
+
+
+def _by_place(rows: np.ndarray) -> pd.DataFrame:
+    table = pd.DataFrame(rows, columns=["text", "place", "kl", "nats"])
+    table = table.astype({"text": int, "place": int})
+    table = table.sort_values(["text", "place"], ignore_index=True)
+    edges = [0, *(last for _, last in BUCKETS.values())]
+    table.insert(2, "bucket", pd.cut(table.place, edges, labels=list(BUCKETS)).astype(str))
+    return table
+
+
+def _passes(scope, prompts, continuations, arms) -> Iterator[tuple]:
+    """Batches: row numbers, target ids of each row, and an iterator that gives, for each arm of
+    (functions, positions), the log-probabilities of each row, float64 [tokens, vocab]."""
+    if len(prompts) != len(continuations):
+        raise ValueError(f"{len(prompts)} prompts but {len(continuations)} continuations")
+    before, after = scope.ids(list(prompts)), scope.ids(list(continuations))
+    lengths = {i: len(a) + len(b) for i, (a, b) in enumerate(zip(before, after, strict=True))}
+    for rows in batches(lengths, scope.batch_tokens):
+        # Prompts are padded on the left and continuations on the right, so that all of these
+        # begin in one column and the edit knows which tokens count as generated.
+        prompt = scope.tokens([before[i] for i in rows])
+        longest = max(len(after[i]) for i in rows)
+        ids = [pad(torch.tensor(after[i]), (0, longest - len(after[i]))) for i in rows]
+        mask = [pad(torch.ones(len(after[i])), (0, longest - len(after[i]))) for i in rows]
+        ids = torch.cat([prompt["input_ids"], torch.stack(ids).to(scope.device)], 1)
+        mask = torch.stack(mask).to(scope.device, prompt["attention_mask"].dtype)
+        mask = torch.cat([prompt["attention_mask"], mask], 1)
+        targets = [torch.tensor(after[i], device=scope.device) for i in rows]
+        yield rows, targets, _logp(scope, ids, mask, prompt["attention_mask"], targets, arms)
+
+
+def _logp(scope, ids, mask, prompt_mask, targets, arms) -> Iterator[list]:
+    longest = ids.shape[1] - prompt_mask.shape[1]
+    # What is below the first edits is the same in every arm, and is computed once.
+    batch = {"input_ids": ids, "attention_mask": mask}
+    with reuse_below(scope.model):
+        for functions, positions in arms:
+            with edited(scope.model, batch, functions, positions, prompt_mask):
+                logits = scope.model(
+                    ids, attention_mask=mask, use_cache=False, logits_to_keep=longest + 1
+                ).logits
+            yield [
+                row[: len(target)].double().log_softmax(-1)
+                for row, target in zip(logits, targets, strict=True)
+            ]
+
+
+def more_common(positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
+    """Ids whose share among `positive` ids is at least ten times that among `negative` ones."""
+    size = 1 + max(int(ids.max(initial=0)) for ids in (positive, negative))
+    first, second = (np.bincount(ids, minlength=size) / max(1, len(ids))
+                     for ids in (positive, negative))  # fmt: skip
+    return np.flatnonzero((first > 0) & (first >= 10 * second))
+
+
+@torch.no_grad()
+def token_odds(
+    scope, prompts: Sequence[str], tokens: Tensor, steer=None, in_order: bool = False
+) -> np.ndarray:
+    """Log-odds (nats) of the token after each prompt being one of `tokens`: float64 [prompts].
+
+    `steer` as in `edit`; `in_order` keeps prompts in their order, for edits that have an entry
+    for each row of a batch (256 prompts at most), at the price of more padding.
+    """
+    ids = scope.ids(list(prompts))
+    order = sorted(range(len(ids)), key=lambda i: 0 if in_order else len(ids[i]))
+    out = np.empty(len(ids))
+    for start in range(0, len(ids), 256):
+        rows = order[start : start + 256]
+        batch = scope.tokens([ids[i] for i in rows])
+        with edited(scope.model, batch, steer):
+            logits = scope.model(**batch, use_cache=False, logits_to_keep=1).logits[:, -1]
+        out[rows] = _odds(logits, tokens).numpy()
+    return out
+
+
+def _odds(logits: Tensor, tokens: Tensor) -> Tensor:
+    inside = logits.double().log_softmax(-1)[:, tokens.to(logits.device)].logsumexp(-1)
+    inside = inside.clamp(max=-1e-12).cpu()
+    return inside - torch.log(-torch.expm1(inside))
+
+
+@torch.no_grad()
+def output_effects(
+    scope, directions: Tensor, scale: Scale, dose: float, prompts: Sequence[str], tokens: Tensor
+) -> np.ndarray:
+    """Change of the log-odds of the next token being one of `tokens`: float64 [directions].
+
+    Each direction [n, d_model] is added with the same dose at every token of each prompt; the
+    log-odds (nats) are those after the last token, and the mean is over prompts. It is the
+    "output score" of Arad et al. 2025 for a set of tokens that is given and not taken from the
+    feature's own logit lens: it says what a feature does, not what it responds to.
+    """
+    ids = scope.ids(list(prompts))
+    odds = torch.zeros(len(ids), len(directions) + 1, dtype=torch.float64)
+    still = torch.zeros(1, scope.d_model)
+    still[0, 0] = 1.0  # any direction: its dose is 0
+    every = torch.cat([directions.cpu().float(), still])
+    doses = torch.full((len(every),), dose)
+    doses[-1] = 0.0
+    for row, tokens_of in enumerate(ids):
+        batch, step = scope.tokens([tokens_of]), max(1, scope.batch_tokens // len(tokens_of))
+        with capture(scope.model, [scale.layer]) as found:
+            scope.model(**batch, use_cache=False)
+        for start in range(0, len(every), step):
+            part = slice(start, start + step)
+            # Layers up to the edited one do the same for every direction: they ran once.
+            below = found[scale.layer].expand(len(every[part]), -1, -1)
+            many = {name: value.expand(len(below), -1) for name, value in batch.items()}
+            with (
+                edit(scope.model, {scale.layer: add(every[part], doses[part], scale)}),
+                run_above(scope.model, scale.layer, below),
+            ):
+                logits = scope.model(**many, use_cache=False, logits_to_keep=1).logits[:, -1]
+            odds[row, part] = _odds(logits, tokens)
+    return (odds[:, :-1] - odds[:, -1:]).mean(0).numpy()
+
+
+@torch.no_grad()
+def logit_lens(scope, layer: int, feature: int, n: int = 10) -> pd.DataFrame:
+    """The n tokens that W_dec[:, feature] promotes most and the n that it suppresses most.
+
+    The column goes through the final norm and the output matrix as if it were the whole residual
+    stream (nostalgebraist 2020, "interpreting GPT: the logit lens"), and the mean logit is taken
+    off. It leaves out every later layer, so it says more about late layers than about early ones.
+    Data: side ("promoted", "suppressed"), token, logit.
+    """
+    decoder = scope.model.get_decoder()
+    norm = getattr(decoder, "norm", None) or decoder.language_model.norm
+    direction = scope.sae(layer).direction(feature)[0]
+    hidden = norm(direction.to(scope.device, scope.dtype))
+    logits = scope.model.get_output_embeddings()(hidden).float().cpu()
+    logits -= logits.mean()
+    rows = []
+    order = logits.argsort(descending=True).tolist()
+    for side, ids in (("promoted", order[:n]), ("suppressed", order[::-1][:n])):
+        for i in ids:
+            rows.append((side, token(scope.tokenizer, i), float(logits[i])))
+    return pd.DataFrame(rows, columns=["side", "token", "logit"])
+
+
+@torch.no_grad()
+def nearest(scope, layer: int, feature: int, n: int = 10, other: int | None = None) -> pd.DataFrame:
+    """The n features of layer `other` (None: the same layer) with the largest cosine of decoder
+    columns to a feature. Data: feature, cosine; the feature itself is left out."""
+    direction = scope.sae(layer).direction(feature)[0]
+    sae = scope.sae(layer if other is None else other)
+    cosines = cosine_similarity(sae.W_dec.float(), direction[:, None], dim=0).cpu()
+    if other in (None, layer):
+        cosines[feature] = -2
+    top = cosines.topk(min(n, len(cosines) - 1))
+    return pd.DataFrame({"feature": top.indices.tolist(), "cosine": top.values.tolist()})

@@ -1,0 +1,269 @@
+"""Changes of the residual stream, as functions for `edit`; and the units of their doses.
+
+Each function maps residuals x [batch, seq, d_model] of a forward pass to new ones of x's dtype.
+Attention sinks are never changed. Directions, doses and values are the same for all rows of the
+batch, or have a first dimension with one entry for each row.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .forward import SINK_FACTOR, activations, ends, residuals
+
+MODES = ("add", "floor", "ceil", "clamp", "scale", "zero")
+
+
+Edit = Callable[[Tensor], Tensor]
+
+
+class Scale(NamedTuple):
+    """The size of residuals after a layer."""
+
+    layer: int
+    median: float
+    """median norm of tokens that are no sinks: a dose of 1"""
+    sink: float
+    """tokens with a larger norm are sinks"""
+    d_model: int
+    dtype: torch.dtype
+
+
+def scales(scope, texts: Iterable[str], layers=None) -> dict[int, Scale]:
+    """{layer: Scale} from all tokens of `texts`; sinks by the rule of `sink_mask`."""
+    norms: dict[int, list[Tensor]] = {}
+    for part in residuals(scope, texts, layers):
+        norm = torch.linalg.vector_norm(part.x.float(), dim=-1).cpu()
+        norms.setdefault(part.layer, []).append(norm)
+    found = {}
+    for layer, parts in norms.items():
+        norm = torch.cat(parts)
+        sink = SINK_FACTOR * norm.median().item()
+        median = norm[norm <= sink].median().item()
+        found[layer] = Scale(layer, median, sink, scope.d_model, scope.dtype)
+    return found
+
+
+def add(direction: Tensor, dose, scale: Scale) -> Edit:
+    """x + dose * scale.median * direction / |direction|.
+
+    direction: [d_model] or [rows, d_model]; dose: a number or [rows]; 0 gives x bit for bit.
+    ValueError for a direction of another width, of zero norm or with NaN, and for a dose whose
+    squared residual leaves the range of floats.
+    """
+    unit = _unit(direction, scale)
+    dose = torch.as_tensor(dose, dtype=torch.float32)
+    size = (dose.abs().max() * scale.median).item()
+    most = min(
+        torch.finfo(scale.dtype).max, (torch.finfo(torch.float32).max / scale.d_model) ** 0.5
+    )
+    if not size < most:
+        raise ValueError(
+            f"dose {dose.abs().max().item():g} makes an edit of norm {size:g} at layer "
+            f"{scale.layer}, beyond what {scale.dtype} holds; stay below {most / scale.median:g}"
+        )
+    step = (dose * scale.median)[..., None] * unit
+    step = step.reshape(-1, 1, scale.d_model)
+
+    def edit(x: Tensor) -> Tensor:
+        delta = _rows(step, x)
+        # An edit of nothing gives x itself, not x + 0, which would turn -0.0 into 0.0.
+        spared = _sinks(x, scale) | (delta == 0).all(-1)
+        return torch.where(spared[..., None], x, (x.float() + delta).to(x.dtype))
+
+    return edit
+
+
+def project_out(direction: Tensor, scale: Scale, strength=1.0, along: Tensor | None = None) -> Edit:
+    """x - strength * (x . unit) unit: directional ablation (Arditi et al. 2024).
+
+    direction: [d_model] or [rows, d_model]. strength, a number or [rows]: 1 removes the component,
+    2 mirrors it. With `edit(model, {"writes": ...})` it is taken out of everything that is
+    written to the stream; a write is then spared where its own norm is that of a sink. `along`
+    (as direction) makes a control: as much is taken away, token by token, along another
+    direction. Errors as in `add`.
+    """
+    unit = _unit(direction, scale).reshape(-1, 1, scale.d_model)
+    other = unit if along is None else _unit(along, scale).reshape(-1, 1, scale.d_model)
+    strength = torch.as_tensor(strength, dtype=torch.float32).reshape(-1, 1, 1)
+    if not strength.isfinite().all():
+        raise ValueError(f"strength {strength.flatten().tolist()} is not finite")
+
+    def edit(x: Tensor) -> Tensor:
+        size = _rows(strength, x) * (x.float() * _rows(unit, x)).sum(-1, keepdim=True)
+        new = (x.float() - size * _rows(other, x)).to(x.dtype)
+        return torch.where(_sinks(x, scale)[..., None] | (size == 0), x, new)
+
+    return edit
+
+
+def cap_along(
+    direction: Tensor, level: float, scale: Scale, strength: float = 1.0,
+    along: Tensor | None = None,
+) -> Edit:  # fmt: skip
+    """x - strength * max(0, x . unit - level) unit: one-sided, as features are.
+
+    direction: [d_model]; level in units of the residuals. Strength 1 caps the component at the
+    level, more pushes it below. `along` makes a control, as in `project_out`. Errors as in `add`.
+    """
+    unit = _unit(direction, scale).flatten()
+    other = unit if along is None else _unit(along, scale).flatten()
+
+    def edit(x: Tensor) -> Tensor:
+        over = (x.float() @ unit.to(x.device) - level).clamp(min=0)[..., None]
+        new = (x.float() - strength * over * other.to(x.device)).to(x.dtype)
+        return torch.where(_sinks(x, scale)[..., None] | (over == 0), x, new)
+
+    return edit
+
+
+def change_features(sae, ids, mode: str, scale: Scale, value=None) -> Edit:
+    """x + W_dec[:, ids] (z' - z), where z are the activations of the features `ids`.
+
+    mode    z' at every token that is no sink; z is 0 where a feature is not in the TopK
+    "add"   z + value        "floor"  max(z, value)     "ceil"   min(z, value)
+    "clamp" value            "scale"  z * value         "zero"   0 (no value)
+    ids: one feature or several; value: a number, [features] or [rows, features], in units of
+    activation. "scale" and "zero" touch only tokens where a feature is active. The TopK is not
+    taken again: a feature that goes leaves its place empty. ValueError for a feature, mode or
+    value that does not exist or is not finite.
+    """
+    if mode not in MODES:
+        raise ValueError(f"mode is {mode!r}; choose one of {', '.join(MODES)}")
+    if (value is None) != (mode == "zero"):
+        raise ValueError(f"mode {mode!r} takes {'no value' if mode == 'zero' else 'a value'}")
+    ids = torch.as_tensor(ids, device=sae.device).reshape(-1)
+    columns = sae.direction(ids)  # checks ids; [features, d_model]
+    goal = torch.zeros(len(ids)) if value is None else torch.as_tensor(value).float()
+    if not goal.isfinite().all():
+        raise ValueError(f"value {value!r} of features {ids.tolist()} is not finite")
+    goal = goal.expand(*goal.shape[:-1], len(ids)).reshape(-1, 1, len(ids))
+
+    def edit(x: Tensor) -> Tensor:
+        z = sae.some(x, ids)
+        to = _rows(goal.to(z.device), z)
+        new = {
+            "add": z + to,
+            "floor": z.maximum(to),
+            "ceil": z.minimum(to),
+            "clamp": to.expand_as(z),
+            "scale": z * to,
+            "zero": torch.zeros_like(z),
+        }[mode]
+        change = (new - z).to(columns.device)
+        delta = (change @ columns).to(x.device)
+        spared = _sinks(x, scale) | (change == 0).all(-1).to(x.device)
+        return torch.where(spared[..., None], x, (x.float() + delta).to(x.dtype))
+
+    return edit
+
+
+def only_where(condition: Callable[[Tensor], Tensor], edit: Edit) -> Edit:
+    """An edit that is used only at tokens where `condition` of the residuals x, a bool
+    [batch, seq], is true: a gate."""
+
+    def gated(x: Tensor) -> Tensor:
+        return torch.where(condition(x)[..., None], edit(x), x)
+
+    return gated
+
+
+def _unit(direction: Tensor, scale: Scale) -> Tensor:
+    direction = torch.as_tensor(direction).float()
+    if direction.shape[-1:] != (scale.d_model,) or direction.ndim > 2:
+        raise ValueError(
+            f"the direction is {tuple(direction.shape)}; make it [{scale.d_model}] or "
+            f"[rows, {scale.d_model}], the width of layer {scale.layer}"
+        )
+    norm = torch.linalg.vector_norm(direction, dim=-1, keepdim=True)
+    if not norm.isfinite().all() or not (norm > 0).all():
+        raise ValueError("the direction has zero norm or holds NaN or inf; there is none to go in")
+    return direction / norm
+
+
+def _sinks(x: Tensor, scale: Scale) -> Tensor:
+    return torch.linalg.vector_norm(x.float(), dim=-1) > scale.sink
+
+
+def _rows(values: Tensor, x: Tensor) -> Tensor:
+    """One entry for all rows of x or one for each, on x's device."""
+    if len(values) not in (1, len(x)):
+        raise ValueError(f"{len(values)} rows of doses or directions for a batch of {len(x)}")
+    return values.to(x.device)
+
+
+def diff_of_means(
+    scope, positive: Sequence[str], negative: Sequence[str], layers=None, last: bool = False
+) -> dict[int, Tensor]:
+    """{layer: float32 [d_model]}: mean residual of `positive` minus mean residual of `negative`.
+
+    The means are over all tokens that are no sinks, or with `last` over the last token of each
+    text (Marks and Tegmark 2023; for refusals Arditi et al. 2024). Not normalised. ValueError if
+    a list is empty or the two means are equal.
+    """
+    if last:
+        found = diff_at_positions(scope, positive, negative, 1, layers)
+        return {layer: directions[0] for layer, directions in found.items()}
+    sides = [_means(scope, texts, layers) for texts in (positive, negative)]
+    return _differences(*sides)
+
+
+def position_means(scope, prompts: Sequence[str], n: int, layers=None) -> dict[int, Tensor]:
+    """{layer: float64 [n, d_model]}: mean residual at each of the last n tokens, in their order.
+
+    ValueError for no prompts, or one of fewer than n tokens.
+    """
+    sums: dict[int, Tensor] = {}
+    for layer, x, _ in ends(scope, prompts, n, layers):
+        sums[layer] = sums.get(layer, 0) + x.double().sum(0).cpu()
+    return {layer: total / len(prompts) for layer, total in sums.items()}
+
+
+def diff_at_positions(
+    scope, positive: Sequence[str], negative: Sequence[str], n: int, layers=None
+) -> dict[int, Tensor]:
+    """{layer: float32 [n, d_model]}: the diff of means at each of the last n tokens of prompts.
+
+    With n of `template_tokens` these are the candidates of Arditi et al. 2024, read after a layer
+    and not before it. Not normalised. Errors as in `diff_of_means` and `position_means`.
+    """
+    sides = [position_means(scope, prompts, n, layers) for prompts in (positive, negative)]
+    return _differences(*sides)
+
+
+def _differences(positive: dict, negative: dict) -> dict[int, Tensor]:
+    found = {layer: (positive[layer] - negative[layer]).float() for layer in positive}
+    for layer, direction in found.items():
+        if not direction.any():
+            raise ValueError(f"both lists of texts have the same mean at layer {layer}")
+    return found
+
+
+def _means(scope, texts: Sequence[str], layers) -> dict[int, Tensor]:
+    sums, counts = {}, {}
+    for part in residuals(scope, texts, layers):
+        total = part.x[part.keep.to(part.x.device)].double().sum(0).cpu()
+        sums[part.layer] = sums.get(part.layer, 0) + total
+        counts[part.layer] = counts.get(part.layer, 0) + int(part.keep.sum())
+    return {layer: total / max(1, counts[layer]) for layer, total in sums.items()}
+
+
+def strong_activation(scope, texts: Sequence[str], layer: int, features, q: float = 0.99) -> Tensor:
+    """The q-quantile of each feature's activations over tokens where it is active: float32
+    [features]. ValueError names a feature that is active on no token that is no sink."""
+    features = torch.as_tensor(features).reshape(-1)
+    found: list[list[Tensor]] = [[] for _ in features]
+    for part in activations(scope, texts, [layer]):
+        active = (part.acts.values > 0) & part.keep[:, None]
+        for place, feature in enumerate(features):
+            found[place].append(part.acts.values[active & (part.acts.indices == feature)])
+    values = [torch.cat(parts) for parts in found]
+    silent = [int(f) for f, v in zip(features, values, strict=True) if not len(v)]
+    if silent:
+        raise ValueError(
+            f"features {silent} of layer {layer} are active on none of these {len(texts)} texts, "
+            "so there is no dose to take from them; choose live features or other texts"
+        )
+    return torch.stack([v.quantile(q) for v in values])

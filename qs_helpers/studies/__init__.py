@@ -1,0 +1,1 @@
+"""Procedures that one notebook uses, parked here until the lessons take them over."""

@@ -1,0 +1,143 @@
+"""Notebook 05. Feature excess: how far pre-activations rise above what is usual, as a signal.
+
+The loss is that of SASFT (Deng et al. 2026, "sparse autoencoder-guided supervised fine-tuning"):
+the mean over tokens and features of ReLU(pre - usual). As a reward for reinforcement learning, use
+minus the mean excess of an output.
+"""
+
+import copy
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..evidence.files import write_whole
+from ..forward import residuals
+
+FIELDS = {"text": str, "language": str, "tokens": list, "excess": list, "reward": float,
+          "layer": int, "features": list, "usual": list, "scope": str}  # fmt: skip
+
+
+class Signal(NamedTuple):
+    """Features of one layer with the level above which they count."""
+
+    layer: int
+    features: tuple[int, ...]
+    usual: tuple[float, ...]
+
+
+def _pre(sae, x: Tensor, features: Sequence[int]) -> Tensor:
+    """Pre-activations of some features, float32 [..., features]; differentiable in x."""
+    ids = torch.as_tensor(features, device=x.device)
+    return x.float() @ sae.W_enc[ids].float().T + sae.b_enc[ids]
+
+
+@torch.no_grad()
+def pre_activations(scope, texts, layer: int, features) -> list[np.ndarray]:
+    """Pre-activations of features at every token: a list of float32 [tokens, features]."""
+    found: list[np.ndarray] = []
+    for part in residuals(scope, texts, [layer]):
+        values = _pre(scope.sae(layer), part.x, features).cpu().numpy()
+        counts = np.bincount(part.text.numpy() - len(found))
+        found += np.split(values, counts.cumsum()[:-1])
+    return found
+
+
+def usual_levels(scope, texts: Sequence[str], layer: int, features: Sequence[int]) -> Signal:
+    """The Signal of features whose usual level is their mean over all tokens of `texts` but the
+    first of each (often an attention sink)."""
+    rows = np.concatenate([values[1:] for values in pre_activations(scope, texts, layer, features)])
+    levels = rows.mean(0).tolist()
+    return Signal(layer, tuple(int(f) for f in features), tuple(float(v) for v in levels))
+
+
+def excess(scope, texts: Sequence[str], signal: Signal) -> list[np.ndarray]:
+    """Mean over features of ReLU(pre - usual) at every token: a list of float64 [tokens]."""
+    found = pre_activations(scope, texts, signal.layer, signal.features)
+    return [np.maximum(0.0, values - np.array(signal.usual)).mean(1) for values in found]
+
+
+def export_excess(
+    path: Path, scope, texts: Sequence[str], languages: Sequence[str], signal: Signal
+) -> Path:
+    """One JSON object a line: text, language, tokens (as the tokenizer spells them), excess (one
+    number a token), reward (minus their mean), and the signal: layer, features, usual, scope."""
+    lines = []
+    for text, language, values in zip(texts, languages, excess(scope, texts, signal), strict=True):
+        ids = scope.ids([text])[0]
+        row = {"text": text, "language": language}
+        row |= {"tokens": scope.tokenizer.convert_ids_to_tokens(ids)}
+        row |= {"excess": [round(float(v), 6) for v in values], "reward": -float(values.mean())}
+        row |= {"layer": signal.layer, "features": list(signal.features)}
+        lines.append(json.dumps(row | {"usual": list(signal.usual), "scope": scope.name},
+                                ensure_ascii=False))  # fmt: skip
+    write_whole(Path(path), ("\n".join(lines) + "\n").encode())
+    return Path(path)
+
+
+def read_excess(path: Path) -> list[dict]:
+    """The rows of a file of `export_excess`; ValueError names the line and field that is wrong."""
+    rows = []
+    for number, line in enumerate(Path(path).read_text("utf-8").splitlines(), 1):
+        row = json.loads(line)
+        for name, kind in FIELDS.items():
+            if not isinstance(row.get(name), kind):
+                raise ValueError(f"{Path(path).name}, line {number}: {name} is no {kind.__name__}")
+        if len(row["tokens"]) != len(row["excess"]):
+            raise ValueError(f"{Path(path).name}, line {number}: not one excess for each token")
+        rows.append(row)
+    return rows
+
+
+def excess_loss(sae, x: Tensor, signal: Signal, mask: Tensor) -> Tensor:
+    """Mean over masked tokens and features of ReLU(pre - usual); x [..., d_model], a scalar.
+
+    Differentiable in x. mask: bool [...], tokens that count.
+    """
+    usual = torch.tensor(signal.usual, device=x.device)
+    over = torch.relu(_pre(sae, x, signal.features) - usual).mean(-1)
+    return (over * mask).sum() / mask.sum().clamp(min=1)
+
+
+def finetune(
+    scope, texts: Sequence[str], steps: int, seed: int = 0, signal: Signal | None = None,
+    weight: float = 0.0, counts=None, rate: float = 3e-4, batch_size: int = 16,
+):  # fmt: skip
+    """A scope with a copy of the model, fine-tuned on texts (AdamW); the original is untouched.
+
+    With `signal`, `weight` times `excess_loss` is added, on the residuals after its layer. `counts`
+    (ids -> bool) says at which tokens it counts; None: at all but the first. The same seed draws
+    the same batches, whatever the signal. Raises ValueError for no texts, or a signal on the last
+    layer, where the model's hidden states are those after the final norm.
+    """
+    if not texts:
+        raise ValueError("finetune got no texts")
+    if signal is not None and signal.layer >= scope.n_layers - 1:
+        raise ValueError(f"a signal on layer {signal.layer}: choose one below the last layer")
+    new = copy.copy(scope)
+    new.model = copy.deepcopy(scope.model).train()
+    new.model.requires_grad_(True)
+    chooser = np.random.default_rng(seed)
+    optimizer = torch.optim.AdamW(new.model.parameters(), lr=rate)
+    ids = scope.ids(list(texts))
+    for _ in range(steps):
+        batch = scope.tokens([ids[i] for i in chooser.choice(len(ids), batch_size)])
+        real = batch["attention_mask"].bool()
+        labels = batch["input_ids"].masked_fill(~real, -100)
+        output = new.model(**batch, labels=labels, use_cache=False, output_hidden_states=True)
+        loss = output.loss
+        if signal is not None:
+            inside = real & (real.cumsum(1) > 1)
+            inside &= inside if counts is None else counts(batch["input_ids"])
+            x = output.hidden_states[signal.layer + 1]
+            loss = loss + weight * excess_loss(scope.sae(signal.layer), x, signal, inside)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(new.model.parameters(), 1.0)
+        optimizer.step()
+    new.model.eval().requires_grad_(False)
+    return new

@@ -1,0 +1,274 @@
+"""Notebook 04. Detection by features, five rivals, and the scores of both.
+
+The rule is that of the Qwen-Scope report (2026, section 5.1): h = 1 if a feature is in the TopK of
+any token of a text (sinks left out), features ranked by P(h | toxic) - P(h | clean) on discovery
+texts, a text is called toxic if any of the first K features fires.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..evidence.stats import Estimate, auroc
+from ..forward import Readings
+from ..writing import UNITS
+
+
+def rank(fires: np.ndarray, toxic: np.ndarray) -> np.ndarray:
+    """All features, best first: P(fires | toxic) - P(fires | clean); ties by number.
+
+    fires: bool [texts, d_sae]; toxic: bool [texts]. ValueError if a label is missing.
+    """
+    toxic = np.asarray(toxic, bool)
+    if toxic.all() or not toxic.any():
+        raise ValueError("toxic and clean texts are needed to rank features; one kind is missing")
+    return np.argsort(-(fires[toxic].mean(0) - fires[~toxic].mean(0)), kind="stable")
+
+
+class Rule(NamedTuple):
+    """Fire if any feature (layer, feature) has more than `threshold`, read by `pooling`."""
+
+    features: tuple[tuple[int, int], ...]
+    pooling: str = "peak"
+    threshold: float = 0.0
+
+
+def fit_rule(readings: Mapping[int, Readings], toxic, layer: int, k: int) -> Rule:
+    """The OR of the k best features of a layer on discovery texts."""
+    best = rank(readings[layer].peak > 0, toxic)[:k]
+    return Rule(tuple((layer, int(f)) for f in best))
+
+
+def strength(rule: Rule, readings: Mapping[int, Readings]) -> np.ndarray:
+    """The largest value of a rule's features in each text: float32 [texts]."""
+    values = [getattr(readings[layer], rule.pooling)[:, f] for layer, f in rule.features]
+    return np.max(values, axis=0)
+
+
+def flags(rule: Rule, readings: Mapping[int, Readings]) -> np.ndarray:
+    """Which texts a rule calls toxic: bool [texts]."""
+    return strength(rule, readings) > rule.threshold
+
+
+def choose_rule(
+    found: Mapping[int, Readings], toxic, checked: Mapping[int, Readings], checked_toxic,
+    k: int = 1,
+) -> Rule:  # fmt: skip
+    """`fit_rule` at the layer with the best F1 on validation texts; ties to the first layer.
+
+    found, toxic: discovery texts; checked, checked_toxic: validation texts.
+    """
+    rules = [fit_rule(found, toxic, layer, k) for layer in found]
+    return max(rules, key=lambda rule: f1_score(flags(rule, checked), checked_toxic))
+
+
+STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0)  # of regularisation: scikit-learn's C
+
+
+N_WORDS = 100
+
+
+class Detector(NamedTuple):
+    """`score` maps texts, or rows of numbers, to float [n]; toxic above the threshold."""
+
+    name: str
+    score: Callable[[Any], np.ndarray]
+    threshold: float
+
+    def flags(self, inputs) -> np.ndarray:
+        return self.score(inputs) > self.threshold
+
+
+def fit_length(texts: Sequence[str], toxic, checked: Sequence[str], checked_toxic) -> Detector:
+    """Characters, longer or shorter being worse, whichever holds on the discovery texts."""
+    lengths = np.array([len(text) for text in texts], float)
+    sign = 1.0 if auroc(lengths, toxic).value >= 0.5 else -1.0
+
+    def score(inputs):
+        return sign * np.array([len(text) for text in inputs], float)
+
+    return Detector("length", score, best_threshold(score(checked), checked_toxic))
+
+
+def fit_words(texts: Sequence[str], toxic, checked: Sequence[str], checked_toxic) -> Detector:
+    """The sum of log-odds of the 100 words that most tell toxic from clean texts.
+
+    Words are whole words, or pairs of neighbouring characters in Chinese and Japanese. Log-odds
+    are smoothed by one count.
+    """
+    counts: dict[str, list[int]] = {}
+    for text, label in zip(texts, toxic, strict=True):
+        for word in _words(text):
+            counts.setdefault(word, [0, 0])[int(label)] += 1
+    n = np.bincount(np.asarray(toxic, int), minlength=2)
+    odds = {w: np.log((b + 1) / (n[1] + 2)) - np.log((a + 1) / (n[0] + 2))
+            for w, (a, b) in counts.items()}  # fmt: skip
+    best = dict(sorted(odds.items(), key=lambda item: -item[1])[:N_WORDS])
+
+    def score(inputs):
+        return np.array([sum(best.get(word, 0.0) for word in _words(text)) for text in inputs])
+
+    return Detector("word list", score, best_threshold(score(checked), checked_toxic))
+
+
+def _words(text: str) -> set[str]:
+    units = UNITS.findall(text.casefold())
+    pairs = {a + b for a, b in zip(units, units[1:], strict=False) if len(a) == len(b) == 1}
+    return {unit for unit in units if len(unit) > 1} | pairs
+
+
+def fit_ngrams(texts: Sequence[str], toxic, checked: Sequence[str], checked_toxic) -> Detector:
+    """TF-IDF of 1 to 4 characters (scikit-learn's char_wb) and logistic regression."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    tfidf = TfidfVectorizer(analyzer="char_wb", ngram_range=(1, 4), sublinear_tf=True)
+    rows, others = tfidf.fit_transform(texts), tfidf.transform(checked)
+    inner = fit_logistic(rows, toxic, others, checked_toxic, scale=False)
+    return Detector(
+        "char n-grams", lambda inputs: inner.score(tfidf.transform(inputs)), inner.threshold
+    )
+
+
+def fit_means(rows: np.ndarray, toxic, checked: np.ndarray, checked_toxic) -> Detector:
+    """Diff-of-means of rows [texts, d]: one dot product."""
+    rows, toxic = np.asarray(rows, np.float64), np.asarray(toxic, bool)
+    direction = rows[toxic].mean(0) - rows[~toxic].mean(0)
+
+    def score(inputs):
+        return np.asarray(inputs, np.float64) @ direction
+
+    return Detector("diff-of-means", score, best_threshold(score(checked), checked_toxic))
+
+
+def fit_logistic(rows, toxic, checked, checked_toxic, scale: bool = True) -> Detector:
+    """Logistic regression (scikit-learn, L2), C by AUROC on validation rows.
+
+    `scale` brings each column to unit variance on the discovery rows first.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    def fit(strength):
+        steps = [StandardScaler()] if scale else []
+        model = make_pipeline(*steps, LogisticRegression(C=strength, max_iter=2000))
+        return model.fit(rows, toxic)
+
+    models = [fit(strength) for strength in STRENGTHS]
+    quality = [auroc(m.decision_function(checked), checked_toxic).value for m in models]
+    best = models[int(np.argmax(quality))]
+    threshold = best_threshold(best.decision_function(checked), checked_toxic)
+    return Detector("logistic regression", best.decision_function, threshold)
+
+
+DRAWS = 4000
+
+
+class Confusion(NamedTuple):
+    """Counts of texts."""
+
+    true_positive: int
+    false_positive: int
+    false_negative: int
+    true_negative: int
+
+
+def confusion(flagged, toxic) -> Confusion:
+    """Counts for flags [texts] and labels [texts], both bool."""
+    flagged, toxic = np.asarray(flagged, bool), np.asarray(toxic, bool)
+    if flagged.shape != toxic.shape:
+        raise ValueError(f"{flagged.shape} flags for {toxic.shape} labels")
+    pairs = ((True, True), (True, False), (False, True), (False, False))
+    return Confusion(*(int(((flagged == f) & (toxic == t)).sum()) for f, t in pairs))
+
+
+def f1_score(flagged, toxic) -> float:
+    """2 TP / (2 TP + FP + FN) for the toxic class; 0 where nothing is flagged or toxic."""
+    tp, fp, fn, _ = confusion(flagged, toxic)
+    return 2 * tp / (2 * tp + fp + fn) if tp else 0.0
+
+
+def f1(flagged, toxic, seed: int = 0) -> Estimate:
+    """F1 with a 95 % interval from Jeffreys posteriors of the rates of true and false positives
+    (in the manner of Goutte and Gaussier 2005), so that a perfect score is not a certain one."""
+    tp, fp, fn, tn = confusion(flagged, toxic)
+    rng = np.random.default_rng(seed)
+    hits = (tp + fn) * rng.beta(tp + 0.5, fn + 0.5, DRAWS)
+    wrong = (fp + tn) * rng.beta(fp + 0.5, tn + 0.5, DRAWS)
+    low, high = np.quantile(2 * hits / (hits + wrong + tp + fn), [0.025, 0.975])
+    value = f1_score(flagged, toxic)
+    return Estimate(value, float(min(low, value)), float(max(high, value)), tp + fp + fn + tn)
+
+
+def best_threshold(scores, toxic) -> float:
+    """The threshold t for which flags `scores > t` have the best F1; the lowest such t.
+
+    Candidates lie halfway between neighbouring scores, and below all of them. Use validation
+    texts.
+    """
+    scores, toxic = np.asarray(scores, float), np.asarray(toxic, bool)
+    if toxic.all() or not toxic.any():
+        raise ValueError("a threshold needs toxic and clean texts; one kind is missing")
+    values = np.unique(scores)
+    cuts = np.concatenate([[np.nextafter(values[0], -np.inf)], (values[:-1] + values[1:]) / 2])
+    order = np.argsort(scores)
+    behind = np.searchsorted(scores[order], cuts, side="right")  # texts that are not flagged
+    so_far = np.concatenate([[0], toxic[order].cumsum()])
+    tp = toxic.sum() - so_far[behind]
+    flagged = len(scores) - behind
+    return float(cuts[np.argmax(2 * tp / (flagged + toxic.sum()))])
+
+
+def stratified_auroc(scores, toxic, lengths, bins: int = 4, seed: int = 0) -> Estimate:
+    """AUROC among texts of like length: the mean over quantile bins of `lengths`, weighted by
+    the pairs of a toxic and a clean text in each. The interval
+    adds up the bootstrap intervals of the bins, which are independent.
+
+    ValueError where no bin has both labels.
+    """
+    scores, toxic = np.asarray(scores, float), np.asarray(toxic, bool)
+    edges = np.unique(np.quantile(lengths, np.linspace(0, 1, bins + 1)[1:-1]))
+    place = np.searchsorted(edges, lengths, side="left")
+    parts, weights = [], []
+    for i in np.unique(place):
+        here = place == i
+        pairs = toxic[here].sum() * (~toxic[here]).sum()
+        if pairs:
+            parts.append(auroc(scores[here], toxic[here], seed + int(i)))
+            weights.append(pairs)
+    if not parts:
+        raise ValueError("no bin of lengths has toxic and clean texts; use fewer bins")
+    share = np.array(weights) / sum(weights)
+    value = float(share @ [p.value for p in parts])
+    # Bins are independent: variances of the weighted mean add up.
+    half = 0.5 * np.array([p.high - p.low for p in parts])
+    spread = float(np.sqrt(((share * half) ** 2).sum()))
+    return Estimate(value, max(0.0, value - spread), min(1.0, value + spread), len(scores))
+
+
+def coverage(fires, order=None) -> np.ndarray:
+    """Share of features covered by the first 1, 2, … texts: float64 [texts].
+
+    fires: bool [texts, features]; order: text numbers, else as they come. A feature is covered
+    if it fires in one of the texts. ValueError if there is no text or no feature.
+    """
+    fires = np.asarray(fires, bool)
+    if not fires.size:
+        raise ValueError(f"coverage of {fires.shape[1]} features by {len(fires)} texts: give both")
+    fires = fires if order is None else fires[np.asarray(order, int)]
+    return np.logical_or.accumulate(fires, axis=0).mean(1)
+
+
+def greedy_order(fires) -> np.ndarray:
+    """Texts in the order in which each adds most uncovered features: int64 [useful texts].
+
+    Ties go to the earlier text; it ends where no text adds a feature. Greedy set cover reaches at
+    least 1 - 1/e of the best coverage of its size (Nemhauser et al. 1978).
+    """
+    open_, order = np.asarray(fires, bool).copy(), []
+    while open_.any():
+        best = int(open_.sum(1).argmax())
+        order.append(best)
+        open_ &= ~open_[best]
+    return np.array(order, int)

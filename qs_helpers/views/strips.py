@@ -1,0 +1,167 @@
+"""Features over the tokens of texts: strip, layer map, the same feature across layers, two texts.
+
+Every view shows itself in a notebook, reads without styles too, and has `.data` (DataFrame),
+`.alt` and `.to_html(path)`. A value is an activation, of the strongest token where a character
+spans several. 0 means: not in the TopK. Attention sinks are marked "sink" and shown as 0.
+"""
+
+import numpy as np
+import pandas as pd
+import torch
+from torch.nn.functional import cosine_similarity
+
+from ..evidence.files import short
+from ..forward import activations
+from .html import Markup, View, esc, page, shade, table, tokens
+from .labels import label_of, name_of
+from .tokens import Piece, pieces
+
+
+def _read(scope, text: str, layers) -> tuple[list[Piece], dict]:
+    """The pieces of a text and {layer: Part}."""
+    parts = {part.layer: part for part in activations(scope, [text], layers)}
+    ids = next(iter(parts.values())).ids
+    return pieces(scope.tokenizer, ids), parts
+
+
+def _values(part, feature: int) -> np.ndarray:
+    """A feature's activation at each token, 0 at sinks, float [tokens]."""
+    hit = (part.acts.indices == feature) & (part.acts.values > 0) & part.keep[:, None]
+    return (part.acts.values * hit).amax(-1).numpy()
+
+
+def _by_piece(found: list[Piece], values) -> list[float]:
+    return [float(max(values[p.start : p.stop])) for p in found]
+
+
+def token_strip(scope, text: str, layer: int, feature: int) -> View:
+    """A feature's activation over the tokens of a text. Data: token, shown, start, value, sink."""
+    title = name_of(scope, layer, feature)
+    found, parts = _read(scope, text, [layer])
+    values = _by_piece(found, _values(parts[layer], feature))
+    sinks = [not bool(parts[layer].keep[p.start]) for p in found]
+    data = pd.DataFrame(
+        {"token": [p.text for p in found], "shown": [p.shown for p in found]}
+        | {"start": [p.start for p in found], "value": values, "sink": sinks}
+    )
+    most, active = max(values), data[data.value > 0]
+    hints = [short(value) for value in values]
+    shown = [p.shown + ("(sink)" if sink else "") for p, sink in zip(found, sinks, strict=True)]
+    if len(active):
+        peak = active.loc[active.value.idxmax()]
+        words = (
+            f"fires on {len(active)} of {len(data)} tokens, most ({short(most)}) at {peak.shown!r}"
+        )
+    else:
+        words = f"does not fire on any of {len(data)} tokens"
+    strip = tokens(shown, values, hints, most or 1)
+    body = page(title, [f"<div>{strip}</div>", f"<div>{esc(words)}</div>"], scope.is_tiny)
+    return View(data, f"{title} {words}.", body)
+
+
+def layer_map(scope, text: str, layers=None) -> View:
+    """For each layer and token, the strongest feature and its activation.
+
+    The colour is the activation as a share of the layer's largest: scales differ by layer.
+    Data: layer, token, start, feature, value.
+    """
+    found, parts = _read(scope, text, layers)
+    rows = []
+    for layer, part in parts.items():
+        values = part.acts.values[:, 0] * part.keep
+        for piece in found:
+            at = piece.start + int(values[piece.start : piece.stop].argmax())
+            feature, value = int(part.acts.indices[at, 0]), float(values[at])
+            rows.append((layer, piece.shown, piece.start, feature if value else -1, value))
+    data = pd.DataFrame(rows, columns=["layer", "token", "start", "feature", "value"])
+    title = "The strongest feature of each layer and token"
+    body = _map(data, found, lambda row: row.feature, lambda layer: f"layer {layer}")
+    alt = f"{title}: {len(parts)} layers by {len(found)} tokens. " + " ".join(
+        f"Layer {layer}: largest {short(part.value.max())}, feature "
+        f"{part.loc[part.value.idxmax()].feature} at {part.loc[part.value.idxmax()].token!r}."
+        for layer, part in data.groupby("layer")
+    )
+    return View(data, alt, page(title, [body], scope.is_tiny))
+
+
+def _map(data: pd.DataFrame, found: list[Piece], cell, name) -> str:
+    """Rows of layers, columns of tokens; a cell says `cell(row)`, its value on hover."""
+    header, rows = ["", *(piece.shown for piece in found)], []
+    for layer, part in data.groupby("layer", sort=True):
+        most = part.value.max() or 1
+        cells = [_coloured(cell(row), row.value, most) for row in part.itertuples()]
+        rows.append([name(layer), *cells])
+    return table(rows, header)
+
+
+def _coloured(content, value: float, most: float) -> Markup | str:
+    """A cell on the colour of its value, the value on hover; empty where the value is 0."""
+    if value <= 0:
+        return ""
+    style, text = f"text-decoration:none;{shade(value / most)}", short(content)
+    inside = f'<abbr title="{esc(short(value))}" style="{style}">{esc(text)}</abbr>'
+    return Markup(inside, text)
+
+
+def across_layers(scope, text: str, layer: int, feature: int, layers=None) -> View:
+    """The feature most like a given one in every layer (cosine of W_dec columns), over a text.
+
+    Data: layer, feature, cosine, token, start, value.
+    """
+    title = f"What is like {name_of(scope, layer, feature)} in each layer"
+    found, parts = _read(scope, text, layers)
+    direction, rows, names = scope.sae(layer).direction(feature)[0], [], {}
+    for n, part in parts.items():
+        cosines = cosine_similarity(scope.sae(n).W_dec.float(), direction[:, None], dim=0)
+        best = int(cosines.argmax())
+        names[n] = f"layer {n}: {best} (cos {cosines[best]:.2f})"
+        for piece, value in zip(found, _by_piece(found, _values(part, best)), strict=True):
+            rows.append((n, best, float(cosines[best]), piece.shown, piece.start, value))
+    columns = ["layer", "feature", "cosine", "token", "start", "value"]
+    data = pd.DataFrame(rows, columns=columns)
+    body = _map(data, found, lambda row: short(row.value), names.get)
+    alt = f"{title}: " + "; ".join(
+        f"{name}, largest activation {short(data[data.layer == n].value.max())}"
+        for n, name in names.items()
+    )
+    return View(data, alt + ".", page(title, [body], scope.is_tiny))
+
+
+def compare_texts(scope, a: str, b: str, layers=None, top: int = 5) -> View:
+    """Features that fire on more of the tokens of one text than of the other, layer by layer.
+
+    Data: layer, feature, a, b (shares of tokens, sinks left out), difference; the `top` largest
+    differences in either direction for each layer.
+    """
+    rows = []
+    for part in activations(scope, [a, b], layers):
+        rates = []
+        for text in (0, 1):
+            here = part.keep & (part.text == text)
+            hits = part.acts.indices[here][part.acts.values[here] > 0]
+            fired = torch.bincount(hits, minlength=scope.d_sae)
+            rates.append(fired.numpy() / max(1, int(here.sum())))
+        gap = rates[0] - rates[1]
+        order = np.argsort(gap, kind="stable")
+        for feature in [*order[::-1][:top], *order[:top][::-1]]:
+            if gap[feature]:
+                rows.append((part.layer, int(feature), *(r[feature] for r in rates), gap[feature]))
+    data = pd.DataFrame(rows, columns=["layer", "feature", "a", "b", "difference"])
+    lines = []
+    for row in data.itertuples():
+        text = f"{row.difference:+.2f}"
+        gap = Markup(f'<span style="{shade(abs(row.difference))}">{text}</span>', text)
+        name = label_of(scope, row.layer, row.feature)
+        lines.append(
+            [row.layer, f"{row.feature} {name}".strip(), f"{row.a:.2f}", f"{row.b:.2f}", gap]
+        )
+    header = ["layer", "feature", "share of a's tokens", "share of b's tokens", "difference"]
+    title = "Two texts compared by firing rate"
+    texts = [f"<div>a: {esc(a)}</div>", f"<div>b: {esc(b)}</div>"]
+    alt = f"{title}, a: {a!r}, b: {b!r}. " + " ".join(
+        f"Layer {layer}: feature {part.iloc[0].feature:.0f} differs most towards a "
+        f"({part.iloc[0].difference:+.2f}), feature {part.iloc[-1].feature:.0f} towards b "
+        f"({part.iloc[-1].difference:+.2f})."
+        for layer, part in data.groupby("layer")
+    )
+    return View(data, alt, page(title, [*texts, table(lines, header)], scope.is_tiny))

@@ -1,0 +1,145 @@
+"""Generated text: the same whatever the batch, the cache and the number of arms."""
+
+import pytest
+import torch
+
+import qs_helpers as qs
+from qs_helpers.studies.steering import dose_grid
+from qs_helpers.tiny import corpus
+
+PROMPTS = [t.text for t in corpus.continuations("en", "validation", 20)][:16]
+
+
+@pytest.fixture(scope="module")
+def scope():
+    scope = qs.load_scope("tiny")
+    yield scope
+    assert qs.hooks_left(scope.model) == 0
+
+
+@pytest.fixture(scope="module")
+def scale(scope):
+    return qs.scales(scope, PROMPTS, [3])[3]
+
+
+@pytest.fixture(scope="module")
+def steer(scale):
+    return {3: qs.add(qs.random_directions(1, 128)[0], 0.7, scale)}
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+@pytest.mark.parametrize("steered", [False, True])
+def test_batches_of_one_and_of_sixteen_agree(scope, steer, temperature, steered):
+    options = {"steer": steer if steered else None, "temperature": temperature}
+    texts = [qs.generate(scope, PROMPTS, batch_size=n, **options) for n in (1, 16)]
+    assert texts[0] == texts[1]
+
+
+def test_greedy_is_what_transformers_writes(scope):
+    batch = scope.tokens(PROMPTS[0])
+    made = scope.model.generate(**batch, max_new_tokens=12, do_sample=False)
+    text = scope.tokenizer.decode(made[0, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+    assert qs.generate(scope, PROMPTS[:1], max_new_tokens=12) == [text]
+
+
+@pytest.mark.parametrize("positions", ["all", "prompt", "generated"])
+def test_cached_and_uncached_generation_agree(scope, steer, positions):
+    cached = qs.generate(scope, PROMPTS[:3], steer, positions, max_new_tokens=10)
+    for prompt, text in zip(PROMPTS, cached, strict=False):
+        batch = scope.tokens(prompt)
+        with qs.edit(scope.model, steer, positions):
+            made = scope.model.generate(
+                **batch, max_new_tokens=10, do_sample=False, use_cache=False
+            )
+        new = made[0, batch["input_ids"].shape[1] :]
+        assert scope.tokenizer.decode(new, skip_special_tokens=True) == text
+
+
+def test_zero_dose_writes_what_no_hook_writes(scope, scale):
+    zero = {3: qs.add(torch.ones(128), 0.0, scale)}
+    for temperature in (0.0, 1.0):
+        plain, still = (
+            qs.generate(scope, PROMPTS, steer, temperature=temperature) for steer in (None, zero)
+        )
+        assert plain == still
+
+
+def test_sampling_depends_on_the_seed_and_on_the_prompt_only(scope):
+    first, again, other = (
+        qs.generate(scope, PROMPTS, temperature=1.0, seed=seed) for seed in (0, 0, 1)
+    )
+    assert first == again and first != other
+    backwards = qs.generate(scope, PROMPTS[::-1], temperature=1.0)
+    assert backwards[::-1] == first
+
+
+def test_samples_follow_the_distribution(scope):
+    """The next token of one prompt over many seeds, against the model's own probabilities."""
+    from qs_helpers.generation import _Draw
+
+    logits = torch.tensor([[2.0, 1.0, 0.0, -1.0]]).repeat(4000, 1)
+    draw = _Draw([f"prompt {i}" for i in range(4000)], 0.5, 0)
+    chosen = draw(None, logits).argmax(-1)
+    shares = chosen.bincount(minlength=4) / 4000
+    assert torch.allclose(shares, (logits[0] / 0.5).softmax(-1), atol=0.03)
+
+
+def test_rows_get_their_own_arms(scope, scale):
+    """A sweep in shared batches is the same as one call for each arm."""
+    v = qs.random_directions(2, 128)
+    scales = {3: scale, 1: qs.scales(scope, PROMPTS, [1])[1]}
+    arms = [qs.Arm(3, 0.9, v[0]), qs.Arm(1, 0.5, v[1]), qs.Arm(3, 0.0, v[0]), qs.Arm(3, -0.9, v[1])]
+    swept = qs.sweep(scope, PROMPTS[:5], scales, arms, temperature=0.5)
+    for arm, texts in zip(arms, swept, strict=True):
+        steer = {arm.layer: qs.add(arm.direction, arm.dose, scales[arm.layer])}
+        assert texts == qs.generate(scope, PROMPTS[:5], steer, temperature=0.5)
+
+
+def test_ablating_arms_write_what_ablation_writes(scope, scale):
+    v, other = qs.random_directions(2, 128)
+    arms = [qs.Arm(3, 1.0, v), qs.Arm(3, 0.0, v), qs.Arm(3, 1.0, v, along=other)]
+    swept = qs.sweep(scope, PROMPTS[:5], {3: scale}, arms, "ablate")
+    for texts, edit in zip(
+        swept, (qs.project_out(v, scale), None, qs.project_out(v, scale, along=other)), strict=True
+    ):
+        steer = None if edit is None else {"writes": edit}
+        assert texts == qs.generate(scope, PROMPTS[:5], steer)
+
+
+def test_a_dose_grid_has_a_row_for_each_layer_dose_and_prompt(scope, scale):
+    v = qs.random_directions(1, 128)[0]
+    scores = {"length": lambda texts: [len(text) for text in texts]}
+    grid = dose_grid(scope, PROMPTS[:4], {3: scale}, {3: v}, [-1.0, 0.0, 1.0], scores)
+    assert list(grid.columns) == ["layer", "dose", "prompt", "text", "length"]
+    assert len(grid) == 12 and (grid.length == grid.text.str.len()).all()
+    assert grid[grid.dose == 0].text.tolist() == qs.generate(scope, PROMPTS[:4])
+
+
+def test_prompts_of_one_token(scope, steer):
+    assert len(qs.generate(scope, ["a", "b"], steer, "generated", 4)) == 2
+
+
+@pytest.mark.parametrize(("prompts", "options", "words"), [
+    ([], {}, "texts is empty"),
+    ([""], {}, "text 0 is .*non-empty"),
+    (PROMPTS, {"temperature": -1.0}, "temperature is -1"),
+    (PROMPTS, {"positions": "middle"}, "positions is 'middle'"),
+])  # fmt: skip
+def test_bad_input_leaves_no_hook(scope, steer, prompts, options, words):
+    with pytest.raises(ValueError, match=words):
+        qs.generate(scope, prompts, steer, **options)
+    assert qs.hooks_left(scope.model) == 0
+
+
+def test_an_edit_that_fails_leaves_no_hook(scope, scale):
+    wrong = {3: qs.add(qs.random_directions(3, 128), 1.0, scale)}
+    with pytest.raises(ValueError, match="3 rows of doses or directions for a batch of 16"):
+        qs.generate(scope, PROMPTS, wrong)
+    assert qs.hooks_left(scope.model) == 0
+
+
+def test_bad_sweeps(scope, scale):
+    with pytest.raises(ValueError, match="no arms"):
+        qs.sweep(scope, PROMPTS, {3: scale}, [])
+    with pytest.raises(ValueError, match="how is 'push'"):
+        qs.sweep(scope, PROMPTS, {3: scale}, [qs.Arm(3, 1.0, torch.ones(128))], "push")

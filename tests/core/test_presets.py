@@ -1,0 +1,153 @@
+"""Settings: a preset's file with the notebook's parameters on top, and what is refused."""
+
+import inspect
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qs_helpers import presets
+from qs_helpers.loading import catalog
+from qs_helpers.loading.origin import find_origin
+from qs_helpers.report import check as preflight
+
+NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
+
+FILE = """
+common:
+  SEED: 0
+  RATE: 0.5
+01_load:
+  LAYERS: [1, 2]
+  NAME: base
+  DEEP: false
+  LIMIT: null
+02_other:
+  WIDTH: 3
+"""
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path, monkeypatch):
+    folder = tmp_path / "notebooks" / "params"
+    folder.mkdir(parents=True)
+    (folder / "tiny.yaml").write_text(FILE)
+    (folder / "qwen3-8b-l50.yaml").write_text("common:\n  SEED: 1\n")
+    monkeypatch.setattr(presets, "project_root", lambda: tmp_path)
+    return folder
+
+
+def test_values_come_from_the_file():
+    values = vars(presets.settings("01_load", "auto", SEED=None, LIMIT=None))
+    assert values == {
+        "PRESET": "tiny",
+        **{"SEED": 0, "RATE": 0.5, "LAYERS": [1, 2], "NAME": "base", "DEEP": False, "LIMIT": None},
+    }
+
+
+def test_parameters_win_and_an_int_serves_as_float():
+    values = presets.settings("01_load", "tiny", SEED=7, RATE=1, LAYERS=(3,), LIMIT="anything")
+    assert (values.SEED, values.RATE, values.LAYERS, values.LIMIT) == (7, 1.0, [3], "anything")
+    assert type(values.RATE) is float
+    assert presets.settings("01_load", "tiny").LAYERS == [1, 2]
+
+
+def test_auto_is_the_variable_else_tiny(monkeypatch):
+    assert presets.resolve_preset("auto") == "tiny"
+    monkeypatch.setenv("QS_PRESET", "qwen3-8b-l50")
+    assert presets.resolve_preset("auto") == "qwen3-8b-l50"
+    assert presets.resolve_preset("tiny-sft") == "tiny-sft"
+    assert presets.settings("01_load", "auto").SEED == 1
+
+
+@pytest.mark.parametrize(
+    ("params", "error", "message"),
+    [
+        (
+            {"SEDE": 1},
+            ValueError,
+            r"'SEDE' is not in notebooks/params/tiny.yaml for 01_load; did you mean SEED\?",
+        ),
+        ({"WIDTH": 1}, ValueError, "parameter 'WIDTH' is not in"),
+        ({"seed": 1}, ValueError, "did you mean SEED"),
+        ({"SEED": "1"}, TypeError, "SEED = '1' is str, but int is expected, such as 0"),
+        ({"SEED": True}, TypeError, "SEED = True is bool, but int is expected"),
+        ({"SEED": 1.0}, TypeError, "SEED = 1.0 is float, but int is expected"),
+        ({"DEEP": 1}, TypeError, "DEEP = 1 is int, but bool is expected"),
+        ({"LAYERS": 3}, TypeError, r"LAYERS = 3 is int, but list is expected, such as \[1, 2\]"),
+        ({"LAYERS": [1, "b"]}, TypeError, r"LAYERS\[1\] = 'b' is str, but int is expected"),
+    ],
+)
+def test_wrong_parameters(params, error, message):
+    with pytest.raises(error, match=message):
+        presets.settings("01_load", "tiny", **params)
+
+
+def test_wrong_files(project):
+    with pytest.raises(ValueError, match=r"no file notebooks/params/qwen3-8b-l5.yaml; .*-l50\?"):
+        presets.settings("01_load", "qwen3-8b-l5")
+    (project / "tiny.yaml").write_text("- SEED\n")
+    with pytest.raises(ValueError, match="tiny.yaml: sections are expected, such as 'common:'"):
+        presets.settings("01_load", "tiny")
+    (project / "tiny.yaml").write_text("common: 3\n")
+    with pytest.raises(ValueError, match="section 'common' must hold lines 'NAME: value'"):
+        presets.settings("01_load", "tiny")
+    (project / "tiny.yaml").write_text("")
+    assert vars(presets.settings("01_load", "tiny")) == {"PRESET": "tiny"}
+
+
+def test_tiny_presets():
+    names = ("tiny", "tiny-sft", "qwen3-8b-l50", "tinyllama")
+    assert [presets.is_tiny(name) for name in names] == [True, True, False, False]
+
+
+@pytest.mark.parametrize("group", catalog.GROUPS.values(), ids=lambda g: g.name)
+def test_every_official_group_has_a_preset_that_fits_it(group):
+    folder = NOTEBOOKS / "params"
+    for path in sorted(NOTEBOOKS.glob("0[1-9]_*.ipynb")):
+        values = presets.preset_values(path.stem, group.name, folder)
+        for name, value in presets.preset_values(path.stem, "tiny", folder).items():
+            presets.check_type(name, values[name], value)
+        assert set(values["LAYERS"]) <= set(group.layers)
+    refusers = presets.preset_values("06_abliteration_comparison", group.name, folder)
+    assert refusers["SUITES"] == [group.name]
+    assert not any(model.endswith("-Base") for model in refusers["MODELS"])
+
+
+@pytest.mark.parametrize("name", presets.preset_names(NOTEBOOKS / "params"))
+def test_scope_sections_are_keywords_of_load_scope(name):
+    from qs_helpers.loading.scope import load_scope
+
+    values = presets.scope_values(name, NOTEBOOKS / "params")
+    assert set(values) == {"dtype", "batch_tokens"}
+    assert set(presets.SCOPE_KEYS) <= set(inspect.signature(load_scope).parameters)
+    assert values["dtype"] == ("float32" if presets.is_tiny(name) else "bfloat16")
+
+
+def test_every_preset_passes_its_own_check():
+    """Names, types, ranges and layers, as a report checks them."""
+    notebooks = preflight.find_notebooks(NOTEBOOKS)
+    for name in presets.preset_names(NOTEBOOKS / "params"):
+        layers = preflight.known_layers(find_origin(name, NOTEBOOKS / "params"))
+        assert layers
+        preflight.check_preset(name, notebooks, layers, NOTEBOOKS / "params")
+
+
+VALUES = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.text())
+
+
+@given(VALUES, VALUES)
+def test_check_type_keeps_the_type_or_refuses(value, expected):
+    try:
+        checked = presets.check_type("X", value, expected)
+    except TypeError as error:
+        assert str(error).startswith("X")
+    else:
+        assert expected is None or type(checked) is type(expected)
+
+
+def test_nearest():
+    assert presets.nearest("layer", ["LAYER", "SEED"]) == "did you mean LAYER?"
+    assert presets.nearest("zzz", ["b", "a"]) == "known: a, b"
+    assert presets.nearest("zzz", []) == "known: none"

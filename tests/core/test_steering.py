@@ -1,0 +1,241 @@
+"""Interventions: exact arithmetic, doses in their units, and nothing else touched."""
+
+import pytest
+import torch
+from suites import random_sae
+
+import qs_helpers as qs
+from qs_helpers.sae import TopKSAE
+from qs_helpers.steering import MODES, only_where
+from qs_helpers.studies.steering import report_edit
+
+SCALE = qs.Scale(1, 2.0, 1e9, 16, torch.float32)
+SAE = TopKSAE(**random_sae(), k=4, layer=1)
+
+
+def residuals(rows=3, seq=5, seed=0):
+    return torch.randn(rows, seq, 16, generator=torch.Generator().manual_seed(seed))
+
+
+def features(x):
+    """Dense activations [.., d_sae], by the model card's five lines."""
+    top = (x @ SAE.W_enc.T + SAE.b_enc).topk(4)
+    return torch.zeros(*x.shape[:-1], 64).scatter(-1, top.indices, top.values.relu())
+
+
+# ---- directions
+
+
+def test_a_dose_is_a_multiple_of_the_median_norm():
+    x, v = residuals(), torch.randn(16)
+    new = qs.add(v, 1.5, SCALE)(x)
+    assert torch.allclose(new - x, 3.0 * v / v.norm(), atol=1e-6)
+    assert torch.allclose((new - x).norm(dim=-1), torch.tensor(3.0), atol=1e-5)
+
+
+def test_zero_dose_is_bit_exact_and_keeps_the_sign_of_zero():
+    x = residuals()
+    x[0, 0, 0] = -0.0
+    assert torch.equal(qs.add(torch.ones(16), 0.0, SCALE)(x).view(torch.int32), x.view(torch.int32))
+
+
+def test_rows_may_have_doses_and_directions_of_their_own():
+    x, v, doses = residuals(), torch.randn(3, 16), torch.tensor([0.0, 1.0, -2.0])
+    new = qs.add(v, doses, SCALE)(x)
+    for row in range(3):
+        assert torch.equal(new[row], qs.add(v[row], float(doses[row]), SCALE)(x[row : row + 1])[0])
+    with pytest.raises(ValueError, match="3 rows of doses or directions for a batch of 2"):
+        qs.add(v, doses, SCALE)(x[:2])
+
+
+@pytest.mark.parametrize("make", [
+    lambda scale: qs.add(torch.ones(16), 1.0, scale),
+    lambda scale: qs.project_out(torch.ones(16), scale),
+    lambda scale: qs.change_features(SAE, [1, 2, 3], "add", scale, 5.0),
+])  # fmt: skip
+def test_a_sink_is_never_edited(make):
+    x = residuals()
+    x[1, 0] *= 1000
+    scale = SCALE._replace(sink=100.0)
+    new = make(scale)(x)
+    assert torch.equal(new[1, 0], x[1, 0]) and not torch.equal(new[1, 1], x[1, 1])
+
+
+def test_bf16_residuals_stay_bf16():
+    x = residuals().bfloat16()
+    for edit in (
+        qs.add(torch.ones(16), 0.5, SCALE), qs.project_out(torch.ones(16), SCALE),
+        qs.change_features(SAE, 3, "clamp", SCALE, 2.0),
+    ):  # fmt: skip
+        assert edit(x).dtype == torch.bfloat16
+
+
+def test_project_out_removes_the_component_and_is_idempotent():
+    x, v = residuals(), torch.randn(16)
+    edit = qs.project_out(v, SCALE)
+    assert (edit(x) @ v).abs().max() < 1e-5
+    assert torch.allclose(edit(edit(x)), edit(x), atol=1e-6)
+    assert torch.equal(qs.project_out(v, SCALE, 0.0)(x), x)
+    assert torch.allclose(qs.project_out(v, SCALE, 2.0)(x) @ v, -(x @ v), atol=1e-5)
+
+
+def test_a_control_takes_as_much_away_along_another_direction():
+    x, v, other = residuals(), torch.randn(16), torch.randn(16)
+    own, control = (qs.project_out(v, SCALE, along=along)(x) - x for along in (None, other))
+    assert torch.allclose(own.norm(dim=-1), control.norm(dim=-1), atol=1e-5)
+    cosine = torch.nn.functional.cosine_similarity(control, other[None, None], dim=-1).abs()
+    assert torch.allclose(cosine, torch.ones_like(cosine), atol=1e-5)
+
+
+@pytest.mark.parametrize(("direction", "dose", "words"), [
+    (torch.zeros(16), 1.0, "zero norm"),
+    (torch.full((16,), float("nan")), 1.0, "NaN"),
+    (torch.ones(8), 1.0, r"\(8,\); make it \[16\]"),
+    (torch.ones(16), float("inf"), "dose inf makes an edit of norm inf"),
+    (torch.ones(16), float("nan"), "dose nan"),
+    (torch.ones(16), 1e30, "beyond what torch.float32 holds; stay below"),
+])  # fmt: skip
+def test_bad_directions_and_doses(direction, dose, words):
+    with pytest.raises(ValueError, match=words):
+        qs.add(direction, dose, SCALE)
+
+
+def test_a_dose_is_held_against_the_dtype_of_the_model():
+    half = SCALE._replace(dtype=torch.float16)
+    with pytest.raises(ValueError, match=r"beyond what torch.float16 holds; stay below 32752"):
+        qs.add(torch.ones(16), 1e5, half)
+    qs.add(torch.ones(16), 1e5, SCALE)
+
+
+def test_bad_strength():
+    with pytest.raises(ValueError, match="not finite"):
+        qs.project_out(torch.ones(16), SCALE, float("nan"))
+
+
+# ---- features
+
+VALUES = {"add": 1.5, "floor": 0.7, "ceil": 0.9, "clamp": 2.0, "scale": -1.0, "zero": None}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_features_change_by_exactly_w_dec_dz(mode):
+    x, ids = residuals(), [3, 17, 40, 41]
+    z = features(x)
+    new = {
+        "add": z + 1.5, "floor": z.clamp(min=0.7), "ceil": z.clamp(max=0.9),
+        "clamp": torch.full_like(z, 2.0),
+        "scale": -z, "zero": torch.zeros_like(z),
+    }[mode]  # fmt: skip
+    change = torch.zeros_like(z)
+    change[..., ids] = (new - z)[..., ids]
+    edit = qs.change_features(SAE, ids, mode, SCALE, VALUES[mode])
+    assert torch.allclose(edit(x) - x, change @ SAE.W_dec.T, atol=1e-5)
+
+
+@pytest.mark.parametrize(("mode", "value"), [("add", 0.0), ("floor", 0.0), ("scale", 1.0)])
+def test_features_left_alone_are_left_bit_for_bit(mode, value):
+    x = residuals()
+    assert torch.equal(qs.change_features(SAE, range(64), mode, SCALE, value)(x), x)
+
+
+def test_scale_and_zero_touch_only_active_tokens():
+    x = residuals(8, 8)
+    active = features(x)[..., 5] > 0
+    assert 0 < active.sum() < active.numel()
+    for mode, value in (("scale", 3.0), ("zero", None)):
+        new = qs.change_features(SAE, 5, mode, SCALE, value)(x)
+        assert torch.equal((new != x).any(-1), active)
+
+
+def test_zero_agrees_with_splice():
+    x, ids = residuals(), torch.tensor([5, 9])
+
+    def drop(acts):
+        return qs.SparseActs(acts.values * ~torch.isin(acts.indices, ids), acts.indices)
+
+    new = qs.change_features(SAE, ids, "zero", SCALE)(x)
+    assert torch.allclose(new, SAE.splice(x, drop), atol=1e-5)
+
+
+def test_values_of_rows_and_features():
+    x = residuals()
+    values = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
+    new = qs.change_features(SAE, [1, 2], "clamp", SCALE, values)(x)
+    for row in range(3):
+        one = qs.change_features(SAE, [1, 2], "clamp", SCALE, values[row])(x[row : row + 1])
+        assert torch.allclose(new[row], one[0], atol=1e-6)
+
+
+@pytest.mark.parametrize(("ids", "mode", "value", "words"), [
+    (64, "zero", None, "feature 64 .* out of range"),
+    (1, "boost", 1.0, "mode is 'boost'; choose one of add, floor"),
+    (1, "zero", 1.0, "'zero' takes no value"),
+    (1, "clamp", None, "'clamp' takes a value"),
+    (1, "clamp", float("inf"), "not finite"),
+    (1.5, "zero", None, "whole numbers"),
+])  # fmt: skip
+def test_bad_feature_edits(ids, mode, value, words):
+    with pytest.raises(ValueError, match=words):
+        qs.change_features(SAE, ids, mode, SCALE, value)
+
+
+# ---- units and reports, on the tiny scope
+
+
+@pytest.fixture(scope="module")
+def scope():
+    return qs.load_scope("tiny")
+
+
+TEXTS = ["the cook buys the bread.", "le chat mange la soupe.", "что это?", "a b c d e f g"]
+
+
+def test_scales_are_medians_without_sinks(scope):
+    found = qs.scales(scope, TEXTS, [1, 4])
+    with qs.capture(scope.model, [1, 4]) as captured:
+        norms = {1: [], 4: []}
+        for text in TEXTS:
+            scope.model(**scope.tokens(text))
+            for layer in norms:
+                norms[layer] += captured[layer][0].norm(dim=-1).tolist()
+    for layer, scale in found.items():
+        median = torch.tensor(norms[layer]).median().item()
+        assert scale.sink == pytest.approx(10 * median, rel=1e-4)
+        assert scale.median == pytest.approx(median, rel=1e-4)  # no token here is a sink
+        assert (scale.layer, scale.d_model, scale.dtype) == (layer, 128, torch.float32)
+
+
+def test_the_report_says_what_an_edit_did(scope):
+    layer, scale = 2, qs.scales(scope, TEXTS, [2])[2]
+    sae = scope.sae(layer)
+    parts = list(qs.activations(scope, TEXTS, [layer]))
+    feature = int(parts[0].acts.indices.flatten().mode().values)
+    z = (parts[0].acts.values * (parts[0].acts.indices == feature)).sum(-1)
+    report = report_edit(
+        scope, TEXTS, layer, qs.change_features(sae, feature, "zero", scale), feature
+    )
+    assert report.edited.value == pytest.approx((z > 0).float().mean().item())
+    assert report.edited.n == len(TEXTS)
+    assert report.before[0] == pytest.approx(z[z > 0].mean().item(), rel=1e-5)
+    assert report.after[0] < report.before[0]
+    step = report_edit(scope, TEXTS, layer, qs.add(torch.ones(128), 0.5, scale))
+    assert step.edited.value == 1.0 and 0.2 < step.size.value < 1.0
+    with pytest.raises(ValueError, match="changes no token of these 4 texts"):
+        report_edit(scope, TEXTS, layer, lambda x: x)
+
+
+def test_strong_activation_is_a_quantile_over_active_tokens(scope):
+    part = next(qs.activations(scope, TEXTS, [2]))
+    feature = int(part.acts.indices.flatten().mode().values)
+    values = part.acts.values[part.acts.indices == feature]
+    found = qs.strong_activation(scope, TEXTS, 2, [feature, feature])
+    assert torch.allclose(found, values[values > 0].quantile(0.99).repeat(2))
+    silent = sorted(set(range(scope.d_sae)) - set(part.acts.indices.flatten().tolist()))[0]
+    with pytest.raises(ValueError, match=rf"\[{silent}\] of layer 2 are active on none of these 4"):
+        qs.strong_activation(scope, TEXTS, 2, [feature, silent])
+
+
+def test_a_gate_edits_only_where_its_condition_holds():
+    x = residuals()
+    edit = only_where(lambda x: x[..., 0] > 0, qs.add(torch.ones(16), 1.0, SCALE))
+    assert torch.equal((edit(x) != x).any(-1), x[..., 0] > 0)

@@ -1,0 +1,439 @@
+"""Loading a model with its SAE suite from folders, and every bad folder that is refused."""
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from suites import random_sae, write_model, write_suite
+
+from qs_helpers.loading import catalog, scope
+from qs_helpers.loading import scope as loading
+from qs_helpers.loading.scope import load_scope
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return write_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def suite(tmp_path_factory):
+    return write_suite(tmp_path_factory.mktemp("suite"))
+
+
+@pytest.fixture(scope="module")
+def loaded(model, suite):
+    return load_scope(model=model, sae=suite, device="cpu")
+
+
+def refused(kind, *words, **given):
+    """Loading what is given raises `kind`, in one line that holds all the words."""
+    with pytest.raises(kind) as caught:
+        load_scope(device="cpu", **given)
+    message = str(caught.value)
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+    return message
+
+
+# ---- what loads
+
+
+def test_a_loaded_scope(loaded):
+    assert (loaded.d_model, loaded.d_sae, loaded.k, loaded.layers) == (16, 64, 4, (0, 1, 2))
+    assert loaded.device == torch.device("cpu") and loaded.dtype == torch.float32
+    assert not loaded.is_tiny and not loaded.model.training
+    assert not any(weight.requires_grad for weight in loaded.model.parameters())
+    assert "layers 0 to 2" in repr(loaded)
+
+
+def test_an_sae_of_the_scope_reconstructs_its_width(loaded):
+    sae = loaded.sae(1)
+    acts = sae.encode(torch.randn(2, 3, 16))
+    assert acts.values.shape == acts.indices.shape == (2, 3, 4)
+    assert torch.equal(sae.W_enc, random_sae(seed=1)["W_enc"])
+
+
+def test_dtype_can_be_chosen(model, suite):
+    half = load_scope(model=model, sae=suite, device="cpu", dtype="bfloat16")
+    assert half.dtype == torch.bfloat16 and half.sae(0).W_enc.dtype == torch.float32
+
+
+def test_loading_says_nothing(model, suite):
+    code = (
+        "from qs_helpers.scope import load_scope\n"
+        f"load_scope(model={str(model)!r}, sae={str(suite)!r}, device='cpu').sae(0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_loading_leaves_the_verbosity_of_transformers_alone(model, suite):
+    from transformers.utils import logging
+
+    before = logging.get_verbosity(), logging._tqdm_hook
+    load_scope(model=model, sae=suite, device="cpu")
+    assert (logging.get_verbosity(), logging._tqdm_hook) == before
+
+
+@pytest.mark.parametrize("preset", list(catalog.TINY))
+def test_embedded_scopes(preset):
+    if not (catalog.TINY[preset] / "sae" / "config.json").exists():
+        pytest.skip(f"{preset} has not been built yet (notebooks/00_build_tiny_scope.ipynb)")
+    tiny = load_scope(preset, device="cpu")
+    assert tiny.is_tiny and tiny.name == preset
+    assert tiny.layers == tuple(range(tiny.n_layers))
+    batch = tiny.tokens([tiny.chat("hello"), "hello"])
+    assert tiny.model(**batch).logits.isfinite().all()
+    assert tiny.provenance()["sae"]["source"].startswith("qs_helpers/tiny/")
+
+
+TEXT = {
+    "vocab_size": 259,
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 8,
+    "max_position_embeddings": 64,
+    "tie_word_embeddings": False,
+}
+EXPERTS = {"moe_intermediate_size": 8, "num_experts": 4, "num_experts_per_tok": 2}
+DELTA = {
+    f"linear_{what}": size
+    for what, size in (("num_key_heads", 2), ("num_value_heads", 2), ("key_head_dim", 4))
+} | {"linear_value_head_dim": 4}
+VISION = {"depth": 1, "hidden_size": 8, "intermediate_size": 8, "num_heads": 2, "patch_size": 4}
+
+
+@pytest.mark.parametrize(
+    ("family", "text"),
+    [
+        ("Qwen3Moe", TEXT | EXPERTS),
+        ("Qwen3_5", TEXT | DELTA),
+        ("Qwen3_5Moe", TEXT | DELTA | EXPERTS | {"shared_expert_intermediate_size": 8}),
+    ],
+)
+def test_other_families_load_from_the_layout_of_their_repos(model, tmp_path, family, text):
+    """Qwen3.5 repos hold a vision model too, with the language model's config inside theirs."""
+    import shutil
+
+    import transformers
+
+    shutil.copytree(model, tmp_path / "model")
+    config_class = getattr(transformers, f"{family}Config")
+    if "3_5" in family:
+        config = config_class(
+            text_config=text,
+            vision_config=VISION | {"out_hidden_size": 16},
+            tie_word_embeddings=False,
+        )
+        network = getattr(transformers, f"{family}ForConditionalGeneration")(config)
+    else:
+        network = getattr(transformers, f"{family}ForCausalLM")(config_class(**text))
+    hook = transformers.utils.logging.set_tqdm_hook(
+        lambda bar, args, kwargs: bar(*args, **kwargs | {"disable": True})
+    )
+    network.save_pretrained(tmp_path / "model")
+    transformers.utils.logging.set_tqdm_hook(hook)
+    suite = write_suite(tmp_path / "suite", layers=range(4), n_layers=4)
+    found = load_scope(model=tmp_path / "model", sae=suite, device="cpu")
+    assert found.n_layers == 4
+    saved = network.get_input_embeddings().weight
+    assert torch.equal(found.model.get_input_embeddings().weight, saved)
+    assert torch.equal(found.model.lm_head.weight, network.lm_head.weight)
+
+
+# ---- where metadata comes from
+
+
+def test_config_says_k_before_the_folder_name_does(model, tmp_path):
+    suite = write_suite(tmp_path / "SAE-Res-x-W1K-L0_8", k=5)
+    assert load_scope(model=model, sae=suite, device="cpu").k == 5
+
+
+def test_folder_name_says_k_and_width_without_a_config(model, tmp_path):
+    suite = write_suite(tmp_path / "SAE-Res-x-W1K-L0_8", d_sae=1024, config=False)
+    found = load_scope(model=model, sae=suite, device="cpu")
+    assert (found.k, found.d_sae, found.d_model) == (8, 1024, 16)
+
+
+def test_tensor_shapes_say_widths_but_k_must_be_given(model, tmp_path):
+    suite = write_suite(tmp_path / "renamed", config=False)
+    refused(ValueError, "k of", "renamed", "pass k= (1 to 64)", model=model, sae=suite)
+    found = load_scope(model=model, sae=suite, device="cpu", k=7)
+    assert (found.k, found.d_sae) == (7, 64) and found.sae(0).k == 7
+
+
+def test_a_community_suite_in_safetensors(model, tmp_path):
+    from safetensors.torch import save_file
+
+    official = random_sae()
+    theirs = {key: t.T.contiguous() if t.ndim == 2 else t for key, t in official.items()}
+    save_file(theirs, tmp_path / "sae_L1_latest.safetensors")
+    (tmp_path / "sae_L1_resume.pt").write_bytes(b"not an SAE")
+    (tmp_path / "sae_L1_cfg.json").write_text(json.dumps({"d_in": 16, "d_sae": 64, "k": 3}))
+    found = load_scope(model=model, sae=tmp_path, device="cpu")
+    assert (found.layers, found.k) == ((1,), 3)
+    assert torch.equal(found.sae(1).W_enc, official["W_enc"])
+
+
+# ---- the cache of SAEs
+
+
+def test_saes_are_kept_and_given_up_by_bytes(model, suite):
+    layer_bytes = 4 * (2 * 16 * 64 + 16 + 64)
+    two = load_scope(model=model, sae=suite, device="cpu", cache_bytes=2 * layer_bytes)
+    first, second = two.sae(0), two.sae(1)
+    assert two.sae(0) is first  # used last, so layer 1 goes when layer 2 comes
+    two.sae(2)
+    assert two.sae(0) is first and two.sae(1) is not second
+    assert two.sae(np.int64(1)) is two.sae(1)
+
+
+def test_one_sae_is_kept_even_if_larger_than_the_cache(model, suite):
+    small = load_scope(model=model, sae=suite, device="cpu", cache_bytes=0)
+    assert small.sae(0) is small.sae(0)
+
+
+# ---- texts
+
+
+def test_batches_are_padded_on_the_left(loaded):
+    batch = loaded.tokens(["abc", "a"])
+    assert batch["attention_mask"].tolist() == [[1, 1, 1], [0, 0, 1]]
+
+
+@pytest.mark.parametrize("text", ["a", "👩‍👩‍👧 ok", "مرحبا", " ", "中文", "\x00"])
+def test_texts_survive_the_round_trip(loaded, text):
+    ids = loaded.tokens(text)["input_ids"]
+    assert loaded.tokenizer.decode(ids[0]) == text
+
+
+@pytest.mark.parametrize(
+    ("texts", "words"),
+    [
+        ([], "texts is empty"),
+        (["a", ""], "text 1 is ''; each text must be a non-empty string"),
+        (["a", None], "text 1 is None"),
+        (["ab\ud83d"], "text 0 holds half a character at position 2"),
+        (["a", "b" * 65], "text 1 has 65 tokens; split it: the model reads at most 64"),
+    ],
+)
+def test_texts_that_are_refused(loaded, texts, words):
+    with pytest.raises(ValueError, match=words):
+        loaded.tokens(texts)
+
+
+def test_chat_template(loaded, suite, tmp_path):
+    assert loaded.chat("hi") == "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
+    talk = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"}]
+    assert loaded.chat(talk, add_generation_prompt=False).endswith("assistant\nyes<|im_end|>\n")
+    plain = load_scope(model=write_model(tmp_path, chat_template=None), sae=suite, device="cpu")
+    with pytest.raises(ValueError, match="has no chat template; pass plain text"):
+        plain.chat("hi")
+
+
+# ---- provenance
+
+
+def test_provenance_is_json_and_lists_the_files_that_were_used(model, suite):
+    import hashlib
+
+    fresh = load_scope(model=model, sae=suite, device="cpu")
+    assert fresh.provenance()["sae"]["files"] == {}
+    fresh.sae(2)
+    found = json.loads(json.dumps(fresh.provenance()))
+    digest = hashlib.sha256((suite / "layer2.sae.pt").read_bytes()).hexdigest()
+    assert found["sae"]["files"] == {"layer2.sae.pt": {"sha256": digest, "from": "file"}}
+    assert list(found["model"]["files"]) == ["model.safetensors"]
+    assert found["versions"]["torch"] == torch.__version__
+    assert (found["device"], found["dtype"], found["k"]) == ("cpu", "float32", 4)
+
+
+# ---- bad input
+
+
+def test_unknown_preset_is_answered_with_the_nearest():
+    refused(ValueError, "'tiny-instuct'; did you mean tiny-instruct", preset="tiny-instuct")
+    refused(ValueError, "'qwen3-8b-150'", "qwen3-8b-l50", preset="qwen3-8b-150")
+
+
+def test_half_a_scope_is_refused(model):
+    refused(ValueError, "give a preset, or both model= and sae=", model=model)
+
+
+def test_unknown_dtype(model, suite):
+    refused(ValueError, "dtype is 'fp8'", "bfloat16", model=model, sae=suite, dtype="fp8")
+
+
+def test_missing_folder(model, tmp_path):
+    refused(FileNotFoundError, "nowhere", "neither a folder", model=model, sae=tmp_path / "nowhere")
+
+
+def test_revision_of_a_folder(model, suite):
+    refused(ValueError, "local folder", "'v1'", model=model, sae=suite, sae_revision="v1")
+
+
+def test_suite_of_another_width(model, tmp_path):
+    suite = write_suite(tmp_path / "wide", d_model=32)
+    refused(ValueError, "wide", "W_enc 64 x 32", "16 wide", model=model, sae=suite)
+
+
+def test_suite_of_another_width_names_the_groups_that_fit(suite, tmp_path):
+    model = write_model(tmp_path / "model", d_model=2048, n_layers=1)
+    message = refused(ValueError, "W_enc 64 x 16", "2048 wide", model=model, sae=suite)
+    assert "qwen3-1.7b-l50" in message and "qwen3.5-35b-a3b-l100" in message
+
+
+def test_suite_of_another_depth(model, tmp_path):
+    suite = write_suite(tmp_path / "deep", n_layers=28)
+    refused(ValueError, "deep was trained on 28 layers", "has 3", model=model, sae=suite)
+    suite = write_suite(tmp_path / "more", layers=range(5), config=False)
+    refused(ValueError, "more was trained on 5 layers", "has 3", model=model, sae=suite, k=4)
+
+
+def test_layers_out_of_range_and_without_a_file(model, tmp_path):
+    some = load_scope(model=model, sae=write_suite(tmp_path, layers=(0, 2)), device="cpu")
+    for layer in (3, -1, "1", 1.0, True):
+        with pytest.raises(ValueError, match="valid layers are 0 to 2"):
+            some.sae(layer)
+    with pytest.raises(FileNotFoundError, match="no SAE file for layer 1; it has layers 0, 2"):
+        some.sae(1)
+
+
+@pytest.mark.parametrize("k", [0, 65, -1, 2.5])
+def test_k_out_of_range(model, suite, k):
+    refused(ValueError, f"k is {k}", "1 to 64", model=model, sae=suite, k=k)
+
+
+def test_folder_without_saes(model, tmp_path):
+    (tmp_path / "notes.md").write_text("nothing")
+    refused(FileNotFoundError, "layer0.sae.pt", "it has notes.md", model=model, sae=tmp_path)
+
+
+def test_broken_config(model, tmp_path):
+    suite = write_suite(tmp_path)
+    (suite / "config.json").write_text('{"k": 4,')
+    refused(ValueError, "config.json is not valid JSON", model=model, sae=suite)
+
+
+def bad_layer(model, folder, match):
+    """Loading the suite works; reading its layer 0 is refused by the file's name."""
+    found = load_scope(model=model, sae=folder, device="cpu")
+    with pytest.raises(ValueError, match=match) as caught:
+        found.sae(0).encode(torch.ones(1, 16))
+    assert "layer0.sae.pt" in str(caught.value)
+
+
+def test_truncated_layer_file(model, tmp_path):
+    path = write_suite(tmp_path) / "layer0.sae.pt"
+    path.write_bytes(path.read_bytes()[:-2000])
+    bad_layer(model, tmp_path, "download it again")
+
+
+def test_corrupt_layer_file(model, tmp_path):
+    (write_suite(tmp_path) / "layer0.sae.pt").write_bytes(os.urandom(4096))
+    bad_layer(model, tmp_path, "download it again")
+
+
+class Foreign:
+    """Unpickled carelessly, this writes a file."""
+
+    def __init__(self, target):
+        self.target = target
+
+    def __reduce__(self):
+        return (os.system, (f"touch {self.target}",))
+
+
+@pytest.mark.parametrize("plain_pickle", [True, False])
+def test_foreign_pickle_executes_nothing(model, tmp_path, plain_pickle):
+    path, target = write_suite(tmp_path / "s") / "layer0.sae.pt", tmp_path / "executed"
+    if plain_pickle:
+        path.write_bytes(pickle.dumps(Foreign(target)))
+    else:
+        torch.save(random_sae() | {"extra": Foreign(target)}, path)
+    bad_layer(model, tmp_path / "s", "nothing in it was executed")
+    assert not target.exists()
+
+
+@pytest.mark.parametrize("tensor", ["W_enc", "W_dec", "b_enc", "b_dec"])
+def test_non_finite_sae_weights(model, tmp_path, tensor):
+    weights = random_sae()
+    weights[tensor].view(-1)[5] = float("nan")
+    torch.save(weights, write_suite(tmp_path) / "layer0.sae.pt")
+    found = load_scope(model=model, sae=tmp_path, device="cpu")
+    with pytest.raises(ValueError, match=f"{tensor} of .*layer 0.* NaN or inf"):
+        found.sae(0).reconstruct(torch.randn(20, 16))
+
+
+def test_layer_of_another_dictionary_size(model, tmp_path):
+    torch.save(random_sae(d_sae=32), write_suite(tmp_path) / "layer0.sae.pt")
+    bad_layer(model, tmp_path, "has 32 features, but .* says 64")
+
+
+def test_model_weights_that_are_truncated_missing_or_not_finite(suite, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    path = write_model(tmp_path / "model") / "model.safetensors"
+    whole = load_file(path)
+    name = "model.layers.1.mlp.up_proj.weight"
+
+    path.write_bytes(path.read_bytes()[:-100])
+    refused(ValueError, "model does not load", model=path.parent, sae=suite)
+
+    save_file({key: t for key, t in whole.items() if key != name}, path, {"format": "pt"})
+    refused(ValueError, f"lacks 1 weights, {name}", model=path.parent, sae=suite)
+
+    whole[name][0, 0] = float("inf")
+    save_file(whole, path, {"format": "pt"})
+    refused(ValueError, f"NaN or inf in {name}", model=path.parent, sae=suite)
+
+    path.unlink()
+    refused(FileNotFoundError, "has no model.safetensors", model=path.parent, sae=suite)
+
+
+def test_model_with_code_of_its_own_is_not_run(suite, tmp_path):
+    folder = write_model(tmp_path / "model")
+    (folder / "evil.py").write_text(f"open({str(tmp_path / 'executed')!r}, 'w')")
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "own", "auto_map": {"AutoConfig": "evil.C", "AutoModel": "evil.M"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    refused(ValueError, "model does not load", model=folder, sae=suite)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_too_little_memory_is_said_before_loading(model, suite, monkeypatch):
+    monkeypatch.setattr(loading, "free_bytes", lambda device: 1000)
+    message = refused(MemoryError, "needs", "is free", model=model, sae=suite)
+    assert "dtype='bfloat16' halves the model" in message and "groups that fit: tiny" in message
+
+
+def test_free_memory_is_told():
+    assert loading.free_bytes("cpu") is None or loading.free_bytes("cpu") > 10**6
+    assert loading.free_bytes("meta") is None
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_on_a_gpu_models_are_bf16_and_saes_float32(model, suite):
+    found = load_scope(model=model, sae=suite)
+    assert (found.device.type, found.dtype) == ("cuda", torch.bfloat16)
+    assert found.sae(0).W_enc.dtype == torch.float32 and found.sae(0).W_enc.device.type == "cuda"
+
+
+def test_every_public_name_exists_and_is_described():
+    for module in (scope, loading):
+        for name in module.__all__:
+            assert hasattr(module, name) and f"\n{name} " in module.__doc__

@@ -1,0 +1,49 @@
+"""What the README says in numbers is what was measured or planned."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from qs_helpers.loading import catalog
+from qs_helpers.loading.memory import group_bytes
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+ROW = r"\| \[[^]]+\]\(notebooks/(\w+)\.ipynb\) \| (.+?) \| (\d+) (s|min) \| \[.+?\]\((\S+)\) \|"
+
+
+def test_every_notebook_has_its_question_time_and_figure():
+    rows = {found[0]: found[1:] for found in re.findall(ROW, README)}
+    notebooks = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+    assert list(rows) == [path.stem for path in notebooks]
+    for path in notebooks:
+        question, time, unit, figure = rows[path.stem]
+        first = "".join(json.loads(path.read_text())["cells"][0]["source"])
+        assert f"**Question.** {question}" in " ".join(first.split())
+        assert (ROOT / figure).is_file() and f"figures/{path.stem}/" in figure
+        seconds = json.loads((ROOT / "figures" / path.stem / "results.json").read_text())["seconds"]
+        measured = seconds / (60 if unit == "min" else 1)
+        assert float(time) == pytest.approx(measured, abs=0.51), path.stem
+
+
+def test_every_group_has_the_memory_that_is_planned():
+    lines = [line for line in README.splitlines() if line.startswith("| `")]
+    named = [name for line in lines for name in re.findall(r"`([\w.-]+)`", line.split("|")[1])]
+    assert named == list(catalog.GROUPS)
+    for line in lines:
+        _, names, model, memory, download, card, _ = (part.strip() for part in line.split("|"))
+        for name in re.findall(r"`([\w.-]+)`", names):
+            group = catalog.get_group(name)
+            plan = catalog.memory_plan(group, group.layers[:3], "bfloat16")
+            needed = group_bytes(group, group.layers[:3])
+            assert model == group.model_repo.split("/")[1]
+            assert memory == f"{needed / 1e9:.1f} GB"
+            assert download == f"{plan.disk / 1e9:.0f} GB"
+            assert float(card.split()[0]) * 1e9 > 1.1 * needed
+
+
+def test_links_of_the_readme_lead_somewhere():
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert "://" in target or (ROOT / target).exists(), target

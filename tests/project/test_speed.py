@@ -1,0 +1,96 @@
+"""The page of speeds is that of its results, the README quotes them, and the benchmark runs."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+SPEED = ROOT / "benchmarks"
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(autouse=True)
+def benchmarks(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+
+
+def results() -> dict:
+    return json.loads((SPEED / "results.json").read_text(encoding="utf-8"))
+
+
+def all_rows() -> list[dict]:
+    return [row for part in results()["parts"].values() for row in part["rows"]]
+
+
+def test_the_page_is_that_of_its_results():
+    from page import page
+
+    assert (SPEED / "README.md").read_text(encoding="utf-8") == page(results())
+
+
+def test_every_target_is_written_down_and_misses_are_said():
+    rows = [row for row in all_rows() if row["target"] is not None]
+    text = (SPEED / "README.md").read_text(encoding="utf-8")
+    assert {row["section"] for row in rows} == {"arithmetic", "loading", "scan", "use"}
+    assert text.count(": missed") == sum(not row["met"] for row in rows)
+    assert text.count(": met") == sum(row["met"] for row in rows)
+    for row in rows:
+        reached = row["ratio"] >= row["target"] if row["kind"] == "faster" else (
+            row["ratio"] <= row["target"]
+        )  # fmt: skip
+        assert row["met"] is reached
+
+
+def test_the_readme_quotes_what_was_measured():
+    part = README.split("## Speed and memory", 1)[1].split("\n## ", 1)[0]
+    found = results()
+    assert found["machine"] in " ".join(part.split())
+    table = [line.split("|")[1:-1] for line in part.splitlines() if line.startswith("| ")]
+    header, *lines = [[cell.strip() for cell in cells] for cells in table]
+    shapes = header[1:]
+    quoted = {task: [float(re.match(r"[\d.]+", cell)[0]) for cell in cells]
+              for task, *cells in lines}  # fmt: skip
+    assert len(quoted) == 8
+    for task, values in quoted.items():
+        for shape, value in zip(shapes, values, strict=True):
+            measured = [
+                row["ratio"] for row in all_rows()
+                if row["shape"] == shape and row["peer"] == "sae-lens" and _name(row) == task
+            ]  # fmt: skip
+            assert len(measured) == 1, (task, shape)
+            assert value == pytest.approx(measured[0], rel=0.05)
+
+
+def _name(row: dict) -> str:
+    what = {"ms": "time", "MB": "memory"}[row["unit"]]
+    return row["task"] if row["section"] == "arithmetic" else f"{row['task']}: {what}"
+
+
+def test_the_arithmetic_benchmark_runs_and_its_peers_agree(monkeypatch):
+    pytest.importorskip("sae_lens", reason="sae-lens is not installed: make test installs it")
+    import bench_arithmetic
+    import timing
+
+    monkeypatch.setattr(timing, "RUNS", 1)
+    monkeypatch.setattr(bench_arithmetic, "TOKENS", 8)
+    rows, exact = bench_arithmetic.one_shape((32, 256, 4), torch.device("cpu"))
+    assert [row.task for row in rows] == ["encode"] * 3 + ["decode"] * 2 + ["splice", "one feature"]
+    assert all(row.ours > 0 and row.theirs > 0 for row in rows)
+    assert exact["same features"] == 1 and exact["largest difference"] < 1e-5
+    case = bench_arithmetic.one_case((32, 256, 4, 8), torch.device("cpu"))
+    assert [row["task"] for row in case] == ["encode", "decode"]
+
+
+def test_a_profile_says_where_the_time_goes():
+    import profile_scan
+
+    table = profile_scan.profile("tiny", n_texts=20).splitlines()
+    assert table[0].startswith("tiny: ") and "tokens of a layer a second" in table[0]
+    assert len(table) == 2 + profile_scan.SHOWN
+    shares = [float(re.search(r"([\d.]+)%", line)[1]) for line in table[2:]]
+    assert shares == sorted(shares, reverse=True) and 50 < sum(shares) < 100
+    assert str(ROOT) not in "\n".join(table) and sys.prefix not in "\n".join(table)

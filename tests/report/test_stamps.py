@@ -1,0 +1,129 @@
+"""Committed outputs belong to their code, and what a stamp is made of."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from qs_helpers.report import stamps
+
+ROOT = Path(__file__).resolve().parents[2]
+# 00 is run by `make scope` only, with the weights that it makes; test_tiny_scope.py checks those.
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("0[1-9]_*.ipynb"))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_committed_outputs_belong_to_their_code(path):
+    """If this fails: `make refresh` runs what is stale."""
+    assert stamps.committed_changes(path, ROOT) == []
+
+
+def test_a_stamp_names_what_changed():
+    path = NOTEBOOKS[0]
+    old = stamps.make_stamp(path, "tiny", {})
+    assert stamps.changes(old, old) == []
+    assert stamps.changes({}, old) == ["no run yet"]
+    assert stamps.changes(old, stamps.make_stamp(path, "tiny", {"SEED": 1})) == ["the parameters"]
+    new = json.loads(json.dumps(old))
+    new["code"] = "other"
+    old["helper"]["fvu"] = "0123abcd"
+    was = old["versions"]["torch"]
+    new["versions"]["torch"] = "9.9"
+    assert stamps.changes(old, new) == ["the code", "the helper's fvu", f"torch {was}, now 9.9"]
+
+
+def test_a_users_file_is_part_of_the_stamp(tmp_path):
+    path = tmp_path / "texts.csv"
+    path.write_text("a")
+    notebook = ROOT / "notebooks" / "04_toxicity.ipynb"
+    old = stamps.make_stamp(notebook, "tiny", {"DATA": str(path)})
+    path.write_text("bc")
+    new = stamps.make_stamp(notebook, "tiny", {"DATA": str(path)})
+    assert stamps.changes(old, new) == ["the data"]
+
+
+CODE = '''"""Doc."""
+# a comment
+import os
+
+
+def f(x):
+    """Says what."""
+    text = "# no comment"  # a comment
+    return f"{x} {text}"
+'''
+
+
+def test_comments_docstrings_and_formatting_are_free():
+    plain = stamps.plain_source(CODE)
+    assert plain.splitlines() == [
+        "import os", "", "def f(x):", "    text = '# no comment'", "    return f'{x} {text}'",
+    ]  # fmt: skip
+    other = CODE.replace("Says what.", "Says\n    more.").replace("# a comment", "# another")
+    assert stamps.plain_source(other.replace("f(x)", "f( x )")) == plain
+    assert stamps.plain_source(CODE.replace("{x}", "{x!r}")) != plain
+    assert stamps.plain_source('x = """\na\n"""\n') != stamps.plain_source('x = """\nb\n"""\n')
+    assert stamps.plain_source("%matplotlib inline") == "%matplotlib inline"
+
+
+FLAT = {
+    "__init__.py": '_NAMES = {"math": ("area",)}\n',
+    "math.py": "from .units import PI\n\n\ndef area(r):\n    return PI * _square(r)\n\n\n"
+    "def _square(x):\n    return x * x\n\n\ndef unused(x):\n    return x\n",
+    "units.py": "PI = 3.14\n",
+}
+ROOMS = {
+    "__init__.py": '_NAMES = {"rooms.circle": ("area",)}\n',
+    "rooms/__init__.py": "",
+    "rooms/circle.py": "from ..deep.numbers import PI\nfrom . import square\n\n\ndef area(r):\n"
+    '    """Now with a docstring."""\n    from .square import _square\n\n'
+    "    return PI*_square( r )\n",
+    "rooms/square.py": "def _square(x):  # a comment\n    return x * x\n",
+    "deep/__init__.py": "",
+    "deep/numbers.py": "PI = 3.14\n",
+}
+
+
+def helper_of(files: dict[str, str], tmp_path, monkeypatch):
+    """Let `stamps` see a helper made of some files."""
+    folder = tmp_path / f"v{len(list(tmp_path.iterdir()))}" / "qs_helpers"
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    monkeypatch.setattr(stamps, "HELPER", folder)
+    stamps.forget()
+
+
+@pytest.fixture
+def forgotten():
+    yield
+    stamps.forget()
+
+
+def test_what_moves_is_still_the_same(tmp_path, monkeypatch, forgotten):
+    code = ["import qs_helpers as qs\nprint(area(2))"]
+    helper_of(FLAT, tmp_path, monkeypatch)
+    before = stamps.used_definitions(code)
+    assert list(before) == ["PI", "_square", "area"]  # what is not used is not in it
+    helper_of(ROOMS, tmp_path, monkeypatch)
+    assert stamps.used_definitions(code) == before
+    assert (
+        stamps.used_definitions(["from qs_helpers.rooms import circle\ncircle.area(2)"]) == before
+    )
+    assert stamps.used_definitions(["import qs_helpers as qs\nqs.rooms.circle.area"]) == before
+    rest = {"code": "", "parameters": "", "data": "", "versions": {}}
+    old = rest | {"helper": before}
+    assert stamps.changes(old, rest) == []
+    other = ROOMS | {"deep/numbers.py": "PI = 3.1416\n"}
+    helper_of(other, tmp_path, monkeypatch)
+    assert stamps.changes(old, rest) == ["the helper's PI"]
+
+
+def test_definitions_of_one_name_share_an_entry(tmp_path, monkeypatch, forgotten):
+    files = {"__init__.py": "", "a.py": "N = 1\n", "b.py": "N = 2\n"}
+    helper_of(files, tmp_path, monkeypatch)
+    found = stamps.used_definitions(["from qs_helpers import a, b\na.N + b.N"])
+    assert list(found) == ["N"] and len(found["N"].split()) == 2
+    helper_of(files | {"b.py": "N = 3\n"}, tmp_path, monkeypatch)
+    old = {"code": "", "parameters": "", "data": "", "versions": {}, "helper": found}
+    assert stamps.changes(old, old) == ["the helper's N"]

@@ -1,0 +1,252 @@
+"""Detection: the rule against a naive one, scores against scikit-learn, and leaks."""
+
+import naive
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn import metrics
+
+import qs_helpers as qs
+from qs_helpers.studies.data import tiny_texts
+from qs_helpers.studies.toxicity import (
+    best_threshold,
+    choose_rule,
+    confusion,
+    coverage,
+    f1,
+    f1_score,
+    fit_length,
+    fit_logistic,
+    fit_means,
+    fit_ngrams,
+    fit_rule,
+    fit_words,
+    flags,
+    greedy_order,
+    rank,
+    stratified_auroc,
+    strength,
+)
+from qs_helpers.tiny import corpus
+
+LANGUAGE = "en"
+
+
+@pytest.fixture(scope="module")
+def scope():
+    return qs.load_scope("tiny")
+
+
+@pytest.fixture(scope="module")
+def data(scope):
+    """Texts, labels and readings of each split."""
+    records = tiny_texts({"discovery": 100, "validation": 40, "test": 60}, [LANGUAGE])
+    split = np.array([r.split for r in records])
+    toxic = np.array([r.toxic for r in records])
+    readings = qs.read_texts(scope, [r.text for r in records], [2, 3])
+    out = {}
+    for name in ("discovery", "validation", "test"):
+        index = np.flatnonzero(split == name)
+        texts = [records[i].text for i in index]
+        out[name] = texts, toxic[index], {n: r.rows(index) for n, r in readings.items()}
+    return out
+
+
+# ---- readings and the rule
+
+
+def test_readings_are_those_of_one_text_at_a_time(scope):
+    texts = ["the cook buys the bread.", "a", "qui lit le livre ?"]
+    found = qs.read_texts(scope, texts, [1, 4])
+    for layer in (1, 4):
+        sae = scope.sae(layer)
+        for i, text in enumerate(texts):
+            with qs.capture(scope.model, [layer]) as captured:
+                scope.model(**scope.tokens(text))
+            x = captured[layer][0]
+            z = naive.activations(sae, x)
+            assert found[layer].peak[i] == pytest.approx(z.amax(0).numpy(), abs=1e-2)
+            assert found[layer].mean[i] == pytest.approx(z.mean(0).numpy(), abs=1e-2)
+            assert found[layer].last[i] == pytest.approx(z[-1].numpy(), abs=1e-2)
+            assert found[layer].residual[i] == pytest.approx(x.mean(0).numpy(), abs=1e-2)
+
+
+@pytest.mark.parametrize("k", [1, 2, 5, 32])
+def test_the_rule_is_the_published_one(data, k):
+    (_, y, found), (_, _, test) = data["discovery"], data["test"]
+    for layer in (2, 3):
+        rule = fit_rule(found, y, layer, k)
+        features, flagged = naive.or_rule(found[layer].peak, y, test[layer].peak, k)
+        assert [f for _, f in rule.features] == features
+        assert flags(rule, test).tolist() == flagged
+
+
+def test_the_layer_is_that_of_the_best_validation_f1(data):
+    (_, y, found), (_, y_checked, checked) = data["discovery"], data["validation"]
+    rule = choose_rule(found, y, checked, y_checked, 2)
+    scores = {n: f1_score(flags(fit_rule(found, y, n, 2), checked), y_checked) for n in found}
+    assert scores[rule.features[0][0]] == max(scores.values())
+
+
+def test_one_kind_of_label_is_refused():
+    with pytest.raises(ValueError, match="one kind is missing"):
+        rank(np.ones((3, 4), bool), [True] * 3)
+    with pytest.raises(ValueError, match="one kind is missing"):
+        best_threshold([1.0, 2.0], [True, True])
+
+
+def test_a_larger_or_finds_more_and_flags_more(data):
+    (_, y, found), (_, y_test, test) = data["discovery"], data["test"]
+    counts = [confusion(flags(fit_rule(found, y, 2, k), test), y_test) for k in (1, 2, 4, 8)]
+    for smaller, larger in zip(counts, counts[1:], strict=False):
+        assert larger.true_positive >= smaller.true_positive
+        assert larger.false_positive >= smaller.false_positive
+
+
+# ---- leaks
+
+
+def everything(data, labels):
+    """All that is chosen: rule, threshold, and the parameters of each baseline."""
+    texts, _, found = data["discovery"]
+    checks, _, checked = data["validation"]
+    y, y_checked = labels["discovery"], labels["validation"]
+    rule = choose_rule(found, y, checked, y_checked, 1)
+    out = [rule, best_threshold(strength(rule, checked), y_checked)]
+    for fit in (fit_length, fit_words, fit_ngrams):
+        out.append(fit(texts, y, checks, y_checked).threshold)
+    for fit in (fit_means, fit_logistic):
+        out.append(fit(found[2].residual, y, checked[2].residual, y_checked).threshold)
+    return out
+
+
+def test_test_labels_change_nothing_that_is_chosen(data):
+    labels = {split: y for split, (_, y, _) in data.items()}
+    before = everything(data, labels)
+    mixed = labels | {"test": np.random.default_rng(0).permutation(labels["test"])}
+    assert everything(data, mixed) == before
+    other = labels | {"discovery": np.random.default_rng(0).permutation(labels["discovery"])}
+    assert everything(data, other) != before  # the check itself can fail
+
+
+def test_shuffled_discovery_labels_find_nothing(data):
+    (_, y, found), (_, y_test, test) = data["discovery"], data["test"]
+    areas = []
+    for draw in range(40):
+        rule = fit_rule(found, np.random.default_rng(draw).permutation(y), 2 + draw % 2, 1)
+        areas.append(qs.auroc(strength(rule, test), y_test).value)
+    found_area = qs.mean(areas)
+    assert found_area.low - 0.03 <= 0.5 <= found_area.high + 0.03
+
+
+# ---- scores
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(2, 60), st.integers(0, 10**6))
+def test_scores_are_those_of_scikit_learn(n, seed):
+    rng = np.random.default_rng(seed)
+    toxic = rng.random(n) < 0.5
+    toxic[:2] = True, False
+    scores = rng.integers(0, 5, n).astype(float)  # with ties
+    flagged = scores > 2
+    assert f1_score(flagged, toxic) == pytest.approx(
+        metrics.f1_score(toxic, flagged, zero_division=0), abs=1e-9
+    )
+    assert qs.auroc(scores, toxic).value == pytest.approx(
+        metrics.roc_auc_score(toxic, scores), abs=1e-9
+    )
+    tn, fp, fn, tp = metrics.confusion_matrix(toxic, flagged, labels=[False, True]).ravel()
+    assert confusion(flagged, toxic) == (tp, fp, fn, tn)
+    cut = best_threshold(scores, toxic)
+    tried = [metrics.f1_score(toxic, scores > t, zero_division=0) for t in range(-1, 6)]
+    assert metrics.f1_score(toxic, scores > cut) == pytest.approx(max(tried), abs=1e-9)
+
+
+def test_f1_intervals_hold_the_true_f1():
+    """Detectors with known rates: the interval holds their F1 in 95 % of 200 samples, or nearly."""
+    inside = 0
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        toxic = np.repeat([True, False], 100)
+        flagged = rng.random(200) < np.where(toxic, 0.9, 0.2)
+        found = f1(flagged, toxic, seed)
+        assert found.low <= found.value <= found.high
+        inside += found.low <= 2 * 90 / (90 + 20 + 100) <= found.high
+    assert 180 <= inside
+    perfect = f1([True] * 20 + [False] * 20, [True] * 20 + [False] * 20)
+    assert perfect.value == perfect.high == 1 and perfect.low < 0.97
+
+
+def test_stratified_auroc_takes_length_out():
+    """A score that is length is worth nothing among texts of equal length."""
+    rng = np.random.default_rng(0)
+    lengths = np.repeat([5, 10, 20, 40], 100)
+    toxic = rng.random(400) < np.repeat([0.2, 0.4, 0.6, 0.8], 100)
+    scores = lengths + rng.random(400)
+    assert qs.auroc(scores, toxic).value > 0.7
+    found = stratified_auroc(scores, toxic, lengths)
+    assert found.low < 0.5 < found.high
+    assert stratified_auroc(toxic.astype(float), toxic, lengths).value == 1
+    with pytest.raises(ValueError, match="no bin of lengths"):
+        stratified_auroc([1.0, 2.0], [True, False], [1, 100], bins=2)
+
+
+def test_baselines_learn_what_they_can_see():
+    texts = [
+        "you are a fool",
+        "what a fool",
+        "fool again",
+        "a kind soul",
+        "a good day",
+        "well done",
+    ]
+    toxic = np.array([True] * 3 + [False] * 3)
+    for fit in (fit_words, fit_ngrams):
+        made = fit(texts * 5, np.tile(toxic, 5), texts, toxic)
+        assert (made.flags(texts) == toxic).all()
+        assert made.flags(["another fool here", "a kind day"]).tolist() == [True, False]
+    long = [text + "!" * 30 if label else text for text, label in zip(texts, toxic, strict=True)]
+    longer = fit_length(long, toxic, long, toxic)
+    assert longer.flags(["x" * 60, "x"]).tolist() == [True, False]
+    chinese = fit_words(["你是傻瓜", "他是傻瓜", "你是天使", "他是好人"], [1, 1, 0, 0],
+                           ["我是傻瓜", "我是天使"], [1, 0])  # fmt: skip
+    assert chinese.flags(["她是傻瓜", "她是天使"]).tolist() == [True, False]
+
+
+def test_diff_of_means_probe_is_a_dot_product():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(100, 6)), rng.random(100) < 0.5
+    made = fit_means(x, y, x, y)
+    assert made.score(x) == pytest.approx(x @ (x[y].mean(0) - x[~y].mean(0)))
+
+
+def test_logistic_finds_what_is_linear():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(300, 5))
+    y = x @ [1.0, -2.0, 0, 0, 0.5] > 0
+    made = fit_logistic(x[:200], y[:200], x[200:250], y[200:250])
+    assert f1_score(made.flags(x[250:]), y[250:]) > 0.9
+
+
+# ---- coverage
+
+
+def test_greedy_order_beats_no_better_order():
+    rng = np.random.default_rng(0)
+    fires = rng.random((30, 20)) < 0.15
+    order = greedy_order(fires)
+    curve = coverage(fires, order)
+    assert curve[-1] == fires.any(0).mean() and (np.diff(curve) > 0).all()
+    assert curve[0] == fires.mean(1).max()
+    assert len(greedy_order(np.zeros((3, 4), bool))) == 0
+    with pytest.raises(ValueError, match="give both"):
+        coverage(np.zeros((0, 4), bool))
+
+
+def test_half_remarks_end_before_the_word():
+    for half in corpus.half_remarks("test", 30):
+        assert half.answer not in half.text and half.refusal not in half.text
+    texts = [half.text for half in corpus.half_remarks("test", 30)]
+    assert len(set(texts)) == 30

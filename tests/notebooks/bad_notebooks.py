@@ -93,10 +93,7 @@ def notebook_metadata(**entries):
     return lambda nb: nb.metadata.update(entries)
 
 
-QUESTION, ANSWER = (
-    "**Question.** Does a notebook of the right form pass?",
-    "**Question.** It passes.",
-)
+QUESTION, ANSWER = "Does a notebook of the right form pass?", "It passes."
 TIMING = {"iopub.execute_input": "2026-01-01T00:00:00Z"}
 WIDGET = "application/vnd.jupyter.widget-view+json"
 STATE = {"application/vnd.jupyter.widget-state+json": {}}
@@ -122,9 +119,7 @@ BAD = [
     Bad("no preset", "parameters", "need the line PRESET", replace(PARAMETERS, '"auto"', '"tiny"')),
     Bad("no versions", "imports", "and show versions", replace(IMPORTS, "qs.versions()", "[]")),
     Bad("no helper", "imports", "'import qs_helpers as qs'", replace(IMPORTS, " as qs", "")),
-    Bad(
-        "not measured", "measured", "must be qs.measured(…)", replace(MEASURED, "qs.measured", "x")
-    ),
+    Bad("not measured", "measured", "must be qs.measured", replace(MEASURED, "measured", "x")),
     Bad("measured, untagged", "measured", "tagged 'results'", tagged(MEASURED)),
     Bad("a long cell", "lengths", "a code cell has 27 lines", append(lines(26), FIGURE)),
     Bad("long cells", "lengths", "median", append(lines(11), IMPORTS, MEASURED, FIGURE)),
@@ -139,19 +134,9 @@ BAD = [
     Bad("home in prose", "machine", "/home/somebody", append("See /home/somebody/a.pt.", PROSE)),
     Bad("home in metadata", "machine", "/home/me", notebook_metadata(path="/home/me/01.ipynb")),
     Bad("injected", "metadata", "an injected parameters", tagged(IMPORTS, "injected-parameters")),
-    Bad(
-        "timing",
-        "metadata",
-        "cell metadata has 'execution'",
-        cell_metadata(FIGURE, execution=TIMING),
-    ),
+    Bad("timing", "metadata", "has 'execution'", cell_metadata(FIGURE, execution=TIMING)),
     Bad("runner", "metadata", "notebook metadata has 'papermill'", notebook_metadata(papermill={})),
-    Bad(
-        "widget state",
-        "metadata",
-        "notebook metadata has 'widgets'",
-        notebook_metadata(widgets=STATE),
-    ),
+    Bad("widget state", "metadata", "has 'widgets'", notebook_metadata(widgets=STATE)),
     Bad("widget", "metadata", "an output is a widget", shows(FIGURE_OF_A_WIDGET)),
     Bad("no alt text", "pictures", "a picture has no alt text", no_alt_text),
     Bad("heavy", "pictures", "a picture has 150 kB, above 150", picture("image/png", WHITE)),

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from qs_helpers.settings import project_root
+from qs_helpers.presets import project_root
 from safetensors.torch import load_file
 from torch.nn.functional import normalize
 

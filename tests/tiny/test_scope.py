@@ -6,7 +6,7 @@ import os
 import papermill
 import pytest
 import torch
-from qs_helpers.settings import project_root
+from qs_helpers.presets import project_root
 from safetensors.torch import load_file
 
 import qs_helpers as qs

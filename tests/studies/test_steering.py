@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from qs_helpers.presets import project_root
 from safetensors.torch import load_file
 from torch.nn.functional import normalize
 
 import qs_helpers as qs
+from qs_helpers.presets import project_root
 from qs_helpers.studies.steering import (
     RULES,
     Knob,

@@ -96,18 +96,9 @@ def one_shape(shape, device) -> tuple[list[Row], dict]:
         found = interleaved(functions, device)
         for peer in list(found)[1:]:
             target = targets.get(task) if peer == "sae-lens" and shape != SHAPES[2] else None
+            what, ours_ms, their_ms = named(shape), found["ours"] * 1e3, found[peer] * 1e3
             rows.append(
-                Row(
-                    "arithmetic",
-                    task,
-                    named(shape),
-                    found["ours"] * 1e3,
-                    peer,
-                    found[peer] * 1e3,
-                    "ms",
-                    "faster",
-                    target,
-                )
+                Row("arithmetic", task, what, ours_ms, peer, their_ms, "ms", "faster", target)
             )
     return rows, exact
 

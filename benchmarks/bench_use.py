@@ -65,19 +65,8 @@ def use(size: str, device) -> list[Row]:
             measured[arm] = pair[arm], pair["plain"]
         for arm, (seconds, plain) in measured.items():
             target = 1.03 if (name, arm) == ("generation", "steering, 1 direction") else None
-            rows.append(
-                Row(
-                    "use",
-                    f"{name}, {arm}",
-                    f"{size} shape",
-                    n / seconds,
-                    "plain",
-                    n / plain,
-                    "tokens/s",
-                    "time",
-                    target,
-                )
-            )
+            what, rate = ("use", f"{name}, {arm}", f"{size} shape"), n / seconds
+            rows.append(Row(*what, rate, "plain", n / plain, "tokens/s", "time", target))
 
     def stopped(at):
         with qs.capture(model, [at]):
@@ -88,17 +77,7 @@ def use(size: str, device) -> list[Row]:
     passes |= {at: functools.partial(stopped, at) for at in depths}
     times = interleaved(passes, device)
     for at in depths:
-        rows.append(
-            Row(
-                "use",
-                f"capture at layer {at} of {n_layers}",
-                f"{size} shape",
-                times[at] * 1e3,
-                "full forward",
-                times["full"] * 1e3,
-                "ms",
-                "share",
-                round((at + 1) / n_layers + 0.05, 3),
-            )
-        )
+        what = "use", f"capture at layer {at} of {n_layers}", f"{size} shape"
+        ms = times[at] * 1e3, "full forward", times["full"] * 1e3
+        rows.append(Row(*what, *ms, "ms", "share", round((at + 1) / n_layers + 0.05, 3)))
     return rows

@@ -136,7 +136,7 @@ def test_bad_files(tmp_path, name, content, words):
         read_labelled(tmp_path / name)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_large_file_is_sampled_in_bounded_memory(tmp_path, capsys):
     path = tmp_path / "large.csv"
     with open(path, "w", encoding="utf-8") as file:
@@ -258,7 +258,6 @@ def test_a_file_is_no_dataset_of_the_hub(tmp_path, monkeypatch):
     assert len(load_texts(str(path))) == 2
 
 
-@pytest.mark.slow
 def test_the_notebook_runs_on_a_users_file_of_200_texts(tmp_path):
     made = [
         {"text": t.text, "toxic": int(t.label == "toxic"), "language": language}

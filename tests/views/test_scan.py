@@ -265,7 +265,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_memory_does_not_grow_with_the_corpus(tmp_path):
     def peak(n):
         command = [sys.executable, "-c", MEMORY, str(n), str(tmp_path / str(n))]

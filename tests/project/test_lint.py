@@ -2,6 +2,7 @@
 
 import ast
 import re
+import tomllib
 from pathlib import Path
 
 import yaml
@@ -90,6 +91,17 @@ def test_the_workflow_runs_the_commands_of_the_readme():
     commands = re.findall(r"^make \w+", readme.split("```")[1], re.M)
     assert [step["run"] for step in job["steps"] if "make " in step.get("run", "")] == commands
     assert job["strategy"]["matrix"]["python"] == ["3.11", "3.13"]
+
+
+def test_the_picture_of_the_rooms_is_the_contract():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    picture = text.split("## The rooms")[1].split("```")[1].strip().splitlines()
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"][
+        "importlinter"
+    ]["contracts"]
+    layers = next(c["layers"] for c in contracts if c["type"] == "layers")
+    shown = [re.split(r"\s{2,}(?=\S+ \S)", line)[0].replace("/", "").split() for line in picture]
+    assert [set(line) for line in shown] == [set(layer.split(" | ")) for layer in layers]
 
 
 def test_no_import_hides_in_a_function():

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from ..controls import matched_features, random_directions
 from ..evidence.stats import Estimate, difference, holm, mean, rank_p, sign_flip_p
-from ..forward import peaks, residuals
+from ..forward import read_texts, residuals
 from ..generation import Arm, sweep
-from ..scoring import cross_entropy, more_common, nearest, text_nats
+from ..scoring import cross_entropy, firing_gap, more_common, nearest, text_nats
 from ..steering import Scale
 from ..writing import UNITS, loops
 
@@ -90,8 +90,7 @@ def shuffled_choice(positive, negative, n: int = 20, seed: int = 0) -> np.ndarra
     rng, found = np.random.default_rng(seed), []
     for _ in range(n):
         shuffled = rng.permutation(label)
-        gap = fires[shuffled].mean(0) - fires[~shuffled].mean(0)
-        found.append(int(gap.argmax()))
+        found.append(int(firing_gap(fires, shuffled).argmax()))
     return np.array(found)
 
 
@@ -135,7 +134,7 @@ def firing_contrast(
 
     The contrast of a feature is the difference of the two column means.
     """
-    fires = peaks(scope, [*positive, *negative], [layer])[layer].numpy() > 0
+    fires = read_texts(scope, [*positive, *negative], [layer], ["peak"])[layer].peak > 0
     return fires[: len(positive)], fires[len(positive) :]
 
 
@@ -270,7 +269,8 @@ def direction_knob(
 
     Neighbours: the directions of the next layers that `directions` has.
     """
-    most = int((fires[0].mean(0) - fires[1].mean(0)).argmax())
+    label = np.repeat([True, False], [len(rows) for rows in fires])
+    most = int(firing_gap(np.concatenate(fires), label).argmax())
     controls = feature_knob(scope, name, layer, most, dose, density, fires, (), seed).controls
     around = {n: directions[n] for n in (layer - 1, layer + 1) if n in directions}
     return Knob(name, layer, directions[layer], dose, around, controls)

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..evidence.stats import Estimate, auroc
 from ..forward import Readings
+from ..scoring import firing_gap
 from ..writing import UNITS
 
 
@@ -23,7 +24,7 @@ def rank(fires: np.ndarray, toxic: np.ndarray) -> np.ndarray:
     toxic = np.asarray(toxic, bool)
     if toxic.all() or not toxic.any():
         raise ValueError("toxic and clean texts are needed to rank features; one kind is missing")
-    return np.argsort(-(fires[toxic].mean(0) - fires[~toxic].mean(0)), kind="stable")
+    return np.argsort(-firing_gap(fires, toxic), kind="stable")
 
 
 class Rule(NamedTuple):

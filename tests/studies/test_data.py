@@ -6,8 +6,8 @@ import tracemalloc
 
 import papermill
 import pytest
-from qs_helpers.settings import project_root
 
+from qs_helpers.presets import project_root
 from qs_helpers.studies.data import (
     SPLITS,
     Record,

@@ -6,11 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from qs_helpers.settings import project_root
 from safetensors.torch import load_file
 from torch.nn.functional import normalize
 
 import qs_helpers as qs
+from qs_helpers.presets import project_root
+from qs_helpers.studies.refusal import diff_at_positions
 from qs_helpers.studies.steering import (
     RULES,
     Knob,
@@ -233,9 +234,9 @@ def test_the_planted_refusal_direction_is_validated():
 
     harmful, harmless = (prompts("discovery", label, 20) for label in ("harmful", "harmless"))
     scales = qs.scales(scope, harmful + harmless)
-    means = qs.diff_of_means(scope, harmful, harmless, [1, 2], last=True)
+    means = diff_at_positions(scope, harmful, harmless, 1, [2])
     controls = {"random directions": qs.random_directions(20, 128)}
-    knob = Knob("planted u", 1, u, 1.0, {2: means[2]}, controls, "ablate")
+    knob = Knob("planted u", 1, u, 1.0, {2: means[2][0]}, controls, "ablate")
     sides = {"language kept": keeps_language, "loops": lambda t, p: [qs.loops(x) for x in t]}
     trial = try_knob(scope, knob, scales, prompts("validation", "harmful"), complies,
                         prompts("test", "harmful"), sides, 20)  # fmt: skip

@@ -6,10 +6,10 @@ import os
 import papermill
 import pytest
 import torch
-from qs_helpers.settings import project_root
 from safetensors.torch import load_file
 
 import qs_helpers as qs
+from qs_helpers.presets import project_root
 from qs_helpers.tiny import corpus, judge
 from qs_helpers.tiny.world import KINDS
 

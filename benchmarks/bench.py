@@ -57,8 +57,11 @@ def main(parts) -> None:
             )
             met = {None: "", True: "met", False: "MISSED"}[row.met]
             target = "" if row.target is None else f"target {row.target:.3g} {met}"
-            print(f"{row.task:38} {row.shape:22} {row.ours:10.1f} {row.theirs:10.1f} {row.unit:9}"
-                  f"{row.ratio:8.3f} {row.kind:7} {row.peer:16} {target}", flush=True)  # fmt: skip
+            print(
+                f"{row.task:38} {row.shape:22} {row.ours:10.1f} {row.theirs:10.1f} {row.unit:9}"
+                f"{row.ratio:8.3f} {row.kind:7} {row.peer:16} {target}",
+                flush=True,
+            )
         print(f"{part}: {time.perf_counter() - start:.0f} s")
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "results.json", found)

@@ -88,14 +88,25 @@ def one_shape(shape, device) -> tuple[list[Row], dict]:
             "ours": lambda: ours.some(x, feature),
             "sae-lens": lambda: theirs.encode(x)[:, feature],
         },
-    }  # fmt: skip
+    }
     rows = []
     for task, functions in tasks.items():
         found = interleaved(functions, device)
         for peer in list(found)[1:]:
             target = targets.get(task) if peer == "sae-lens" and shape != SHAPES[2] else None
-            rows.append(Row("arithmetic", task, named(shape), found["ours"] * 1e3, peer,
-                            found[peer] * 1e3, "ms", "faster", target))  # fmt: skip
+            rows.append(
+                Row(
+                    "arithmetic",
+                    task,
+                    named(shape),
+                    found["ours"] * 1e3,
+                    peer,
+                    found[peer] * 1e3,
+                    "ms",
+                    "faster",
+                    target,
+                )
+            )
     return rows, exact
 
 

@@ -41,8 +41,9 @@ def use(size: str, device) -> list[Row]:
         model(**batch, use_cache=True)
 
     def generate():
-        model.generate(**batch, max_new_tokens=NEW, min_new_tokens=NEW, do_sample=False,
-                       pad_token_id=0)  # fmt: skip
+        model.generate(
+            **batch, max_new_tokens=NEW, min_new_tokens=NEW, do_sample=False, pad_token_id=0
+        )
 
     def edited(task, edit):
         with qs.edit(model, {layer: edit}):
@@ -64,8 +65,19 @@ def use(size: str, device) -> list[Row]:
             measured[arm] = pair[arm], pair["plain"]
         for arm, (seconds, plain) in measured.items():
             target = 1.03 if (name, arm) == ("generation", "steering, 1 direction") else None
-            rows.append(Row("use", f"{name}, {arm}", f"{size} shape", n / seconds, "plain",
-                            n / plain, "tokens/s", "time", target))  # fmt: skip
+            rows.append(
+                Row(
+                    "use",
+                    f"{name}, {arm}",
+                    f"{size} shape",
+                    n / seconds,
+                    "plain",
+                    n / plain,
+                    "tokens/s",
+                    "time",
+                    target,
+                )
+            )
 
     def stopped(at):
         with qs.capture(model, [at]):
@@ -76,7 +88,17 @@ def use(size: str, device) -> list[Row]:
     passes |= {at: functools.partial(stopped, at) for at in depths}
     times = interleaved(passes, device)
     for at in depths:
-        rows.append(Row("use", f"capture at layer {at} of {n_layers}", f"{size} shape",
-                        times[at] * 1e3, "full forward", times["full"] * 1e3, "ms", "share",
-                        round((at + 1) / n_layers + 0.05, 3)))  # fmt: skip
+        rows.append(
+            Row(
+                "use",
+                f"capture at layer {at} of {n_layers}",
+                f"{size} shape",
+                times[at] * 1e3,
+                "full forward",
+                times["full"] * 1e3,
+                "ms",
+                "share",
+                round((at + 1) / n_layers + 0.05, 3),
+            )
+        )
     return rows

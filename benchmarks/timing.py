@@ -67,10 +67,14 @@ def machine(device) -> str:
     threads = f"{torch.get_num_threads()} threads, torch {torch.__version__.split('+')[0]}"
     if torch.device(device).type == "cuda":
         return f"{torch.cuda.get_device_name(device)}, {threads}"
-    named = [
-        line.split(":")[1].strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
-        if line.startswith("model name")
-    ] if Path("/proc/cpuinfo").exists() else [platform.processor()]  # fmt: skip
+    named = (
+        [
+            line.split(":")[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ]
+        if Path("/proc/cpuinfo").exists()
+        else [platform.processor()]
+    )
     has = " with AVX512-BF16" if has_bf16() else ""
     return f"{named[0]}{has}, {threads}"

@@ -127,9 +127,14 @@ def test_crossing_intervals_cover():
     assert inside >= 54
 
 
-@pytest.mark.parametrize(("doses", "outcomes"), [
-    ([0, 1], [[1, 0]]), ([1, 0], [[1], [0]]), ([0, 1], [1, 0]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("doses", "outcomes"),
+    [
+        ([0, 1], [[1, 0]]),
+        ([1, 0], [[1], [0]]),
+        ([0, 1], [1, 0]),
+    ],
+)
 def test_crossing_refuses_what_is_no_curve(doses, outcomes):
     with pytest.raises(ValueError, match="rising doses"):
         stats.crossing(doses, outcomes, 0.5)

@@ -41,7 +41,7 @@ def test_packages_of_single_platforms_are_left_to_pip():
     assert [n for n in LOCK | TEST_LOCK if n.startswith("nvidia") or n == "triton"] == []
 
 
-@pytest.mark.parametrize("text", PROJECT["dependencies"] + EXTRAS["test"])
+@pytest.mark.parametrize("text", PROJECT["dependencies"] + EXTRAS["test"] + EXTRAS["lint"])
 def test_lock_satisfies_requirement(text):
     need = Requirement(text)
     assert need.specifier.contains(LOCK[canonicalize_name(need.name)]), text

@@ -39,9 +39,11 @@ def test_every_target_is_written_down_and_misses_are_said():
     assert text.count(": missed") == sum(not row["met"] for row in rows)
     assert text.count(": met") == sum(row["met"] for row in rows)
     for row in rows:
-        reached = row["ratio"] >= row["target"] if row["kind"] == "faster" else (
-            row["ratio"] <= row["target"]
-        )  # fmt: skip
+        reached = (
+            row["ratio"] >= row["target"]
+            if row["kind"] == "faster"
+            else (row["ratio"] <= row["target"])
+        )
         assert row["met"] is reached
 
 
@@ -52,15 +54,17 @@ def test_the_readme_quotes_what_was_measured():
     table = [line.split("|")[1:-1] for line in part.splitlines() if line.startswith("| ")]
     header, *lines = [[cell.strip() for cell in cells] for cells in table]
     shapes = header[1:]
-    quoted = {task: [float(re.match(r"[\d.]+", cell)[0]) for cell in cells]
-              for task, *cells in lines}  # fmt: skip
+    quoted = {
+        task: [float(re.match(r"[\d.]+", cell)[0]) for cell in cells] for task, *cells in lines
+    }
     assert len(quoted) == 8
     for task, values in quoted.items():
         for shape, value in zip(shapes, values, strict=True):
             measured = [
-                row["ratio"] for row in all_rows()
+                row["ratio"]
+                for row in all_rows()
                 if row["shape"] == shape and row["peer"] == "sae-lens" and _name(row) == task
-            ]  # fmt: skip
+            ]
             assert len(measured) == 1, (task, shape)
             assert value == pytest.approx(measured[0], rel=0.05)
 

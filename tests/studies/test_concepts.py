@@ -46,9 +46,7 @@ def test_columns_are_what_they_say(scope, search):
     assert (row.positive, row.negative) == pytest.approx([float(f) for f in fires])
     h = 2 * np.arcsin(np.sqrt(row.positive)) - 2 * np.arcsin(np.sqrt(row.negative))
     assert row.effect == pytest.approx(h)
-    scores = [
-        peaks(scope, stories(lang, "test"), layer)[:, feature] for lang in ("fr", "ru")
-    ]
+    scores = [peaks(scope, stories(lang, "test"), layer)[:, feature] for lang in ("fr", "ru")]
     labels = [1] * 30 + [0] * 30
     assert row.value == pytest.approx(roc_auc_score(labels, np.concatenate(scores)))
 

@@ -47,9 +47,17 @@ def test_csv_and_jsonl_are_read_alike(tmp_path):
     assert {r.text: (r.toxic, r.language) for r in strip[0]}[made[-1]["text"]] == (True, "zh")
 
 
-@pytest.mark.parametrize(("yes", "no"), [
-    ("1", "0"), ("true", "False"), ("TOXIC", "clean"), ("yes", "no"), (1, 0), (True, False),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("yes", "no"),
+    [
+        ("1", "0"),
+        ("true", "False"),
+        ("TOXIC", "clean"),
+        ("yes", "no"),
+        (1, 0),
+        (True, False),
+    ],
+)
 def test_labels(tmp_path, yes, no):
     found = read_labelled(
         write(tmp_path, [{"text": "a", "toxic": yes}, {"text": "b", "toxic": no}])
@@ -66,12 +74,15 @@ def test_labels_as_words_need_the_word(tmp_path):
     assert [r.toxic for r in sorted(found)] == [True, False]
 
 
-@pytest.mark.parametrize(("change", "words"), [
-    ({"text": "  "}, "line 2: the text is '  '"),
-    ({"language": "English"}, "line 2: the language is 'English'; give a code"),
-    ({"toxic": "maybe"}, "line 2: the label 'maybe'"),
-    ({"split": "train"}, "line 2: the split is 'train'; use discovery, validation, test"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"text": "  "}, "line 2: the text is '  '"),
+        ({"language": "English"}, "line 2: the language is 'English'; give a code"),
+        ({"toxic": "maybe"}, "line 2: the label 'maybe'"),
+        ({"split": "train"}, "line 2: the split is 'train'; use discovery, validation, test"),
+    ],
+)
 def test_bad_rows_are_named(tmp_path, change, words):
     with pytest.raises(ValueError, match=words):
         read_labelled(write(tmp_path, rows(6, **change)))
@@ -109,13 +120,16 @@ def test_other_encodings_are_named(tmp_path):
     assert len(read_labelled(marked)) == 20
 
 
-@pytest.mark.parametrize(("name", "content", "words"), [
-    ("mine.txt", "a", "neither .csv nor .jsonl"),
-    ("mine.jsonl", '{"text": "a"', "mine.jsonl: "),
-    ("mine.jsonl", "[1, 2]\n", "line 1: not an object"),
-    ("mine.csv", "text,toxic\na,1,2\n", "line 2: another number of columns"),
-    ("mine.csv", "text,toxic\na\n", "line 2: another number of columns"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("mine.txt", "a", "neither .csv nor .jsonl"),
+        ("mine.jsonl", '{"text": "a"', "mine.jsonl: "),
+        ("mine.jsonl", "[1, 2]\n", "line 1: not an object"),
+        ("mine.csv", "text,toxic\na,1,2\n", "line 2: another number of columns"),
+        ("mine.csv", "text,toxic\na\n", "line 2: another number of columns"),
+    ],
+)
 def test_bad_files(tmp_path, name, content, words):
     (tmp_path / name).write_text(content)
     with pytest.raises(ValueError, match=words):
@@ -254,9 +268,13 @@ def test_the_notebook_runs_on_a_users_file_of_200_texts(tmp_path):
     assert len(made) == 200
     notebook = project_root() / "notebooks" / "04_toxicity.ipynb"
     papermill.execute_notebook(
-        notebook, tmp_path / "04.ipynb", {"DATA": str(write(tmp_path, made))}, progress_bar=False,
-        kernel_name="python3", cwd=str(notebook.parent),
-    )  # fmt: skip
+        notebook,
+        tmp_path / "04.ipynb",
+        {"DATA": str(write(tmp_path, made))},
+        progress_bar=False,
+        kernel_name="python3",
+        cwd=str(notebook.parent),
+    )
     results = json.loads((tmp_path / "runs" / "04_toxicity" / "results.json").read_text("utf-8"))
     texts = [claim["text"] for claim in results["claims"]]
     assert any(text.startswith("F1 of the OR over 1") for text in texts) and len(texts) > 10

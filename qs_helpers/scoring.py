@@ -157,9 +157,12 @@ def text_nats(scope, texts: Sequence[str], steer: Mapping | None = None) -> np.n
 
 @torch.no_grad()
 def continuation_nats(
-    scope, prompts: Sequence[str], continuations: Sequence[str], steer: Mapping | None = None,
+    scope,
+    prompts: Sequence[str],
+    continuations: Sequence[str],
+    steer: Mapping | None = None,
     positions: str = "all",
-) -> list[np.ndarray]:  # fmt: skip
+) -> list[np.ndarray]:
     """-log p of each token of each continuation, given its prompt: a list of float64 [tokens].
 
     `steer` and `positions` as in `edit`: the continuation's tokens count as generated ones.
@@ -172,9 +175,12 @@ def continuation_nats(
 
 
 def kl_by_position(
-    scope, prompts: Sequence[str], continuations: Sequence[str], steer: Mapping,
+    scope,
+    prompts: Sequence[str],
+    continuations: Sequence[str],
+    steer: Mapping,
     positions: str = "all",
-) -> pd.DataFrame:  # fmt: skip
+) -> pd.DataFrame:
     """KL(plain || steered) of the next-token distributions along given continuations, in nats.
 
     Continuations should be the plain model's own (on-policy). One row a token: text, place (1 is
@@ -187,9 +193,12 @@ def kl_by_position(
 
 @torch.no_grad()
 def kl_tables(
-    scope, prompts: Sequence[str], continuations: Sequence[str], steers: Mapping[str, Mapping],
+    scope,
+    prompts: Sequence[str],
+    continuations: Sequence[str],
+    steers: Mapping[str, Mapping],
     positions: str = "all",
-) -> dict[str, pd.DataFrame]:  # fmt: skip
+) -> dict[str, pd.DataFrame]:
     """The table of `kl_by_position` for each of some interventions; the plain model runs once."""
     parts = {name: [] for name in steers}
     arms = [(None, "all"), *((steer, positions) for steer in steers.values())]
@@ -210,8 +219,9 @@ def kl_summary(table: pd.DataFrame) -> dict[str, float]:
     """Of a table of `kl_by_position`: mean, median, p95, p99 over tokens, and the mean of each
     bucket that has tokens."""
     out = {"mean": table.kl.mean()}
-    out |= {name: table.kl.quantile(q) for name, q in (("median", 0.5), ("p95", 0.95),
-                                                       ("p99", 0.99))}  # fmt: skip
+    out |= {
+        name: table.kl.quantile(q) for name, q in (("median", 0.5), ("p95", 0.95), ("p99", 0.99))
+    }
     return out | {name: part.kl.mean() for name, part in table.groupby("bucket", sort=False)}
 
 

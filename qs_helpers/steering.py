@@ -100,9 +100,12 @@ def project_out(direction: Tensor, scale: Scale, strength=1.0, along: Tensor | N
 
 
 def cap_along(
-    direction: Tensor, level: float, scale: Scale, strength: float = 1.0,
+    direction: Tensor,
+    level: float,
+    scale: Scale,
+    strength: float = 1.0,
     along: Tensor | None = None,
-) -> Edit:  # fmt: skip
+) -> Edit:
     """x - strength * max(0, x . unit - level) unit: one-sided, as features are.
 
     direction: [d_model]; level in units of the residuals. Strength 1 caps the component at the

@@ -31,9 +31,13 @@ class ConceptSearch(NamedTuple):
 
 
 def concept_search(
-    scope, found: tuple[Texts, Texts], held_out: tuple[Texts, Texts], layers=None, top: int = 20,
+    scope,
+    found: tuple[Texts, Texts],
+    held_out: tuple[Texts, Texts],
+    layers=None,
+    top: int = 20,
     seed: int = 0,
-) -> ConceptSearch:  # fmt: skip
+) -> ConceptSearch:
     """Features that fire in more of the positive texts than of the negative ones.
 
     found, held_out: (positive texts, negative texts). Features of `layers` (None: all) are ranked

@@ -128,8 +128,11 @@ def random_sets(
     for _ in range(n):
         taken: dict[tuple[int, int], None] = {}
         for (layer, _f), options in candidates.items():
-            free = [int(f) for f in rng.permutation(options)
-                    if (layer, int(f)) not in taken and (layer, int(f)) not in chosen]  # fmt: skip
+            free = [
+                int(f)
+                for f in rng.permutation(options)
+                if (layer, int(f)) not in taken and (layer, int(f)) not in chosen
+            ]
             if free:
                 taken[layer, free[0]] = None
         sets.append(list(taken))

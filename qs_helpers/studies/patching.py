@@ -167,9 +167,16 @@ def along(direction: Tensor) -> Basis:
 
 
 def recovered(
-    scope, basis: Basis, ranked_on, judged_on, layer: int, n: int, tokens: Tensor,
-    sizes: Sequence[int], seed: int = 0,
-) -> pd.DataFrame:  # fmt: skip
+    scope,
+    basis: Basis,
+    ranked_on,
+    judged_on,
+    layer: int,
+    n: int,
+    tokens: Tensor,
+    sizes: Sequence[int],
+    seed: int = 0,
+) -> pd.DataFrame:
     """One row a size: size, value with its interval over pairs, n (pairs that count).
 
     ranked_on, judged_on: (prompts, sources), pairs of a discovery and of a test split. Components

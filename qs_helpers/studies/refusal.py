@@ -172,9 +172,13 @@ def opening_tokens(scope, answers: Sequence[str], refused: Sequence[bool]) -> Te
 
 @torch.no_grad()
 def score_candidates(
-    scope, candidates: Mapping[int, Tensor], scales: Mapping[int, Scale],
-    harmful: Sequence[str], harmless: Sequence[str], tokens: Tensor,
-) -> pd.DataFrame:  # fmt: skip
+    scope,
+    candidates: Mapping[int, Tensor],
+    scales: Mapping[int, Scale],
+    harmful: Sequence[str],
+    harmless: Sequence[str],
+    tokens: Tensor,
+) -> pd.DataFrame:
     """The three scores of Arditi et al. 2024 for candidates {layer: [positions, d_model]}.
 
     One row a candidate: layer, position (-1 is the last), bypass (mean refusal log-odds of
@@ -189,15 +193,17 @@ def score_candidates(
             ablate = {"writes": project_out(direction, scales[layer])}
             dose = torch.linalg.vector_norm(direction).item() / scales[layer].median
             kl = plain.exp() * (plain - _next(scope, harmless, ablate))
-            rows.append({
-                "layer": layer,
-                "position": place - len(directions),
-                "bypass": token_odds(scope, harmful, tokens, ablate).mean(),
-                "induce": token_odds(
-                    scope, harmless, tokens, {layer: add(direction, dose, scales[layer])}
-                ).mean(),
-                "kl": kl.nan_to_num(0.0).sum(-1).mean().item(),
-            })  # fmt: skip
+            rows.append(
+                {
+                    "layer": layer,
+                    "position": place - len(directions),
+                    "bypass": token_odds(scope, harmful, tokens, ablate).mean(),
+                    "induce": token_odds(
+                        scope, harmless, tokens, {layer: add(direction, dose, scales[layer])}
+                    ).mean(),
+                    "kl": kl.nan_to_num(0.0).sum(-1).mean().item(),
+                }
+            )
     return pd.DataFrame(rows)
 
 

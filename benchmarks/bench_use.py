@@ -28,13 +28,13 @@ def use(size: str, device) -> list[Row]:
         model(**batch)
     median = found[layer].float().norm(dim=-1).median().item()
     scale = qs.Scale(layer, median, 10 * median, sae.d_model, torch.bfloat16)
-    some = torch.arange(64, device=device)
+    some, columns = torch.arange(64, device=device), sae.by_columns()
     edits = {
         "steering, 1 direction": qs.add(sae.direction(7)[0], 0.5, scale),
         "steering, 64 directions": qs.add(sae.direction(some).sum(0), 0.5, scale),
         "clamping 1 feature": qs.change_features(sae, [7], "clamp", scale, 1.0),
         "clamping 64 features": qs.change_features(sae, some, "clamp", scale, 1.0),
-        "reconstruction in its place": lambda x: sae.reconstruct(x).to(x.dtype),
+        "reconstruction in its place": lambda x: columns.reconstruct(x).to(x.dtype),
     }
 
     def prefill():

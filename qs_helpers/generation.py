@@ -110,9 +110,13 @@ class Arm(NamedTuple):
 
 
 def sweep(
-    scope, prompts: Sequence[str], scales: Mapping[int, Scale], arms: Sequence[Arm],
-    how: str = "add", **options,
-) -> list[list[str]]:  # fmt: skip
+    scope,
+    prompts: Sequence[str],
+    scales: Mapping[int, Scale],
+    arms: Sequence[Arm],
+    how: str = "add",
+    **options,
+) -> list[list[str]]:
     """One list of texts for each arm, in the order of the prompts.
 
     Prompts of all arms at a layer share batches, which saves most of the time. `how` is "add" or

@@ -103,6 +103,7 @@ def compare_readings(sae, residuals) -> list[Reading]:
         for row in CONVENTIONS.values()
         if (row.transposed, row.scaled) == (own.transposed, own.scaled)
     ]
+    sae = sae.by_columns()  # every token is decoded, once for each reading
     return sorted(
         (
             Reading(name, layer, fvu(x, sae.read_as(name).reconstruct(x), ~sink_mask(x)))
@@ -156,9 +157,12 @@ def text_nats(scope, texts: Sequence[str], steer: Mapping | None = None) -> np.n
 
 @torch.no_grad()
 def continuation_nats(
-    scope, prompts: Sequence[str], continuations: Sequence[str], steer: Mapping | None = None,
+    scope,
+    prompts: Sequence[str],
+    continuations: Sequence[str],
+    steer: Mapping | None = None,
     positions: str = "all",
-) -> list[np.ndarray]:  # fmt: skip
+) -> list[np.ndarray]:
     """-log p of each token of each continuation, given its prompt: a list of float64 [tokens].
 
     `steer` and `positions` as in `edit`: the continuation's tokens count as generated ones.
@@ -171,9 +175,12 @@ def continuation_nats(
 
 
 def kl_by_position(
-    scope, prompts: Sequence[str], continuations: Sequence[str], steer: Mapping,
+    scope,
+    prompts: Sequence[str],
+    continuations: Sequence[str],
+    steer: Mapping,
     positions: str = "all",
-) -> pd.DataFrame:  # fmt: skip
+) -> pd.DataFrame:
     """KL(plain || steered) of the next-token distributions along given continuations, in nats.
 
     Continuations should be the plain model's own (on-policy). One row a token: text, place (1 is
@@ -186,9 +193,12 @@ def kl_by_position(
 
 @torch.no_grad()
 def kl_tables(
-    scope, prompts: Sequence[str], continuations: Sequence[str], steers: Mapping[str, Mapping],
+    scope,
+    prompts: Sequence[str],
+    continuations: Sequence[str],
+    steers: Mapping[str, Mapping],
     positions: str = "all",
-) -> dict[str, pd.DataFrame]:  # fmt: skip
+) -> dict[str, pd.DataFrame]:
     """The table of `kl_by_position` for each of some interventions; the plain model runs once."""
     parts = {name: [] for name in steers}
     arms = [(None, "all"), *((steer, positions) for steer in steers.values())]
@@ -209,8 +219,9 @@ def kl_summary(table: pd.DataFrame) -> dict[str, float]:
     """Of a table of `kl_by_position`: mean, median, p95, p99 over tokens, and the mean of each
     bucket that has tokens."""
     out = {"mean": table.kl.mean()}
-    out |= {name: table.kl.quantile(q) for name, q in (("median", 0.5), ("p95", 0.95),
-                                                       ("p99", 0.99))}  # fmt: skip
+    out |= {
+        name: table.kl.quantile(q) for name, q in (("median", 0.5), ("p95", 0.95), ("p99", 0.99))
+    }
     return out | {name: part.kl.mean() for name, part in table.groupby("bucket", sort=False)}
 
 
@@ -263,9 +274,17 @@ def _logp(scope, ids, mask, prompt_mask, targets, arms) -> Iterator[list]:
 def more_common(positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
     """Ids whose share among `positive` ids is at least ten times that among `negative` ones."""
     size = 1 + max(int(ids.max(initial=0)) for ids in (positive, negative))
-    first, second = (np.bincount(ids, minlength=size) / max(1, len(ids))
-                     for ids in (positive, negative))  # fmt: skip
-    return np.flatnonzero((first > 0) & (first >= 10 * second))
+    shares = [np.bincount(ids, minlength=size) / max(1, len(ids)) for ids in (positive, negative)]
+    return np.flatnonzero((shares[0] > 0) & (shares[0] >= 10 * shares[1]))
+
+
+def firing_gap(fires: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """How much more often each feature fires in some texts than in the others: float64 [d_sae].
+
+    fires: bool [texts, d_sae]; label: bool [texts]. P(fires | label) - P(fires | not label), the
+    score by which the Qwen-Scope report (2026, section 5.1) ranks features.
+    """
+    return fires[label].mean(0) - fires[~label].mean(0)
 
 
 @torch.no_grad()
@@ -285,13 +304,15 @@ def token_odds(
         batch = scope.tokens([ids[i] for i in rows])
         with edited(scope.model, batch, steer):
             logits = scope.model(**batch, use_cache=False, logits_to_keep=1).logits[:, -1]
-        out[rows] = _odds(logits, tokens).numpy()
+        out[rows] = log_odds(logits, tokens).cpu()
     return out
 
 
-def _odds(logits: Tensor, tokens: Tensor) -> Tensor:
-    inside = logits.double().log_softmax(-1)[:, tokens.to(logits.device)].logsumexp(-1)
-    inside = inside.clamp(max=-1e-12).cpu()
+def log_odds(logits: Tensor, tokens: Tensor) -> Tensor:
+    """Log-odds (nats) of the next token being one of `tokens`: logits [..., vocab] to float64
+    [...], at most 27.6, a chance of all others of 1e-12. Differentiable below that."""
+    inside = logits.double().log_softmax(-1)[..., tokens.to(logits.device)].logsumexp(-1)
+    inside = inside.clamp(max=-1e-12)
     return inside - torch.log(-torch.expm1(inside))
 
 
@@ -327,7 +348,7 @@ def output_effects(
                 run_above(scope.model, scale.layer, below),
             ):
                 logits = scope.model(**many, use_cache=False, logits_to_keep=1).logits[:, -1]
-            odds[row, part] = _odds(logits, tokens)
+            odds[row, part] = log_odds(logits, tokens).cpu()
     return (odds[:, :-1] - odds[:, -1:]).mean(0).numpy()
 
 
@@ -355,12 +376,18 @@ def logit_lens(scope, layer: int, feature: int, n: int = 10) -> pd.DataFrame:
 
 
 @torch.no_grad()
+def decoder_cosines(sae, direction: Tensor) -> Tensor:
+    """Cosine of each feature's column of W_dec with a direction [d_model]: float32 [d_sae]."""
+    direction = direction.to(sae.device).float()
+    return cosine_similarity(sae.W_dec.float(), direction[:, None], dim=0).cpu()
+
+
+@torch.no_grad()
 def nearest(scope, layer: int, feature: int, n: int = 10, other: int | None = None) -> pd.DataFrame:
     """The n features of layer `other` (None: the same layer) with the largest cosine of decoder
     columns to a feature. Data: feature, cosine; the feature itself is left out."""
     direction = scope.sae(layer).direction(feature)[0]
-    sae = scope.sae(layer if other is None else other)
-    cosines = cosine_similarity(sae.W_dec.float(), direction[:, None], dim=0).cpu()
+    cosines = decoder_cosines(scope.sae(layer if other is None else other), direction)
     if other in (None, layer):
         cosines[feature] = -2
     top = cosines.topk(min(n, len(cosines) - 1))

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .forward import SINK_FACTOR, activations, ends, residuals
+from .forward import SINK_FACTOR, activations, residuals
 
 MODES = ("add", "floor", "ceil", "clamp", "scale", "zero")
 
@@ -100,9 +100,12 @@ def project_out(direction: Tensor, scale: Scale, strength=1.0, along: Tensor | N
 
 
 def cap_along(
-    direction: Tensor, level: float, scale: Scale, strength: float = 1.0,
+    direction: Tensor,
+    level: float,
+    scale: Scale,
+    strength: float = 1.0,
     along: Tensor | None = None,
-) -> Edit:  # fmt: skip
+) -> Edit:
     """x - strength * max(0, x . unit - level) unit: one-sided, as features are.
 
     direction: [d_model]; level in units of the residuals. Strength 1 caps the component at the
@@ -161,11 +164,17 @@ def change_features(sae, ids, mode: str, scale: Scale, value=None) -> Edit:
 
 
 def only_where(condition: Callable[[Tensor], Tensor], edit: Edit) -> Edit:
-    """An edit that is used only at tokens where `condition` of the residuals x, a bool
-    [batch, seq], is true: a gate."""
+    """A gate: an edit that is used only at tokens where `condition` of the residuals x, a bool
+    [batch, seq], is true. The edit sees these tokens alone, as one row: it must be the same for
+    all rows of the batch."""
 
     def gated(x: Tensor) -> Tensor:
-        return torch.where(condition(x)[..., None], edit(x), x)
+        hit = condition(x)
+        if not hit.any():
+            return x
+        new = x.clone()
+        new[hit] = edit(x[hit][None])[0]
+        return new
 
     return gated
 
@@ -195,45 +204,19 @@ def _rows(values: Tensor, x: Tensor) -> Tensor:
 
 
 def diff_of_means(
-    scope, positive: Sequence[str], negative: Sequence[str], layers=None, last: bool = False
+    scope, positive: Sequence[str], negative: Sequence[str], layers=None
 ) -> dict[int, Tensor]:
     """{layer: float32 [d_model]}: mean residual of `positive` minus mean residual of `negative`.
 
-    The means are over all tokens that are no sinks, or with `last` over the last token of each
-    text (Marks and Tegmark 2023; for refusals Arditi et al. 2024). Not normalised. ValueError if
-    a list is empty or the two means are equal.
+    The means are over all tokens that are no sinks (Marks and Tegmark 2023). Not normalised.
+    ValueError if a list is empty or the two means are equal.
     """
-    if last:
-        found = diff_at_positions(scope, positive, negative, 1, layers)
-        return {layer: directions[0] for layer, directions in found.items()}
     sides = [_means(scope, texts, layers) for texts in (positive, negative)]
-    return _differences(*sides)
+    return difference_of(*sides)
 
 
-def position_means(scope, prompts: Sequence[str], n: int, layers=None) -> dict[int, Tensor]:
-    """{layer: float64 [n, d_model]}: mean residual at each of the last n tokens, in their order.
-
-    ValueError for no prompts, or one of fewer than n tokens.
-    """
-    sums: dict[int, Tensor] = {}
-    for layer, x, _ in ends(scope, prompts, n, layers):
-        sums[layer] = sums.get(layer, 0) + x.double().sum(0).cpu()
-    return {layer: total / len(prompts) for layer, total in sums.items()}
-
-
-def diff_at_positions(
-    scope, positive: Sequence[str], negative: Sequence[str], n: int, layers=None
-) -> dict[int, Tensor]:
-    """{layer: float32 [n, d_model]}: the diff of means at each of the last n tokens of prompts.
-
-    With n of `template_tokens` these are the candidates of Arditi et al. 2024, read after a layer
-    and not before it. Not normalised. Errors as in `diff_of_means` and `position_means`.
-    """
-    sides = [position_means(scope, prompts, n, layers) for prompts in (positive, negative)]
-    return _differences(*sides)
-
-
-def _differences(positive: dict, negative: dict) -> dict[int, Tensor]:
+def difference_of(positive: dict, negative: dict) -> dict[int, Tensor]:
+    """{layer: float32} of two {layer: mean}. ValueError where they are equal."""
     found = {layer: (positive[layer] - negative[layer]).float() for layer in positive}
     for layer, direction in found.items():
         if not direction.any():

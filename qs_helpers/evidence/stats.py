@@ -77,9 +77,14 @@ def sign_flip_p(differences, seed: int = 0) -> float:
     """
     values = _column(differences).double().numpy()
     test = permutation_test(
-        (values,), np.mean, permutation_type="samples", alternative="greater", vectorized=True,
-        n_resamples=9999, rng=np.random.default_rng(seed),
-    )  # fmt: skip
+        (values,),
+        np.mean,
+        permutation_type="samples",
+        alternative="greater",
+        vectorized=True,
+        n_resamples=9999,
+        rng=np.random.default_rng(seed),
+    )
     return float(test.pvalue)
 
 

@@ -66,9 +66,13 @@ def reuse_below(model) -> Iterator[None]:
 
 @contextmanager
 def edited(
-    model, batch: Mapping[str, Tensor], functions: Mapping | None, positions: str = "all",
-    attention_mask: Tensor | None = None, cached: bool = False,
-) -> Iterator[None]:  # fmt: skip
+    model,
+    batch: Mapping[str, Tensor],
+    functions: Mapping | None,
+    positions: str = "all",
+    attention_mask: Tensor | None = None,
+    cached: bool = False,
+) -> Iterator[None]:
     """`edit(model, functions, positions, attention_mask)` around passes that begin with `batch`.
 
     Inside a `reuse_below` block, and where no other hook is on the model, layers below the first

@@ -56,9 +56,14 @@ def tiny_texts(n: Mapping[str, int], languages: Iterable[str], seed: int = 0) ->
 
 
 def read_labelled(
-    path, text: str = "text", label: str = "toxic", language: str = "language",
-    positive: str | None = None, most: int = 5000, seed: int = 0,
-) -> list[Record]:  # fmt: skip
+    path,
+    text: str = "text",
+    label: str = "toxic",
+    language: str = "language",
+    positive: str | None = None,
+    most: int = 5000,
+    seed: int = 0,
+) -> list[Record]:
     """Texts of a .csv or .jsonl file in UTF-8, with the names of its columns.
 
     The language column may be missing. Labels are 0 and 1, true and false, yes and no, toxic and

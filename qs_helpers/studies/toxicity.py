@@ -12,6 +12,7 @@ import numpy as np
 
 from ..evidence.stats import Estimate, auroc
 from ..forward import Readings
+from ..scoring import firing_gap
 from ..writing import UNITS
 
 
@@ -23,7 +24,7 @@ def rank(fires: np.ndarray, toxic: np.ndarray) -> np.ndarray:
     toxic = np.asarray(toxic, bool)
     if toxic.all() or not toxic.any():
         raise ValueError("toxic and clean texts are needed to rank features; one kind is missing")
-    return np.argsort(-(fires[toxic].mean(0) - fires[~toxic].mean(0)), kind="stable")
+    return np.argsort(-firing_gap(fires, toxic), kind="stable")
 
 
 class Rule(NamedTuple):
@@ -52,9 +53,12 @@ def flags(rule: Rule, readings: Mapping[int, Readings]) -> np.ndarray:
 
 
 def choose_rule(
-    found: Mapping[int, Readings], toxic, checked: Mapping[int, Readings], checked_toxic,
+    found: Mapping[int, Readings],
+    toxic,
+    checked: Mapping[int, Readings],
+    checked_toxic,
     k: int = 1,
-) -> Rule:  # fmt: skip
+) -> Rule:
     """`fit_rule` at the layer with the best F1 on validation texts; ties to the first layer.
 
     found, toxic: discovery texts; checked, checked_toxic: validation texts.
@@ -102,8 +106,10 @@ def fit_words(texts: Sequence[str], toxic, checked: Sequence[str], checked_toxic
         for word in _words(text):
             counts.setdefault(word, [0, 0])[int(label)] += 1
     n = np.bincount(np.asarray(toxic, int), minlength=2)
-    odds = {w: np.log((b + 1) / (n[1] + 2)) - np.log((a + 1) / (n[0] + 2))
-            for w, (a, b) in counts.items()}  # fmt: skip
+    odds = {
+        w: np.log((b + 1) / (n[1] + 2)) - np.log((a + 1) / (n[0] + 2))
+        for w, (a, b) in counts.items()
+    }
     best = dict(sorted(odds.items(), key=lambda item: -item[1])[:N_WORDS])
 
     def score(inputs):

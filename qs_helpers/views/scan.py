@@ -121,9 +121,12 @@ class Table:
 
     def arrays(self) -> dict[str, np.ndarray]:
         return {
-            "fired": self.fired, "total": self.total, "histogram": self.histogram,
-            "top": self.top.rows(), "sample": self.sample.rows(),
-        }  # fmt: skip
+            "fired": self.fired,
+            "total": self.total,
+            "histogram": self.histogram,
+            "top": self.top.rows(),
+            "sample": self.sample.rows(),
+        }
 
 
 def table_bytes(d_sae: int, n_layers: int) -> int:

@@ -7,11 +7,10 @@ spans several. 0 means: not in the TopK. Attention sinks are marked "sink" and s
 
 import numpy as np
 import pandas as pd
-import torch
-from torch.nn.functional import cosine_similarity
 
 from ..evidence.files import short
-from ..forward import activations
+from ..forward import activations, read_texts
+from ..scoring import decoder_cosines
 from .html import Markup, View, esc, page, shade, table, tokens
 from .labels import label_of, name_of
 from .tokens import Piece, pieces
@@ -112,7 +111,7 @@ def across_layers(scope, text: str, layer: int, feature: int, layers=None) -> Vi
     found, parts = _read(scope, text, layers)
     direction, rows, names = scope.sae(layer).direction(feature)[0], [], {}
     for n, part in parts.items():
-        cosines = cosine_similarity(scope.sae(n).W_dec.float(), direction[:, None], dim=0)
+        cosines = decoder_cosines(scope.sae(n), direction)
         best = int(cosines.argmax())
         names[n] = f"layer {n}: {best} (cos {cosines[best]:.2f})"
         for piece, value in zip(found, _by_piece(found, _values(part, best)), strict=True):
@@ -134,18 +133,13 @@ def compare_texts(scope, a: str, b: str, layers=None, top: int = 5) -> View:
     differences in either direction for each layer.
     """
     rows = []
-    for part in activations(scope, [a, b], layers):
-        rates = []
-        for text in (0, 1):
-            here = part.keep & (part.text == text)
-            hits = part.acts.indices[here][part.acts.values[here] > 0]
-            fired = torch.bincount(hits, minlength=scope.d_sae)
-            rates.append(fired.numpy() / max(1, int(here.sum())))
+    for layer, found in read_texts(scope, [a, b], layers, ["rate"]).items():
+        rates = found.rate
         gap = rates[0] - rates[1]
         order = np.argsort(gap, kind="stable")
         for feature in [*order[::-1][:top], *order[:top][::-1]]:
             if gap[feature]:
-                rows.append((part.layer, int(feature), *(r[feature] for r in rates), gap[feature]))
+                rows.append((layer, int(feature), *rates[:, feature], gap[feature]))
     data = pd.DataFrame(rows, columns=["layer", "feature", "a", "b", "difference"])
     lines = []
     for row in data.itertuples():

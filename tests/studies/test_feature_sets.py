@@ -9,9 +9,15 @@ import pytest
 import torch
 
 import qs_helpers as qs
-from qs_helpers.scoring import continuation_nats, kl_by_position, kl_summary, kl_tables
+from qs_helpers.scoring import (
+    continuation_nats,
+    decoder_cosines,
+    kl_by_position,
+    kl_summary,
+    kl_tables,
+)
 from qs_helpers.steering import cap_along
-from qs_helpers.studies import feature_sets, patching
+from qs_helpers.studies import patching
 from qs_helpers.studies.data import load_prompts, tiny_twins
 from qs_helpers.studies.feature_sets import (
     activation_gap,
@@ -119,7 +125,7 @@ def test_feature_scores_equal_the_reference(scope, chats, scales):
     gap = activation_gap(scope, chats[0][:2], chats[1][:2], {1: scales[1]})[1]
     assert np.allclose(gap, naive.activation_gap(*acts, scales[1].median), atol=1e-6)
     r = torch.randn(128, generator=torch.Generator().manual_seed(3))
-    cosines = feature_sets.cosines(scope, r, [1])[1]
+    cosines = decoder_cosines(scope.sae(1), r)
     for f in (0, 7, 900):
         column = scope.sae(1).W_dec[:, f].double().tolist()
         assert cosines[f] == pytest.approx(naive.cosine(column, r.double().tolist()), abs=1e-6)

@@ -12,7 +12,6 @@ from safetensors.torch import load_file
 
 import qs_helpers as qs
 from qs_helpers import forward
-from qs_helpers.steering import diff_at_positions, position_means
 from qs_helpers.studies import data as hub_data
 from qs_helpers.studies import refusal
 from qs_helpers.studies.data import Record, load_prompts, tiny_twins
@@ -20,9 +19,11 @@ from qs_helpers.studies.refusal import (
     check_refuser,
     check_suite,
     choose_direction,
+    diff_at_positions,
     load_refuser,
     opening_tokens,
     orthogonalised,
+    position_means,
     principal_components,
     refuses,
     score_candidates,
@@ -162,11 +163,11 @@ def test_log_odds_equal_the_reference(scope, chats):
         logits = scope.model(**scope.tokens(text)).logits[0, -1].double().tolist()
         assert value == pytest.approx(naive.odds(logits, tokens.tolist()), abs=1e-4)
     # In the arithmetic itself, given the same logits, they agree to 1e-6.
-    from qs_helpers.scoring import _odds
+    from qs_helpers.scoring import log_odds
 
     logits = torch.randn(5, 50, generator=torch.Generator().manual_seed(0)) * 4
     rows = [naive.odds(row.double().tolist(), [1, 4]) for row in logits]
-    assert np.allclose(_odds(logits, torch.tensor([1, 4])).numpy(), rows, atol=1e-6)
+    assert np.allclose(log_odds(logits, torch.tensor([1, 4])).numpy(), rows, atol=1e-6)
 
 
 def test_opening_tokens_open_refusals_only(scope):

@@ -11,6 +11,7 @@ from torch.nn.functional import normalize
 
 import qs_helpers as qs
 from qs_helpers.presets import project_root
+from qs_helpers.studies.refusal import diff_at_positions
 from qs_helpers.studies.steering import (
     RULES,
     Knob,
@@ -51,7 +52,10 @@ def test_diff_of_means_is_the_difference_of_means(scope):
             parts.append(captured[2][0])
         means[name] = torch.cat(parts).mean(0), torch.stack([p[-1] for p in parts]).mean(0)
     for last in (False, True):
-        found = qs.diff_of_means(scope, positive, negative, [2], last=last)[2]
+        if last:
+            found = diff_at_positions(scope, positive, negative, 1, [2])[2][0]
+        else:
+            found = qs.diff_of_means(scope, positive, negative, [2])[2]
         assert torch.allclose(found, means["positive"][last] - means["negative"][last], atol=1e-3)
     with pytest.raises(ValueError, match="same mean at layer 2"):
         qs.diff_of_means(scope, positive, positive, [2])
@@ -239,9 +243,9 @@ def test_the_planted_refusal_direction_is_validated():
 
     harmful, harmless = (prompts("discovery", label, 20) for label in ("harmful", "harmless"))
     scales = qs.scales(scope, harmful + harmless)
-    means = qs.diff_of_means(scope, harmful, harmless, [1, 2], last=True)
+    means = diff_at_positions(scope, harmful, harmless, 1, [2])
     controls = {"random directions": qs.random_directions(20, 128)}
-    knob = Knob("planted u", 1, u, 1.0, {2: means[2]}, controls, "ablate")
+    knob = Knob("planted u", 1, u, 1.0, {2: means[2][0]}, controls, "ablate")
     sides = {"language kept": keeps_language, "loops": lambda t, p: [qs.loops(x) for x in t]}
     trial = try_knob(
         scope,

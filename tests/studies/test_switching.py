@@ -71,11 +71,6 @@ def test_it_agrees_with_the_world_that_plants_the_slips():
                 assert not switching(sentence, lang).any
 
 
-def test_compression():
-    assert qs.compression("abc " * 100) > 0.9 and qs.compression("") == 0
-    assert qs.compression("the cook") == 0
-
-
 @pytest.fixture(scope="module")
 def scope():
     return qs.load_scope("tiny")

@@ -15,7 +15,7 @@ from naive import scan as naive_scan
 import qs_helpers as qs
 import qs_helpers.views.scan as module
 from qs_helpers import forward
-from qs_helpers.forward import batches, peaks
+from qs_helpers.forward import batches
 from qs_helpers.loading.origin import CACHE_BYTES
 from qs_helpers.tiny import corpus
 from qs_helpers.views import scan as scan_plan
@@ -242,14 +242,6 @@ def test_token_keys_are_uniform_and_fixed():
     assert len(set(keys)) == len(keys)
     assert np.histogram(keys, 10, (0, 1))[0] / len(keys) == pytest.approx([0.1] * 10, abs=0.02)
     assert token_keys(np.array([3]), np.array([4])) == token_keys(np.array([3]), np.array([4]))
-
-
-def test_peaks_are_the_strongest_activation_of_each_text(scope, texts):
-    found = peaks(scope, texts[:8], [2])[2]
-    for number, _, pairs in tokens_of(scope, texts[:8], 2):
-        for value, feature in pairs:
-            assert found[number, feature] >= value * (1 - 1e-4)
-    assert found.shape == (8, scope.d_sae)
 
 
 MEMORY = """

@@ -20,6 +20,8 @@ from .sae import CONVENTIONS
 from .steering import Scale, add
 from .writing import token
 
+BUCKETS = {"first": (1, 1), "2-8": (2, 8), "9-64": (9, 64), "later": (65, 10**9)}
+
 
 @torch.no_grad()
 def fvu(x: Tensor, x_hat: Tensor, mask: Tensor | None = None) -> float:
@@ -131,9 +133,6 @@ def check_reading(sae, residuals) -> list[Reading]:
             f"{best.convention!r} at layer {best.layer} only {best.fvu:.3g}; load it that way"
         )
     return readings
-
-
-BUCKETS = {"first": (1, 1), "2-8": (2, 8), "9-64": (9, 64), "later": (65, 10**9)}
 
 
 @torch.no_grad()

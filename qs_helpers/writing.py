@@ -9,6 +9,15 @@ import unicodedata
 import regex
 
 MARKS = {"\n": "⏎", "\t": "⇥", "\r": "␍", " ": "·"}
+SCRIPTS = {
+    "Latin": r"\p{Latin}",
+    "Cyrillic": r"\p{Cyrillic}",
+    "Han": r"\p{Han}",
+    "Kana": r"[\p{Hiragana}\p{Katakana}\u30fc]",
+    "other": r"\p{L}",
+}
+UNITS = regex.compile(r"\p{Han}|[\p{Hiragana}\p{Katakana}\u30fc]|[\p{L}\p{M}\p{N}]+|[^\s]")
+MAX_PERIOD = 16  # units of the longest stretch that counts as a loop
 
 
 def token(tokenizer, number: int) -> str:
@@ -37,21 +46,6 @@ def visible(text: str) -> str:
 
 def _decode(tokenizer, ids: list[int]) -> str:
     return tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-
-
-SCRIPTS = {
-    "Latin": r"\p{Latin}",
-    "Cyrillic": r"\p{Cyrillic}",
-    "Han": r"\p{Han}",
-    "Kana": r"[\p{Hiragana}\p{Katakana}\u30fc]",
-    "other": r"\p{L}",
-}
-
-
-UNITS = regex.compile(r"\p{Han}|[\p{Hiragana}\p{Katakana}\u30fc]|[\p{L}\p{M}\p{N}]+|[^\s]")
-
-
-MAX_PERIOD = 16  # units of the longest stretch that counts as a loop
 
 
 def script_shares(text: str) -> dict[str, float]:

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+import torch
 
 from ..evidence.files import short
-from ..forward import id_activations
+from ..forward import id_residuals, sink_mask
 from ..scoring import logit_lens, nearest
 from .html import Markup, View, esc, page, table, tokens
 from .labels import name_of
@@ -15,8 +16,6 @@ from .scan import Scan
 from .tokens import pieces
 
 DENSE = 0.1  # share of tokens
-
-
 WINDOW = 10  # tokens shown on each side of a peak
 
 
@@ -116,3 +115,13 @@ def _contexts(scope, found: Scan, layer: int, feature: int, groups: dict) -> pd.
 
 def _strip(row, most: float) -> Markup:
     return tokens(row.shown, row.values, [short(value) for value in np.array(row.values)], most)
+
+
+@torch.no_grad()
+def id_activations(scope, texts: list[list[int]], layer: int, feature: int) -> list[np.ndarray]:
+    """One feature's activation at every token of texts given as ids: a float array for each."""
+    found, text, _, _ = id_residuals(scope, texts, [layer])
+    keep = ~sink_mask(found[layer])
+    acts = scope.sae(layer).encode(found[layer])
+    values = (acts.values * (acts.indices == feature)).amax(-1) * keep
+    return [values[text.to(values.device) == i].cpu().numpy() for i in range(len(texts))]

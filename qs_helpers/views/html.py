@@ -11,14 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
+from wcwidth import wcswidth
 
 from ..evidence.figures import TINY_FOOTER
 from ..evidence.files import short, write_whole
 
 # Black on the strongest colour has a contrast of 9.6 : 1 (WCAG asks for 4.5).
 FULL = (230, 159, 0)
-
-
 TEXT = "#111111"
 
 
@@ -99,9 +98,8 @@ def _isolated(cell: Markup) -> str:
 
 
 def _width(text: str) -> int:
-    """Columns of a text in a fixed-width font: wide characters take two, marks none."""
-    wide = sum(unicodedata.east_asian_width(char) in "WF" for char in text)
-    return len(text) + wide - sum(unicodedata.combining(char) > 0 for char in text)
+    """Columns of a text in a fixed-width font; wcswidth has none for control characters."""
+    return columns if (columns := wcswidth(text)) >= 0 else len(text)
 
 
 def shade(share: float) -> str:

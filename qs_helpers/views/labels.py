@@ -12,7 +12,7 @@ def name_of(scope, layer: int, feature: int) -> str:
     """ "layer 3, feature 812", with the label that somebody gave it."""
     if not 0 <= feature < scope.d_sae:
         raise ValueError(f"feature {feature!r} is out of range; choose 0 to {scope.d_sae - 1}")
-    label = label_of(scope, layer, feature)
+    label = read_labels(scope).get((layer, feature))
     return f"layer {layer}, feature {feature}" + (f" “{label}”" if label else "")
 
 
@@ -47,7 +47,3 @@ def read_labels(scope) -> dict[tuple[int, int], str]:
                 f"line {number} of {path.name} is no label; mend or remove it"
             ) from None
     return {place: text for place, text in found.items() if text}
-
-
-def label_of(scope, layer: int, feature: int) -> str:
-    return read_labels(scope).get((layer, feature), "")

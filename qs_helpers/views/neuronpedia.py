@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..evidence.files import write_json
+from ..scoring import logit_lens
 from .tokens import pieces
 
 # (backbone, layer) and how neuronpedia.org names model and source. It hosts one of the two
@@ -36,17 +37,14 @@ def export_neuronpedia(
     neurons, activations in the other tokens of a context) is an empty list or 0. `dataset` names
     the texts.
     """
-    # Here, since cards.py links to this module.
-    from ..scoring import logit_lens
-
-    features = [_feature(scope, found, layer, int(f), dataset, logit_lens) for f in features]
+    features = [_feature(scope, found, layer, int(f), dataset) for f in features]
     batch = {"model_id": scope.name, "layer": layer, "sae_set": "qwen-scope", "features": features}
     path = Path(folder) / "batch-0.json"
     write_json(path, batch)
     return path
 
 
-def _feature(scope, found, layer: int, feature: int, dataset: str, logit_lens) -> dict[str, Any]:
+def _feature(scope, found, layer: int, feature: int, dataset: str) -> dict[str, Any]:
     lens = logit_lens(scope, layer, feature)
     promoted, suppressed = (lens[lens.side == side] for side in ("promoted", "suppressed"))
     bins = found.histogram(layer, feature)

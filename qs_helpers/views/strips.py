@@ -12,7 +12,7 @@ from ..evidence.files import short
 from ..forward import activations, read_texts
 from ..scoring import decoder_cosines
 from .html import Markup, View, esc, page, shade, table, tokens
-from .labels import label_of, name_of
+from .labels import name_of, read_labels
 from .tokens import Piece, pieces
 
 
@@ -141,11 +141,11 @@ def compare_texts(scope, a: str, b: str, layers=None, top: int = 5) -> View:
             if gap[feature]:
                 rows.append((layer, int(feature), *rates[:, feature], gap[feature]))
     data = pd.DataFrame(rows, columns=["layer", "feature", "a", "b", "difference"])
-    lines = []
+    lines, labels = [], read_labels(scope)
     for row in data.itertuples():
         text = f"{row.difference:+.2f}"
         gap = Markup(f'<span style="{shade(abs(row.difference))}">{text}</span>', text)
-        name = label_of(scope, row.layer, row.feature)
+        name = labels.get((row.layer, row.feature), "")
         lines.append(
             [row.layer, f"{row.feature} {name}".strip(), f"{row.a:.2f}", f"{row.b:.2f}", gap]
         )

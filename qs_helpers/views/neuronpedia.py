@@ -6,26 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from ..evidence.files import write_json
-from ..scoring import logit_lens
-from .tokens import pieces
-
-# (backbone, layer) and how neuronpedia.org names model and source. It hosts one of the two
-# suites of each backbone and its names do not say which k, so both groups get the link.
-HOSTED = {
-    ("qwen3.5-2b", 11): "qwen3.5-2b-pt/11-qwenscope-res-32k",
-    ("qwen3.5-9b", 15): "qwen3.5-9b-pt/15-qwenscope-res-64k",
-    ("qwen3.5-27b", 31): "qwen3.5-27b/31-qwenscope-res-80k",
-}
-
-
-def neuronpedia_link(group: str, layer: int, feature: int) -> str | None:
-    """The address of a feature's page, for "qwen3.5-2b-l50" and the like; else None.
-
-    Compare a few top contexts before you trust it: see HOSTED.
-    """
-    backbone, _, k = group.rpartition("-l")
-    source = HOSTED.get((backbone, layer)) if k in ("50", "100") else None
-    return f"https://www.neuronpedia.org/{source}/{feature}" if source else None
+from .card import logit_lens
+from .html import pieces
 
 
 def export_neuronpedia(

@@ -20,7 +20,7 @@ def texts():
 
 
 def by_hand(scope, text, layer):
-    """One text on its own, no batch and no padding: dense activations [tokens, d_sae], sinks out."""
+    """One text, no batch, no padding: dense activations [tokens, d_sae], residuals, no sinks."""
     with qs.capture(scope.model, [layer]) as residuals:
         scope.model(**scope.tokens(text))
     x = residuals[layer][0]

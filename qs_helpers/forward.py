@@ -55,7 +55,7 @@ def residuals(scope, texts: Iterable[str], layers=None) -> Iterator[Residuals]:
     """
     layers = list(scope.layers) if layers is None else sorted(set(layers))
     for first, chunk in _chunks(scope, texts, chunk_tokens(scope)):
-        found, text, position, ids = _residuals(scope, chunk, layers)
+        found, text, position, ids = id_residuals(scope, chunk, layers)
         for layer in layers:
             x = found.pop(layer)
             yield Residuals(layer, x, ~sink_mask(x).cpu(), text + first, position, ids)
@@ -157,16 +157,6 @@ def ends(
 
 
 @torch.no_grad()
-def id_activations(scope, texts: list[list[int]], layer: int, feature: int) -> list[np.ndarray]:
-    """One feature's activation at every token of texts given as ids: a float array for each."""
-    found, text, _, _ = _residuals(scope, texts, [layer])
-    keep = ~sink_mask(found[layer])
-    acts = scope.sae(layer).encode(found[layer])
-    values = (acts.values * (acts.indices == feature)).amax(-1) * keep
-    return [values[text.to(values.device) == i].cpu().numpy() for i in range(len(texts))]
-
-
-@torch.no_grad()
 def sink_mask(x: Tensor, factor: float = SINK_FACTOR, mask: Tensor | None = None) -> Tensor:
     """Tokens whose residual norm exceeds `factor` times the median norm.
 
@@ -254,7 +244,7 @@ def _groups(texts: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
         yield group[0][0], [text for _, text in group]
 
 
-def _residuals(scope, texts: list[list[int]], layers: list[int]):
+def id_residuals(scope, texts: list[list[int]], layers: list[int]):
     """Residuals {layer: [tokens, d_model]} of texts given as ids, with text, position and id of
     each token. Tokens are in the order of the texts, whatever order they were run in."""
     parts, places = {layer: [] for layer in layers}, []

@@ -12,6 +12,7 @@ from .fast.replay import edited
 from .steering import Scale, add, project_out
 
 Functions = Mapping[int | str, Callable[[Tensor], Tensor]]
+HOW = ("add", "ablate")
 
 
 @torch.no_grad()
@@ -92,9 +93,6 @@ class _Draw:
         chosen = torch.searchsorted(mass, point * mass[:, -1:], right=True)
         left = torch.full_like(scores, float("-inf"))
         return left.scatter_(-1, chosen.clamp(max=scores.shape[-1] - 1), 0.0)
-
-
-HOW = ("add", "ablate")
 
 
 class Arm(NamedTuple):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 PATHS = ("model.layers", "model.language_model.layers", "layers", "language_model.layers")
+POSITIONS = ("all", "prompt", "generated")
 
 
 def text_config(model):
@@ -51,9 +52,6 @@ def writers(layer: nn.Module) -> tuple[nn.Module, nn.Module]:
         names = [name for name, _ in layer.named_children()]
         raise ValueError(f"{type(layer).__name__} has {names}, no attention and MLP that we know")
     return mixer, mlp
-
-
-POSITIONS = ("all", "prompt", "generated")
 
 
 class Span:

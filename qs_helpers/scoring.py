@@ -18,7 +18,8 @@ from .forward import _token_mask, batches, sink_mask
 from .hooks import capture, edit
 from .sae import CONVENTIONS
 from .steering import Scale, add
-from .writing import token
+
+BUCKETS = {"first": (1, 1), "2-8": (2, 8), "9-64": (9, 64), "later": (65, 10**9)}
 
 
 @torch.no_grad()
@@ -131,9 +132,6 @@ def check_reading(sae, residuals) -> list[Reading]:
             f"{best.convention!r} at layer {best.layer} only {best.fvu:.3g}; load it that way"
         )
     return readings
-
-
-BUCKETS = {"first": (1, 1), "2-8": (2, 8), "9-64": (9, 64), "later": (65, 10**9)}
 
 
 @torch.no_grad()
@@ -350,29 +348,6 @@ def output_effects(
                 logits = scope.model(**many, use_cache=False, logits_to_keep=1).logits[:, -1]
             odds[row, part] = log_odds(logits, tokens).cpu()
     return (odds[:, :-1] - odds[:, -1:]).mean(0).numpy()
-
-
-@torch.no_grad()
-def logit_lens(scope, layer: int, feature: int, n: int = 10) -> pd.DataFrame:
-    """The n tokens that W_dec[:, feature] promotes most and the n that it suppresses most.
-
-    The column goes through the final norm and the output matrix as if it were the whole residual
-    stream (nostalgebraist 2020, "interpreting GPT: the logit lens"), and the mean logit is taken
-    off. It leaves out every later layer, so it says more about late layers than about early ones.
-    Data: side ("promoted", "suppressed"), token, logit.
-    """
-    decoder = scope.model.get_decoder()
-    norm = getattr(decoder, "norm", None) or decoder.language_model.norm
-    direction = scope.sae(layer).direction(feature)[0]
-    hidden = norm(direction.to(scope.device, scope.dtype))
-    logits = scope.model.get_output_embeddings()(hidden).float().cpu()
-    logits -= logits.mean()
-    rows = []
-    order = logits.argsort(descending=True).tolist()
-    for side, ids in (("promoted", order[:n]), ("suppressed", order[::-1][:n])):
-        for i in ids:
-            rows.append((side, token(scope.tokenizer, i), float(logits[i])))
-    return pd.DataFrame(rows, columns=["side", "token", "logit"])
 
 
 @torch.no_grad()

@@ -14,8 +14,6 @@ from torch import Tensor
 from .forward import SINK_FACTOR, activations, residuals
 
 MODES = ("add", "floor", "ceil", "clamp", "scale", "zero")
-
-
 Edit = Callable[[Tensor], Tensor]
 
 

@@ -7,6 +7,7 @@ import torch
 from scipy.stats import binomtest, permutation_test, rankdata
 
 DRAWS = 2000
+AREA_DRAWS = 1000
 
 
 class Estimate(NamedTuple):
@@ -140,9 +141,6 @@ def _column(values) -> torch.Tensor:
     if isinstance(values, torch.Tensor):
         return values.detach().cpu().flatten()
     return torch.tensor(np.asarray(values)).flatten()
-
-
-AREA_DRAWS = 1000
 
 
 def auroc(scores, positive, seed: int = 0) -> Estimate:

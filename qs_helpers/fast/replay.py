@@ -14,8 +14,6 @@ from torch import Tensor
 from ..hooks import decoder_layers, edit, hooks_left
 
 MOST_BYTES = 2**28  # of what one block keeps; what was used longest ago is given up first
-
-
 _open: dict[int, "_Kept"] = {}  # id of a model -> what the block around it keeps
 
 

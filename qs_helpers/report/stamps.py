@@ -275,15 +275,15 @@ def _resolved(module: str, name: str) -> tuple[str, str] | None:
     if name in modules[module].imports:
         return _resolved(*modules[module].imports[name])
     for below, names in _exports(module).items():
-        if name in names:
+        if name in names.split():
             return _resolved(f"{module}.{below}".strip("."), name)
     whole = f"{module}.{name}".strip(".")
     return (whole, "") if whole in modules else None
 
 
 @cache
-def _exports(module: str) -> dict[str, tuple[str, ...]]:
-    """The table {module: names} of a package that loads its names when they are first used."""
+def _exports(module: str) -> dict[str, str]:
+    """{module: "name name …"} of a package that loads its names when they are first used."""
     definitions = _modules()[module].definitions
     table = definitions.get("_NAMES")
     return ast.literal_eval(table.value) if table is not None else {}

@@ -11,8 +11,6 @@ from ..forward import read_texts
 from ..scoring import firing_gap
 
 CONTROLS = 20
-
-
 Texts = Sequence[str]
 
 

@@ -19,11 +19,7 @@ import regex
 from ..presets import dataset_name
 
 SPLITS = {"discovery": 0.6, "validation": 0.2, "test": 0.2}
-
-
 YES = {"1", "true", "yes", "toxic", "positive"}
-
-
 NO = {"0", "false", "no", "clean", "non-toxic", "nontoxic", "not toxic", "neutral", "negative"}
 
 

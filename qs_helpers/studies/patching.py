@@ -20,6 +20,9 @@ from ..forward import batches, ends
 from ..hooks import edit
 from ..scoring import log_odds, token_odds
 
+LEAST = 0.5  # nats between the two prompts of a pair
+BATCH = 128
+
 
 class Gradients(NamedTuple):
     """Of one batch after one layer; padding on the left."""
@@ -89,12 +92,6 @@ def feature_attribution(
             shares = (columns @ gradient[here, :, None])[..., 0] * acts.values[here].to(gradient)
             totals[part.layer].index_add_(0, index.flatten().cpu(), shares.flatten().double().cpu())
     return {n: total / len(prompts) for n, total in totals.items()}
-
-
-LEAST = 0.5  # nats between the two prompts of a pair
-
-
-BATCH = 128
 
 
 def differences(scope, prompts: Sequence[str], sources: Sequence[str], layer: int, n: int):

@@ -18,6 +18,19 @@ from ..scoring import cross_entropy, firing_gap, more_common, nearest, text_nats
 from ..steering import Scale
 from ..writing import UNITS, loops
 
+ALPHA, SIDE_LIMIT = 0.05, 0.2
+DRAWS, SHUFFLES = 20, 10  # controls of a knob
+RULES = {
+    "causal": "the interval of its effect lies above 0 and above the mean effect of every control, "
+    f"and the sign-flip p-value, corrected for all knobs by Holm, is below {ALPHA}",
+    "specific": "the interval of the change of everything else that is scored lies within "
+    f"±{SIDE_LIMIT}",
+    "stable": "with rephrased prompts, and at a neighbouring layer, the interval of the effect "
+    "lies above the mean effect of every control",
+}
+# Scores of texts that were written after prompts: a number from 0 to 1 for each text.
+Score = Callable[[Sequence[str], Sequence[str]], Sequence[float]]
+
 
 class EditReport(NamedTuple):
     """What an edit did to the tokens of some texts; intervals are over texts."""
@@ -191,26 +204,6 @@ def harmonic_mean(effect: float, fluency: float) -> float:
     if not (0 <= effect <= 1 and 0 <= fluency <= 1):
         raise ValueError(f"harmonic_mean of {effect} and {fluency}: give two numbers from 0 to 1")
     return 2 * effect * fluency / (effect + fluency) if effect and fluency else 0.0
-
-
-ALPHA, SIDE_LIMIT = 0.05, 0.2
-
-
-DRAWS, SHUFFLES = 20, 10  # controls of a knob
-
-
-RULES = {
-    "causal": "the interval of its effect lies above 0 and above the mean effect of every control, "
-    f"and the sign-flip p-value, corrected for all knobs by Holm, is below {ALPHA}",
-    "specific": "the interval of the change of everything else that is scored lies within "
-    f"±{SIDE_LIMIT}",
-    "stable": "with rephrased prompts, and at a neighbouring layer, the interval of the effect "
-    "lies above the mean effect of every control",
-}
-
-
-# Scores of texts that were written after prompts: a number from 0 to 1 for each text.
-Score = Callable[[Sequence[str], Sequence[str]], Sequence[float]]
 
 
 class Knob(NamedTuple):

@@ -20,8 +20,6 @@ SCRIPTS_OF = {
     "ja": ("Han", "Kana"),
     "zh": ("Han",),
 }
-
-
 # What is written in another script by right.
 QUOTED = regex.compile(
     r"```.*?(?:```|\Z)|`[^`\n]*`|\$\$.*?\$\$|\$[^$\n]+\$|\\\(.*?\\\)|\\\[.*?\\\]"

@@ -15,6 +15,10 @@ from ..forward import Readings
 from ..scoring import firing_gap
 from ..writing import UNITS
 
+STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0)  # of regularisation: scikit-learn's C
+N_WORDS = 100
+DRAWS = 4000
+
 
 def rank(fires: np.ndarray, toxic: np.ndarray) -> np.ndarray:
     """All features, best first: P(fires | toxic) - P(fires | clean); ties by number.
@@ -65,12 +69,6 @@ def choose_rule(
     """
     rules = [fit_rule(found, toxic, layer, k) for layer in found]
     return max(rules, key=lambda rule: f1_score(flags(rule, checked), checked_toxic))
-
-
-STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0)  # of regularisation: scikit-learn's C
-
-
-N_WORDS = 100
 
 
 class Detector(NamedTuple):
@@ -166,9 +164,6 @@ def fit_logistic(rows, toxic, checked, checked_toxic, scale: bool = True) -> Det
     best = models[int(np.argmax(quality))]
     threshold = best_threshold(best.decision_function(checked), checked_toxic)
     return Detector("logistic regression", best.decision_function, threshold)
-
-
-DRAWS = 4000
 
 
 class Confusion(NamedTuple):

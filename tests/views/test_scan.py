@@ -19,6 +19,7 @@ from qs_helpers.forward import batches
 from qs_helpers.loading.origin import CACHE_BYTES
 from qs_helpers.tiny import corpus
 from qs_helpers.views import scan as scan_plan
+from qs_helpers.views.card import id_activations
 from qs_helpers.views.scan import TOP, Kept, Table, table_bytes, token_keys
 
 
@@ -68,7 +69,7 @@ def test_contexts_point_at_the_token_they_name(scope, texts, found):
     feature = int(found.stats(2)["fired"].argmax())
     for row in found.top(2, feature)[:5]:
         assert found.ids(int(row["text"])).tolist() == scope.ids(texts[row["text"]])[0]
-        value = forward.id_activations(scope, scope.ids(texts[row["text"]]), 2, feature)[0]
+        value = id_activations(scope, scope.ids(texts[row["text"]]), 2, feature)[0]
         assert value[row["position"]] == pytest.approx(row["value"], rel=1e-4)
 
 

@@ -50,6 +50,16 @@ def fvu(x: Tensor, x_hat: Tensor, mask: Tensor | None = None) -> float:
 
 
 @torch.no_grad()
+def cross_entropy(model, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+    """`token_cross_entropy` of a causal LM on a batch; one forward pass, no cache.
+
+    Returns float32 [batch, seq-1] nats, NaN at padding; average it with `.nanmean()`.
+    """
+    output = model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+    return token_cross_entropy(output.logits, input_ids, attention_mask)
+
+
+@torch.no_grad()
 def token_cross_entropy(
     logits: Tensor, input_ids: Tensor, attention_mask: Tensor | None = None
 ) -> Tensor:
@@ -69,16 +79,6 @@ def token_cross_entropy(
         return nats
     real = attention_mask.to(logits.device).bool()
     return nats.masked_fill(~(real[:, 1:] & real[:, :-1]), float("nan"))
-
-
-@torch.no_grad()
-def cross_entropy(model, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-    """`token_cross_entropy` of a causal LM on a batch; one forward pass, no cache.
-
-    Returns float32 [batch, seq-1] nats, NaN at padding; average it with `.nanmean()`.
-    """
-    output = model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
-    return token_cross_entropy(output.logits, input_ids, attention_mask)
 
 
 class Reading(NamedTuple):
@@ -138,7 +138,7 @@ def check_reading(sae, residuals) -> list[Reading]:
 def text_nats(scope, texts: Sequence[str], steer: Mapping | None = None) -> np.ndarray:
     """Mean cross-entropy of each text in nats per token, float64 [texts]; its first token is given.
 
-    NaN where a text has fewer than two tokens, an empty one among them: models do write nothing.
+    NaN where a text has fewer than two tokens, an empty one among them: some models write nothing.
     `steer` as in `edit`.
     """
     out = np.full(len(texts), np.nan)
@@ -223,68 +223,6 @@ def kl_summary(table: pd.DataFrame) -> dict[str, float]:
     return out | {name: part.kl.mean() for name, part in table.groupby("bucket", sort=False)}
 
 
-def _by_place(rows: np.ndarray) -> pd.DataFrame:
-    table = pd.DataFrame(rows, columns=["text", "place", "kl", "nats"])
-    table = table.astype({"text": int, "place": int})
-    table = table.sort_values(["text", "place"], ignore_index=True)
-    edges = [0, *(last for _, last in BUCKETS.values())]
-    table.insert(2, "bucket", pd.cut(table.place, edges, labels=list(BUCKETS)).astype(str))
-    return table
-
-
-def _passes(scope, prompts, continuations, arms) -> Iterator[tuple]:
-    """Batches: row numbers, target ids of each row, and an iterator that gives, for each arm of
-    (functions, positions), the log-probabilities of each row, float64 [tokens, vocab]."""
-    if len(prompts) != len(continuations):
-        raise ValueError(f"{len(prompts)} prompts but {len(continuations)} continuations")
-    before, after = scope.ids(list(prompts)), scope.ids(list(continuations))
-    lengths = {i: len(a) + len(b) for i, (a, b) in enumerate(zip(before, after, strict=True))}
-    for rows in batches(lengths, scope.batch_tokens):
-        # Prompts are padded on the left and continuations on the right, so that all of these
-        # begin in one column and the edit knows which tokens count as generated.
-        prompt = scope.tokens([before[i] for i in rows])
-        longest = max(len(after[i]) for i in rows)
-        ids = [pad(torch.tensor(after[i]), (0, longest - len(after[i]))) for i in rows]
-        mask = [pad(torch.ones(len(after[i])), (0, longest - len(after[i]))) for i in rows]
-        ids = torch.cat([prompt["input_ids"], torch.stack(ids).to(scope.device)], 1)
-        mask = torch.stack(mask).to(scope.device, prompt["attention_mask"].dtype)
-        mask = torch.cat([prompt["attention_mask"], mask], 1)
-        targets = [torch.tensor(after[i], device=scope.device) for i in rows]
-        yield rows, targets, _logp(scope, ids, mask, prompt["attention_mask"], targets, arms)
-
-
-def _logp(scope, ids, mask, prompt_mask, targets, arms) -> Iterator[list]:
-    longest = ids.shape[1] - prompt_mask.shape[1]
-    # What is below the first edits is the same in every arm, and is computed once.
-    batch = {"input_ids": ids, "attention_mask": mask}
-    with reuse_below(scope.model):
-        for functions, positions in arms:
-            with edited(scope.model, batch, functions, positions, prompt_mask):
-                logits = scope.model(
-                    ids, attention_mask=mask, use_cache=False, logits_to_keep=longest + 1
-                ).logits
-            yield [
-                row[: len(target)].double().log_softmax(-1)
-                for row, target in zip(logits, targets, strict=True)
-            ]
-
-
-def more_common(positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
-    """Ids whose share among `positive` ids is at least ten times that among `negative` ones."""
-    size = 1 + max(int(ids.max(initial=0)) for ids in (positive, negative))
-    shares = [np.bincount(ids, minlength=size) / max(1, len(ids)) for ids in (positive, negative)]
-    return np.flatnonzero((shares[0] > 0) & (shares[0] >= 10 * shares[1]))
-
-
-def firing_gap(fires: np.ndarray, label: np.ndarray) -> np.ndarray:
-    """How much more often each feature fires in some texts than in the others: float64 [d_sae].
-
-    fires: bool [texts, d_sae]; label: bool [texts]. P(fires | label) - P(fires | not label), the
-    score by which the Qwen-Scope report (2026, section 5.1) ranks features.
-    """
-    return fires[label].mean(0) - fires[~label].mean(0)
-
-
 @torch.no_grad()
 def token_odds(
     scope, prompts: Sequence[str], tokens: Tensor, steer=None, in_order: bool = False
@@ -350,11 +288,20 @@ def output_effects(
     return (odds[:, :-1] - odds[:, -1:]).mean(0).numpy()
 
 
-@torch.no_grad()
-def decoder_cosines(sae, direction: Tensor) -> Tensor:
-    """Cosine of each feature's column of W_dec with a direction [d_model]: float32 [d_sae]."""
-    direction = direction.to(sae.device).float()
-    return cosine_similarity(sae.W_dec.float(), direction[:, None], dim=0).cpu()
+def firing_gap(fires: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """How much more often each feature fires in some texts than in the others: float64 [d_sae].
+
+    fires: bool [texts, d_sae]; label: bool [texts]. P(fires | label) - P(fires | not label), the
+    score by which the Qwen-Scope report (2026, section 5.1) ranks features.
+    """
+    return fires[label].mean(0) - fires[~label].mean(0)
+
+
+def more_common(positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
+    """Ids whose share among `positive` ids is at least ten times that among `negative` ones."""
+    size = 1 + max(int(ids.max(initial=0)) for ids in (positive, negative))
+    shares = [np.bincount(ids, minlength=size) / max(1, len(ids)) for ids in (positive, negative)]
+    return np.flatnonzero((shares[0] > 0) & (shares[0] >= 10 * shares[1]))
 
 
 @torch.no_grad()
@@ -367,3 +314,56 @@ def nearest(scope, layer: int, feature: int, n: int = 10, other: int | None = No
         cosines[feature] = -2
     top = cosines.topk(min(n, len(cosines) - 1))
     return pd.DataFrame({"feature": top.indices.tolist(), "cosine": top.values.tolist()})
+
+
+@torch.no_grad()
+def decoder_cosines(sae, direction: Tensor) -> Tensor:
+    """Cosine of each feature's column of W_dec with a direction [d_model]: float32 [d_sae]."""
+    direction = direction.to(sae.device).float()
+    return cosine_similarity(sae.W_dec.float(), direction[:, None], dim=0).cpu()
+
+
+def _by_place(rows: np.ndarray) -> pd.DataFrame:
+    table = pd.DataFrame(rows, columns=["text", "place", "kl", "nats"])
+    table = table.astype({"text": int, "place": int})
+    table = table.sort_values(["text", "place"], ignore_index=True)
+    edges = [0, *(last for _, last in BUCKETS.values())]
+    table.insert(2, "bucket", pd.cut(table.place, edges, labels=list(BUCKETS)).astype(str))
+    return table
+
+
+def _passes(scope, prompts, continuations, arms) -> Iterator[tuple]:
+    """Batches: row numbers, target ids of each row, and an iterator that gives, for each arm of
+    (functions, positions), the log-probabilities of each row, float64 [tokens, vocab]."""
+    if len(prompts) != len(continuations):
+        raise ValueError(f"{len(prompts)} prompts but {len(continuations)} continuations")
+    before, after = scope.ids(list(prompts)), scope.ids(list(continuations))
+    lengths = {i: len(a) + len(b) for i, (a, b) in enumerate(zip(before, after, strict=True))}
+    for rows in batches(lengths, scope.batch_tokens):
+        # Prompts are padded on the left and continuations on the right, so that all of these
+        # begin in one column and the edit knows which tokens count as generated.
+        prompt = scope.tokens([before[i] for i in rows])
+        longest = max(len(after[i]) for i in rows)
+        ids = [pad(torch.tensor(after[i]), (0, longest - len(after[i]))) for i in rows]
+        mask = [pad(torch.ones(len(after[i])), (0, longest - len(after[i]))) for i in rows]
+        ids = torch.cat([prompt["input_ids"], torch.stack(ids).to(scope.device)], 1)
+        mask = torch.stack(mask).to(scope.device, prompt["attention_mask"].dtype)
+        mask = torch.cat([prompt["attention_mask"], mask], 1)
+        targets = [torch.tensor(after[i], device=scope.device) for i in rows]
+        yield rows, targets, _logp(scope, ids, mask, prompt["attention_mask"], targets, arms)
+
+
+def _logp(scope, ids, mask, prompt_mask, targets, arms) -> Iterator[list]:
+    longest = ids.shape[1] - prompt_mask.shape[1]
+    # What is below the first edits is the same in every arm, and is computed once.
+    batch = {"input_ids": ids, "attention_mask": mask}
+    with reuse_below(scope.model):
+        for functions, positions in arms:
+            with edited(scope.model, batch, functions, positions, prompt_mask):
+                logits = scope.model(
+                    ids, attention_mask=mask, use_cache=False, logits_to_keep=longest + 1
+                ).logits
+            yield [
+                row[: len(target)].double().log_softmax(-1)
+                for row, target in zip(logits, targets, strict=True)
+            ]

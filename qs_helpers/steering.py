@@ -177,6 +177,55 @@ def only_where(condition: Callable[[Tensor], Tensor], edit: Edit) -> Edit:
     return gated
 
 
+def diff_of_means(
+    scope, positive: Sequence[str], negative: Sequence[str], layers=None
+) -> dict[int, Tensor]:
+    """{layer: float32 [d_model]}: mean residual of `positive` minus mean residual of `negative`.
+
+    The means are over all tokens that are no sinks (Marks and Tegmark 2023). Not normalised.
+    ValueError if a list is empty or the two means are equal.
+    """
+    sides = [_means(scope, texts, layers) for texts in (positive, negative)]
+    return difference_of(*sides)
+
+
+def difference_of(positive: dict, negative: dict) -> dict[int, Tensor]:
+    """{layer: float32} of two {layer: mean}. ValueError where they are equal."""
+    found = {layer: (positive[layer] - negative[layer]).float() for layer in positive}
+    for layer, direction in found.items():
+        if not direction.any():
+            raise ValueError(f"both lists of texts have the same mean at layer {layer}")
+    return found
+
+
+def strong_activation(scope, texts: Sequence[str], layer: int, features, q: float = 0.99) -> Tensor:
+    """The q-quantile of each feature's activations over tokens where it is active: float32
+    [features]. ValueError names a feature that is active on no token that is no sink."""
+    features = torch.as_tensor(features).reshape(-1)
+    found: list[list[Tensor]] = [[] for _ in features]
+    for part in activations(scope, texts, [layer]):
+        active = (part.acts.values > 0) & part.keep[:, None]
+        for place, feature in enumerate(features):
+            found[place].append(part.acts.values[active & (part.acts.indices == feature)])
+    values = [torch.cat(parts) for parts in found]
+    silent = [int(f) for f, v in zip(features, values, strict=True) if not len(v)]
+    if silent:
+        raise ValueError(
+            f"features {silent} of layer {layer} are active on none of these {len(texts)} texts, "
+            "so there is no dose to take from them; choose live features or other texts"
+        )
+    return torch.stack([v.quantile(q) for v in values])
+
+
+def _means(scope, texts: Sequence[str], layers) -> dict[int, Tensor]:
+    sums, counts = {}, {}
+    for part in residuals(scope, texts, layers):
+        total = part.x[part.keep.to(part.x.device)].double().sum(0).cpu()
+        sums[part.layer] = sums.get(part.layer, 0) + total
+        counts[part.layer] = counts.get(part.layer, 0) + int(part.keep.sum())
+    return {layer: total / max(1, counts[layer]) for layer, total in sums.items()}
+
+
 def _unit(direction: Tensor, scale: Scale) -> Tensor:
     direction = torch.as_tensor(direction).float()
     if direction.shape[-1:] != (scale.d_model,) or direction.ndim > 2:
@@ -199,52 +248,3 @@ def _rows(values: Tensor, x: Tensor) -> Tensor:
     if len(values) not in (1, len(x)):
         raise ValueError(f"{len(values)} rows of doses or directions for a batch of {len(x)}")
     return values.to(x.device)
-
-
-def diff_of_means(
-    scope, positive: Sequence[str], negative: Sequence[str], layers=None
-) -> dict[int, Tensor]:
-    """{layer: float32 [d_model]}: mean residual of `positive` minus mean residual of `negative`.
-
-    The means are over all tokens that are no sinks (Marks and Tegmark 2023). Not normalised.
-    ValueError if a list is empty or the two means are equal.
-    """
-    sides = [_means(scope, texts, layers) for texts in (positive, negative)]
-    return difference_of(*sides)
-
-
-def difference_of(positive: dict, negative: dict) -> dict[int, Tensor]:
-    """{layer: float32} of two {layer: mean}. ValueError where they are equal."""
-    found = {layer: (positive[layer] - negative[layer]).float() for layer in positive}
-    for layer, direction in found.items():
-        if not direction.any():
-            raise ValueError(f"both lists of texts have the same mean at layer {layer}")
-    return found
-
-
-def _means(scope, texts: Sequence[str], layers) -> dict[int, Tensor]:
-    sums, counts = {}, {}
-    for part in residuals(scope, texts, layers):
-        total = part.x[part.keep.to(part.x.device)].double().sum(0).cpu()
-        sums[part.layer] = sums.get(part.layer, 0) + total
-        counts[part.layer] = counts.get(part.layer, 0) + int(part.keep.sum())
-    return {layer: total / max(1, counts[layer]) for layer, total in sums.items()}
-
-
-def strong_activation(scope, texts: Sequence[str], layer: int, features, q: float = 0.99) -> Tensor:
-    """The q-quantile of each feature's activations over tokens where it is active: float32
-    [features]. ValueError names a feature that is active on no token that is no sink."""
-    features = torch.as_tensor(features).reshape(-1)
-    found: list[list[Tensor]] = [[] for _ in features]
-    for part in activations(scope, texts, [layer]):
-        active = (part.acts.values > 0) & part.keep[:, None]
-        for place, feature in enumerate(features):
-            found[place].append(part.acts.values[active & (part.acts.indices == feature)])
-    values = [torch.cat(parts) for parts in found]
-    silent = [int(f) for f, v in zip(features, values, strict=True) if not len(v)]
-    if silent:
-        raise ValueError(
-            f"features {silent} of layer {layer} are active on none of these {len(texts)} texts, "
-            "so there is no dose to take from them; choose live features or other texts"
-        )
-    return torch.stack([v.quantile(q) for v in values])

@@ -41,7 +41,9 @@ def ratio(top, bottom, units=None, seed: int = 0) -> Estimate:
     top, bottom = _column(top).double(), _column(bottom).double()
     units = torch.arange(len(top)) if units is None else _column(units)
     if not len(top) == len(bottom) == len(units):
-        raise ValueError(f"{len(top)} tops, {len(bottom)} bottoms, {len(units)} units: make equal")
+        raise ValueError(
+            f"ratio got {len(top)}, {len(bottom)} and {len(units)} numbers; give as many of each"
+        )
     if bottom.sum() == 0:
         raise ValueError("ratio: the bottom sums to 0, so there is nothing to compare with")
     names, place = units.unique(return_inverse=True)

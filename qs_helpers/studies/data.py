@@ -367,6 +367,6 @@ def tiny_twins(n: int, split: str, languages: Iterable[str], seed: int = 0):
 
 
 def read_prompts(path, most: int = 5000, seed: int = 0) -> list[Record]:
-    """Prompts of a .csv or .jsonl file with columns text, harmful (0 or 1) and, if it likes,
+    """Prompts of a .csv or .jsonl file with columns text, harmful (0 or 1) and, if it has them,
     language and split. ValueError as in `read_labelled`: a missing column, one class only."""
     return read_labelled(path, label="harmful", most=most, seed=seed)

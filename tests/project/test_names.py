@@ -35,7 +35,6 @@ SHARED_ALL_THE_SAME = {
     "activations": LESSON,
     "diff_of_means": LESSON,
     "project_out": LESSON,
-    "logit_lens": LESSON,
     "Arm": LESSON,
     "sweep": LESSON,
 }
@@ -58,7 +57,7 @@ def notebook_names(path: Path) -> set[str]:
 
 
 def public_names() -> list[str]:
-    return [name for names in qs._NAMES.values() for name in names]
+    return [name for name in qs.__all__ if name not in qs._MODULES]
 
 
 def resolve(chain: str):

@@ -57,7 +57,7 @@ def notebook_names(path: Path) -> set[str]:
 
 
 def public_names() -> list[str]:
-    return [name for name in qs.__all__ if name not in qs._MODULES]
+    return [name for names in qs._NAMES.values() for name in names.split()]
 
 
 def resolve(chain: str):

@@ -12,11 +12,10 @@ import pytest
 import torch
 from suites import random_sae, write_model, write_suite
 
-from qs_helpers.loading import catalog, scope
-from qs_helpers.loading import scope as loading
+from qs_helpers.loading import catalog
 from qs_helpers.loading.scope import load_scope
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +69,7 @@ def test_dtype_can_be_chosen(model, suite):
 
 def test_loading_says_nothing(model, suite):
     code = (
-        "from qs_helpers.scope import load_scope\n"
+        "from qs_helpers.loading.scope import load_scope\n"
         f"load_scope(model={str(model)!r}, sae={str(suite)!r}, device='cpu').sae(0)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
@@ -414,26 +413,9 @@ def test_model_with_code_of_its_own_is_not_run(suite, tmp_path):
     assert not (tmp_path / "executed").exists()
 
 
-def test_too_little_memory_is_said_before_loading(model, suite, monkeypatch):
-    monkeypatch.setattr(loading, "free_bytes", lambda device: 1000)
-    message = refused(MemoryError, "needs", "is free", model=model, sae=suite)
-    assert "dtype='bfloat16' halves the model" in message and "groups that fit: tiny" in message
-
-
-def test_free_memory_is_told():
-    assert loading.free_bytes("cpu") is None or loading.free_bytes("cpu") > 10**6
-    assert loading.free_bytes("meta") is None
-
-
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_on_a_gpu_models_are_bf16_and_saes_float32(model, suite):
     found = load_scope(model=model, sae=suite)
     assert (found.device.type, found.dtype) == ("cuda", torch.bfloat16)
     assert found.sae(0).W_enc.dtype == torch.float32 and found.sae(0).W_enc.device.type == "cuda"
-
-
-def test_every_public_name_exists_and_is_described():
-    for module in (scope, loading):
-        for name in module.__all__:
-            assert hasattr(module, name) and f"\n{name} " in module.__doc__

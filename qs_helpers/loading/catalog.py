@@ -47,7 +47,6 @@ class Group:
     model_revision: str = "main"
     moe: bool = False
     post_trained: bool = False
-    file_pattern: str = "layer{layer}.sae.pt"
     convention: str = "official"
     licence: str = OFFICIAL_LICENCE
     some_layers: tuple[int, ...] | None = None
@@ -123,7 +122,6 @@ COMMUNITY: dict[str, Group] = {
         k=128,
         n_params=27e9,
         post_trained=True,
-        file_pattern="sae_L{layer}_latest.safetensors",
         convention="openinterpretability",
         licence=COMMUNITY_LICENCE,
         some_layers=(11, 31, 55),

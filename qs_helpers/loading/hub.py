@@ -15,6 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import huggingface_hub as hf  # quick: its parts are loaded when they are first used
+
 from .catalog import DTYPE_BYTES, Group, Origin, groups_for, layer_files
 
 
@@ -75,9 +77,9 @@ def open_source(name: str | Path, revision: str | None = None, timeout: float = 
     """List the files of a local folder, or of a Hub repo at `revision` (branch, tag or commit).
 
     Without a network, or an answer within `timeout` seconds, the cached part of the repo is listed
-    instead. Raises FileNotFoundError for
-    a folder, repo or revision that does not exist, PermissionError for a gated repo, and
-    ConnectionError when the Hub cannot be reached and nothing is cached.
+    instead. Raises FileNotFoundError for a folder, repo or revision that does not exist,
+    PermissionError for a gated repo, and ConnectionError when the Hub cannot be reached and nothing
+    is cached.
     """
     folder = Path(name).expanduser()
     if folder.is_dir():
@@ -92,13 +94,14 @@ def open_source(name: str | Path, revision: str | None = None, timeout: float = 
 
 
 def _open_repo(repo: str, revision: str, timeout: float) -> Source:
-    from huggingface_hub import HfApi
-
-    ask = partial(HfApi().model_info, repo, revision=revision, timeout=timeout)
+    ask = partial(hf.HfApi().model_info, repo, revision=revision, timeout=timeout)
     info, reason = _ask(partial(ask, files_metadata=True), repo, revision)
     if reason:
         return _cached_repo(repo, revision, reason)
-    _remember(repo, revision, info.sha)
+    if revision != info.sha:
+        # Files are then fetched by commit, which leaves no trace of the branch's name in the
+        # cache; without one, the branch could not be opened offline.
+        hf.HfApi().resolve_revision(repo, revision=revision)
     files = {file.rfilename: file.size or 0 for file in info.siblings}
     return Source(repo, info.sha, revision, _snapshot(repo, info.sha), files, None)
 
@@ -108,86 +111,61 @@ def ask_dataset(name: str, revision: str | None, timeout: float) -> str | None:
 
     FileNotFoundError and PermissionError as in `open_source`.
     """
-    from huggingface_hub import HfApi
-
-    ask = partial(HfApi().dataset_info, name, revision=revision, timeout=timeout)
+    ask = partial(hf.HfApi().dataset_info, name, revision=revision, timeout=timeout)
     return _ask(ask, name, revision or "main")[1]
 
 
 def _ask(call, name: str, revision: str):
     """(the Hub's answer, None), or (None, why it could not be asked)."""
     import httpx
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     try:
         return call(), None
-    except (httpx.TransportError, OfflineModeIsEnabled) as error:
-        return None, _reason(error)
-    except HfHubHTTPError as error:
+    except (httpx.TransportError, hf.errors.OfflineModeIsEnabled) as error:
+        if hf.constants.HF_HUB_OFFLINE:
+            return None, "HF_HUB_OFFLINE is set"
+        return None, f"{hf.constants.ENDPOINT} cannot be reached ({type(error).__name__})"
+    except hf.errors.HfHubHTTPError as error:
         if error.response.status_code >= 500:
             return None, f"the Hub answers {error.response.status_code}"
         raise _refusal(error, name, revision) from None
 
 
-def _remember(repo: str, revision: str, commit: str) -> None:
-    # Files are then fetched by commit, which leaves no trace of the branch's name in the cache;
-    # without one, the branch could not be opened offline.
-    from huggingface_hub import HfApi
-
-    if revision != commit:
-        HfApi().resolve_revision(repo, revision=revision)
-
-
 def _cached_repo(repo: str, revision: str, reason: str) -> Source:
-    from huggingface_hub import HfApi, constants
-    from huggingface_hub.errors import RevisionResolutionError
-
+    kept = partial(hf.HfApi().resolve_revision, local_files_only=True)
     try:
-        commit = HfApi().resolve_revision(repo, revision=revision, local_files_only=True).resolved
-    except RevisionResolutionError:
+        commit = kept(repo, revision=revision).resolved
+    except hf.errors.RevisionResolutionError:
         commit = revision
     folder = _snapshot(repo, commit)
     if folder is None:
         raise ConnectionError(
-            f"{repo} at {revision} is not in the cache {constants.HF_HUB_CACHE}, and {reason}; "
+            f"{repo} at {revision} is not in the cache {hf.constants.HF_HUB_CACHE}, and {reason}; "
             f"connect once to download it, or give a local folder {_RESTART}"
         )
     return Source(repo, commit, revision, folder, _sizes(folder), reason)
 
 
 def _snapshot(repo: str, commit: str) -> Path | None:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import IncompleteSnapshotError, LocalEntryNotFoundError
-
     try:
-        return Path(snapshot_download(repo, revision=commit, local_files_only=True))
-    except IncompleteSnapshotError as partial:
+        return Path(hf.snapshot_download(repo, revision=commit, local_files_only=True))
+    except hf.errors.IncompleteSnapshotError as partial:
         return Path(partial.snapshot_path)
-    except LocalEntryNotFoundError:
+    except hf.errors.LocalEntryNotFoundError:
         return None
-
-
-def _reason(error: Exception) -> str:
-    from huggingface_hub import constants
-
-    if constants.HF_HUB_OFFLINE:
-        return "HF_HUB_OFFLINE is set"
-    return f"{constants.ENDPOINT} cannot be reached ({type(error).__name__})"
 
 
 def _refusal(error: Exception, repo: str, revision: str) -> Exception:
     """The Hub's answer in one line, as the builtin exception that fits."""
-    from huggingface_hub import errors
-
-    if isinstance(error, errors.GatedRepoError):
+    if isinstance(error, hf.errors.GatedRepoError):
         return PermissionError(
             f"{repo} is gated: ask for access on its page, then run `hf auth login` or set HF_TOKEN"
         )
-    if isinstance(error, errors.RepositoryNotFoundError):
+    if isinstance(error, hf.errors.RepositoryNotFoundError):
         return FileNotFoundError(
             f"the Hub has no repo {repo}, or it is private; check its name, or run `hf auth login`"
         )
-    if isinstance(error, errors.RevisionNotFoundError):
+    if isinstance(error, hf.errors.RevisionNotFoundError):
         return FileNotFoundError(
             f"{repo} has no revision {revision!r}; give a branch, a tag or a full commit, or none"
         )
@@ -211,14 +189,12 @@ def fetch(source: Source, file: str) -> Path:
     if file not in source.files or source.commit is None:
         raise FileNotFoundError(f"{source.name} has no {file}; it has {list_some(source.files)}")
     import httpx
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(hf_hub_download(source.name, file, revision=source.commit))
-    except HfHubHTTPError as error:
+        return Path(hf.hf_hub_download(source.name, file, revision=source.commit))
+    except hf.errors.HfHubHTTPError as error:
         raise _refusal(error, source.name, source.commit) from None
-    except (httpx.HTTPError, LocalEntryNotFoundError, OSError) as error:
+    except (httpx.HTTPError, hf.errors.LocalEntryNotFoundError, OSError) as error:
         reason = (str(error) or "broken off").splitlines()[0]
         raise ConnectionError(
             f"the download of {file} from {source.name} failed ({type(error).__name__}: {reason}); "
@@ -240,9 +216,8 @@ def fetch_model(source: Source) -> Path:
     """
     config = fetch(source, "config.json")
     top = [file for file in source.files if "/" not in file]
-    for file in [f for f in top if any(fnmatch(f, glob) for glob in MODEL_FILES)]:
-        fetch(source, file)
-    for file in weight_files(source):
+    small = [file for file in top if any(fnmatch(file, glob) for glob in MODEL_FILES)]
+    for file in [*small, *weight_files(source)]:
         fetch(source, file)
     return config.parent
 
@@ -348,15 +323,7 @@ def read_group(origin: Origin, model: Source, sae: Source, suite: Suite) -> Grou
         return origin.group
     stored = config.get("dtype") or text.get("dtype") or config.get("torch_dtype")
     weights = sum(model.files.get(file, 0) for file in weight_files(model))
-    return Group(
-        name=sae.name,
-        sae_repo=sae.name,
-        model_repo=model.name,
-        n_layers=depth,
-        d_model=width,
-        d_sae=suite.d_sae,
-        k=suite.k,
-        n_params=weights / DTYPE_BYTES.get(stored, 2),
-        some_layers=tuple(suite.files),
-        vocabulary=text.get("vocab_size", Group.vocabulary),
-    )
+    sizes = {"n_layers": depth, "d_model": width, "d_sae": suite.d_sae, "k": suite.k}
+    sizes |= {"n_params": weights / DTYPE_BYTES.get(stored, 2), "some_layers": tuple(suite.files)}
+    sizes |= {"vocabulary": text.get("vocab_size", Group.vocabulary)}
+    return Group(name=sae.name, sae_repo=sae.name, model_repo=model.name, **sizes)

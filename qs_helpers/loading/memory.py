@@ -103,14 +103,11 @@ def memory_plan(
     group = get_group(group) if isinstance(group, str) else group
     for parameter, dtype in (("model_dtype", model_dtype), ("sae_dtype", sae_dtype)):
         if dtype not in DTYPE_BYTES:
-            raise ValueError(
-                f"{parameter} is {dtype!r}; it must be one of {', '.join(DTYPE_BYTES)}"
-            )
+            raise ValueError(f"{parameter} is {dtype!r}; it must be one of {list(DTYPE_BYTES)}")
     if batch_tokens < 1:
         raise ValueError(f"batch_tokens is {batch_tokens}; it must be at least 1")
     layers = group.layers if layers is None else tuple(layers)
-    unknown = [layer for layer in layers if layer not in group.layers]
-    if unknown:
+    if unknown := [layer for layer in layers if layer not in group.layers]:
         known = spans(group.layers)
         raise ValueError(f"layers {unknown} have no SAE in {group.name}; it has {known}")
     n, width, d_sae, on_cpu = len(layers), group.d_model, group.d_sae, kind(device) == "cpu"

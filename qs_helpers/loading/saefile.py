@@ -62,17 +62,13 @@ def _load(path: Path) -> dict:
         try:
             with safe_open(path, framework="pt", device="cpu") as file:
                 return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        except SafetensorError as error:
-            raise ValueError(
-                f"{path} is not a whole .safetensors file ({error}); {again}"
-            ) from None
+        except SafetensorError as bad:
+            raise ValueError(f"{path} is not a whole .safetensors file ({bad}); {again}") from None
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].split(". ")[0][:120]
-        raise ValueError(
-            f"{path} is not a whole file of plain tensors ({reason}); {again}"
-        ) from None
+        bad = (str(error).strip() or type(error).__name__).splitlines()[0].split(". ")[0][:120]
+        raise ValueError(f"{path} is not a whole file of plain tensors ({bad}); {again}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}, not a dict of tensors; {again}")
     return content

@@ -27,7 +27,7 @@ SENTENCES = (
     "図書館の窓から、川沿いに咲く桜がよく見えた。",
     "他花了三年时间修好那座老桥，现在村里的人每天都从上面走过。",
 )
-SENTENCE_TOKENS = 64  # of each of them at most
+SENTENCE_TOKENS = 64  # of each at most
 
 
 @contextmanager
@@ -176,10 +176,10 @@ class Scope:
             layer = here[len(here) // 2]
             self._check(self._open(layer, self._local(layer)))
 
-    def _check(self, sae: TopKSAE) -> None:
-        texts = SENTENCES
-        if Path(self._sae_source.name).resolve().is_relative_to(catalog.TINY_SENTENCES.parent):
-            texts = catalog.TINY_SENTENCES.read_text("utf-8").splitlines()
+    def _check(self, sae: TopKSAE, texts=None) -> None:
+        tiny = Path(self._sae_source.name).resolve().is_relative_to(catalog.TINY_SENTENCES.parent)
+        if texts is None:
+            texts = catalog.TINY_SENTENCES.read_text("utf-8").splitlines() if tiny else SENTENCES
         most = min(SENTENCE_TOKENS, self._max_tokens)
         ids = self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
         batch = self.tokens([text[:most] for text in ids])

@@ -66,12 +66,13 @@ def test_revisions_are_commits_or_main():
     assert GROUPS["qwen3-1.7b-l50"].revision == pinned
 
 
-def test_conventions_and_file_patterns_are_those_that_the_reader_knows():
+def test_conventions_and_file_names_are_those_that_the_reader_knows():
     from qs_helpers.sae import CONVENTIONS
 
     for group in (GROUPS | COMMUNITY).values():
         assert group.convention in CONVENTIONS
-        assert file_layer(group.file_pattern.format(layer=11)) == 11
+    for name in ("layer11.sae.pt", "sae_L11_latest.safetensors"):
+        assert file_layer(name) == 11
 
 
 def test_tiny_scopes_lie_in_the_package():

@@ -103,7 +103,8 @@ def memory_plan(
     group = get_group(group) if isinstance(group, str) else group
     for parameter, dtype in (("model_dtype", model_dtype), ("sae_dtype", sae_dtype)):
         if dtype not in DTYPE_BYTES:
-            raise ValueError(f"{parameter} is {dtype!r}; it must be one of {list(DTYPE_BYTES)}")
+            known = ", ".join(DTYPE_BYTES)
+            raise ValueError(f"{parameter} is {dtype!r}; it must be one of {known}")
     if batch_tokens < 1:
         raise ValueError(f"batch_tokens is {batch_tokens}; it must be at least 1")
     layers = group.layers if layers is None else tuple(layers)

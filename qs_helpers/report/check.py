@@ -12,8 +12,7 @@ from typing import Any
 
 import yaml
 
-from ..loading.catalog import COMMUNITY, DTYPE_BYTES, GROUPS
-from ..loading.origin import Origin, layer_files
+from ..loading.catalog import COMMUNITY, DTYPE_BYTES, GROUPS, Origin, layer_files
 from ..presets import (
     PATHS,
     check_type,

@@ -23,7 +23,7 @@ from threading import Event, current_thread, main_thread
 from typing import Any, NamedTuple
 
 from ..evidence.files import read_json, write_json
-from ..loading.origin import find_origin
+from ..loading.catalog import find_origin
 from ..presets import is_tiny, preset_values, project_root
 from .check import BUILD, check_parameters, check_preset, find_notebooks, known_layers
 from .needs import check_access, check_memory

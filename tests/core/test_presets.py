@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from qs_helpers import presets
 from qs_helpers.loading import catalog
-from qs_helpers.loading.origin import find_origin
+from qs_helpers.loading.catalog import find_origin
 from qs_helpers.report import check as preflight
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"

@@ -1,7 +1,5 @@
 """Web pages of a report: self-contained, without scripts, with alt text and formulas as MathML."""
 
-import hashlib
-import json
 import re
 from collections import Counter
 from functools import cache
@@ -15,6 +13,12 @@ from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
 from ..evidence.files import read_json, short
 from ..presets import is_tiny
+from .check import Plan
+from .project import RESULTS, Outcome
+from .stamps import digest
+
+TEMPLATES = Path(__file__).parent / "templates"
+TINY_RESULTS = Path(__file__).parents[1] / "tiny" / RESULTS
 
 
 class _Renderer(IPythonRenderer):
@@ -44,19 +48,10 @@ class _Exporter(HTMLExporter):
 @cache
 def exporter(templates: Path) -> HTMLExporter:
     """An exporter whose template is the folder `notebook` in `templates`."""
-    made = _Exporter(
-        template_name="notebook",
-        extra_template_basedirs=[str(templates)],
-        exclude_anchor_links=True,
-    )
+    where = {"template_name": "notebook", "extra_template_basedirs": [str(templates)]}
+    made = _Exporter(exclude_anchor_links=True, **where)
     made.register_filter("markdown2html", made.markdown2html)
     return made
-
-
-TEMPLATES = Path(__file__).parent / "templates"
-
-
-TINY_RESULTS = Path(__file__).parents[1] / "tiny" / "results.json"
 
 
 def opening(nb) -> tuple[str, str]:
@@ -64,10 +59,7 @@ def opening(nb) -> tuple[str, str]:
     text = nb.cells[0].source if nb.cells else ""
     title = re.search(r"^# (.+)$", text, re.MULTILINE)
     question = re.search(r"\*\*Question\.\*\*\s+(.+?)(?=\n\s*\n|\n\*\*|\Z)", text, re.DOTALL)
-    return (
-        title[1].strip() if title else "",
-        " ".join(question[1].split()) if question else "",
-    )
+    return title[1].strip() if title else "", " ".join(question[1].split()) if question else ""
 
 
 def notebook_page(
@@ -98,13 +90,10 @@ def notebook_page(
 
     first, rest = rendered(nb.cells[:1]), rendered(nb.cells[1:])
     headings = re.findall(r'<h([23]) id="([^"]+)">(.*?)</h\1>', rest, re.DOTALL)
-    summary = templates().get_template("summary.html.j2").render(
-        claims=results.get("claims", []),
-        verdicts=_verdicts(results),
-        provenance=provenance_rows(results),
-        headline=_headline(results),
-        headings=[(level, at, re.sub(r"<[^>]+>", "", text)) for level, at, text in headings],
-    )  # fmt: skip
+    about = {"claims": results.get("claims", []), "verdicts": _verdicts(results)}
+    about |= {"provenance": provenance_rows(results), "headline": _headline(results)}
+    about["headings"] = [(level, at, re.sub(r"<[^>]+>", "", text)) for level, at, text in headings]
+    summary = templates().get_template("summary.html.j2").render(about)
     other = (f"{stem}.html", "without code") if with_code else (f"{stem}.code.html", "with code")
     links = [("index.html", "Report"), other]
     body = first + summary + rest
@@ -112,27 +101,25 @@ def notebook_page(
     return render_page(title, body, f"preset {preset}", is_tiny(preset), links, error)
 
 
-def write_notebook_pages(outcome, preset: str, out: Path, pages: set[str]) -> None:
-    """Write <notebook>.html and <notebook>.code.html of an executed notebook to `out`.
+def write_notebook_pages(outcome: Outcome, pages: set[str]) -> None:
+    """Write <notebook>.html and <notebook>.code.html of an executed notebook beside it.
 
     The prose is that of the notebook as it is now; the outputs are those of the run.
     """
+    run = outcome.run
+    nb = nbformat.read(run.notebook, as_version=4)
     # A run that died before its first cell leaves no executed copy: show the notebook itself.
-    nb = nbformat.read(outcome.notebook, as_version=4)
-    if outcome.executed.is_file():
-        nb = _with_prose(nbformat.read(outcome.executed, as_version=4), nb)
-    stem = outcome.notebook.stem
-    results = read_json(out / stem / "results.json")
-    _write_pages(out, nb, stem, preset, pages, results, outcome.error)
+    if run.executed.is_file():
+        nb = _with_prose(nbformat.read(run.executed, as_version=4), nb)
+    results = read_json(run.results)
+    _write_pages(run.out, nb, run.stem, run.preset.name, pages, results, outcome.error)
 
 
 def _write_pages(out: Path, nb, stem: str, *rest) -> None:
-    """Both pages of a notebook, unless they are there, made of the same."""
-    code = [Path(__file__).read_text("utf-8")]
-    code += [path.read_text("utf-8") for path in sorted(TEMPLATES.rglob("*.*"))]
-    parts = [nbformat.writes(nb), stem, *(sorted(x) if isinstance(x, set) else x for x in rest)]
-    made_of = hashlib.sha256(json.dumps([code, parts]).encode()).hexdigest()[:16]
-    mark = f"<!-- made of {made_of} -->\n"
+    """Write both pages of a notebook, unless they are there and were made from the same parts."""
+    code = [path.read_text("utf-8") for path in [Path(__file__), *sorted(TEMPLATES.rglob("*.*"))]]
+    parts = [code, nbformat.writes(nb), stem, *(sorted(x) if type(x) is set else x for x in rest)]
+    mark = f"<!-- made of {digest(parts)} -->\n"
     for ending, with_code in ((".html", False), (".code.html", True)):
         path = out / f"{stem}{ending}"
         if not (path.is_file() and path.read_text("utf-8").endswith(mark)):
@@ -152,48 +139,37 @@ def _with_prose(executed, notebook):
     return notebook
 
 
-def write_index(outcomes, preset: str, out: Path, build: Path | None) -> Path:
-    """Write `out`/index.html: notebooks, verdicts, how the tiny scope was built, provenance.
+def write_index(plan: Plan, outcomes: list[Outcome], build: Path | None) -> Path:
+    """Write index.html: notebooks, verdicts, how the tiny scope was built, provenance.
 
-    outcomes: those of the report, in order; build: the notebook that built the tiny scope, shown
-    as committed on a page of its own, or None. Returns the path of the index.
+    outcomes: those to list, in order; build: the notebook that built the tiny scope, shown as
+    committed on a page of its own, or None. Returns the path of the index.
     """
-    rows, provenance = [], []
+    rows, provenance, preset, built = [], [], plan.preset.name, None
     for outcome in outcomes:
-        title, question = opening(nbformat.read(outcome.notebook, as_version=4))
-        results = read_json(out / outcome.notebook.stem / "results.json")
+        run, results = outcome.run, read_json(outcome.run.results)
         provenance = provenance or provenance_rows(results)
-        rows.append(
-            {
-                "page": f"{outcome.notebook.stem}.html",
-                "code": f"{outcome.notebook.stem}.code.html",
-                "title": title or outcome.notebook.stem,
-                "question": question,
-                "claims": results.get("claims", []),
-                "verdicts": _verdicts(results),
-                "seconds": outcome.seconds,
-                "error": outcome.error,
-                "kept": outcome.kept,
-            }
-        )
-    tiny_build = None
+        nb = nbformat.read(run.notebook, as_version=4)
+        rows.append(_row(nb, run.stem, results) | {"outcome": outcome})
     if build:
-        nb = nbformat.read(build, as_version=4)
-        pages = {build.stem, *(o.notebook.stem for o in outcomes)}
-        built = read_json(TINY_RESULTS)
-        _write_pages(out, nb, build.stem, preset, pages, built, None)
-        title = opening(nb)[0] or build.stem
-        tiny_build = {"page": f"{build.stem}.html", "title": title}
-        tiny_build["claims"] = built.get("claims", [])
-    body = (
-        templates()
-        .get_template("index.html.j2")
-        .render(name=out.name, rows=rows, tiny_build=tiny_build, provenance=provenance)
-    )
-    path = out / "index.html"
-    title = f"Qwen-Scope report: {out.name}"
-    path.write_text(render_page(title, body, f"preset {preset}", is_tiny(preset)), encoding="utf-8")
+        nb, results = nbformat.read(build, as_version=4), read_json(TINY_RESULTS)
+        pages = {build.stem, *(outcome.run.stem for outcome in outcomes)}
+        _write_pages(plan.out, nb, build.stem, preset, pages, results, None)
+        built = _row(nb, build.stem, results)
+    page = templates().get_template("index.html.j2")
+    body = page.render(name=plan.out.name, rows=rows, tiny_build=built, provenance=provenance)
+    title = f"Qwen-Scope report: {plan.out.name}"
+    path = plan.out / "index.html"
+    page = render_page(title, body, f"preset {preset}", is_tiny(preset))
+    path.write_text(page, encoding="utf-8")
     return path
+
+
+def _row(nb, stem: str, results: dict[str, Any]) -> dict[str, Any]:
+    """What the index says of a notebook."""
+    title, question = opening(nb)
+    row = {"stem": stem, "title": title or stem, "question": question}
+    return row | {"claims": results.get("claims", []), "verdicts": _verdicts(results)}
 
 
 def render_page(
@@ -205,11 +181,9 @@ def render_page(
     error: str | None = None,
 ) -> str:
     """A page around a body. name: what stands in its header; links: (address, text) before it."""
-    style = (TEMPLATES / "style.css").read_text(encoding="utf-8")
-    page = templates().get_template("page.html.j2")
-    return page.render(
-        title=title, body=body, name=name, tiny=tiny, links=links, error=error, style=style
-    )
+    about = {"title": title, "body": body, "name": name, "tiny": tiny, "links": links}
+    about["style"] = (TEMPLATES / "style.css").read_text(encoding="utf-8")
+    return templates().get_template("page.html.j2").render(error=error, **about)
 
 
 @cache
@@ -217,9 +191,8 @@ def templates():
     """The environment of the page templates."""
     from jinja2 import Environment, FileSystemLoader
 
-    env = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
+    blocks = {"trim_blocks": True, "lstrip_blocks": True}
+    env = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, **blocks)
     env.filters["short"] = short
     return env
 
@@ -244,11 +217,10 @@ def provenance_rows(results: dict[str, Any]) -> list[tuple[str, str]]:
     """Rows of names and values: parameters, run, model and SAEs with hashes, versions."""
     if not results:
         return []
-    about = results.get("provenance", {})
-    run = {name: results[name] for name in ("started", "seconds", "peak_rss_mb", "cores")}
-    rest = {name: value for name, value in about.items() if name != "versions"}
-    parts = {"parameters": results["params"]}, run, rest, {"versions": results["versions"]}
-    return [row for part in parts for row in _flat(part)]
+    rows = {"parameters": results["params"]}
+    rows |= {name: results[name] for name in ("started", "seconds", "peak_rss_mb", "cores")}
+    rows |= {name: v for name, v in results.get("provenance", {}).items() if name != "versions"}
+    return _flat(rows | {"versions": results["versions"]})
 
 
 def _flat(value: Any, name: str = "") -> list[tuple[str, str]]:

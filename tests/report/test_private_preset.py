@@ -10,7 +10,7 @@ import yaml
 import qs_helpers as qs
 from qs_helpers.loading.catalog import TINY
 from qs_helpers.loading.origin import find_origin
-from qs_helpers.report import run as planning
+from qs_helpers.report import check as planning
 from qs_helpers.report import run as reporting
 from qs_helpers.studies.refusal import load_refuser
 from qs_helpers.tiny import corpus

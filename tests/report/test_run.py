@@ -24,11 +24,11 @@ from qs_helpers.report import __main__ as report
 from qs_helpers.report import check as preflight
 from qs_helpers.report import compare as comparison
 from qs_helpers.report import pages
-from qs_helpers.report import run as planning
+from qs_helpers.report import check as planning
 from qs_helpers.report import run as reporting
 from qs_helpers.report import run as runner
 from qs_helpers.report.commit import MACHINE_PATH, clean
-from qs_helpers.report.stamps import committed_changes
+from qs_helpers.report.project import Preset, Run, STOPPED
 
 KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
 ALT = 'Line from 1 to 3, with "quotes" & <signs>.'
@@ -85,6 +85,11 @@ def loads(html: str) -> list[str]:
     found = re.findall(r"<(?:script|link|iframe|object|embed)[^>]*>", html)
     found += re.findall(r'src="(?!data:)[^"]*"', html)
     return found + re.findall(r"@import[^;]*|url\([^)]*\)", html)
+
+
+def committed_changes(path, project):
+    preset = Preset("tiny", project / "notebooks" / "params")
+    return Run(path, preset, project / "runs" / "tiny").committed_changes()
 
 
 def run(project, *argv, **options):
@@ -284,7 +289,7 @@ def test_an_early_interrupt_does_not_wait_for_the_notebooks(counted, seconds):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reporting, "run_all", and_interrupt)
         _, outcomes = reporting.report(plan, 2, quiet=True)
-    assert outcomes[1].error == runner.STOPPED and time.monotonic() - begun < 60
+    assert outcomes[1].error == STOPPED and time.monotonic() - begun < 60
     assert kernels() == []
 
 
@@ -298,7 +303,7 @@ def test_a_page_that_cannot_be_written_is_that_notebooks_error(counted, monkeypa
     whole = pages.write_notebook_pages
 
     def broken(outcome, *rest):
-        if outcome.notebook.stem == "01_toy":
+        if outcome.run.stem == "01_toy":
             raise OSError("no space left")
         whole(outcome, *rest)
 
@@ -361,7 +366,7 @@ def test_refresh_commits_clean_notebooks(project):
     assert figures == ["line.csv", "line.png", "results.json"]
     assert (project / "notebooks" / "02_broken.ipynb").read_text() == before
     assert committed_changes(path, project) == []
-    assert planning.plan_report("tiny", ["01"], refresh=True, root=project).notebooks == []
+    assert planning.plan_report("tiny", ["01"], refresh=True, root=project).runs == []
     assert run(project, ["01"], refresh=True)[1] == []  # nothing is stale
 
     (project / "figures" / "01_toy" / "line.csv").write_text("y\n9\n")

@@ -101,7 +101,7 @@ def forgotten():
 
 
 def test_what_moves_is_still_the_same(tmp_path, monkeypatch, forgotten):
-    code = ["import qs_helpers as qs\nprint(area(2))"]
+    code = ["import qs_helpers as qs\nprint(qs.area(2))"]
     helper_of(FLAT, tmp_path, monkeypatch)
     before = stamps.used_definitions(code)
     assert list(before) == ["PI", "_square", "area"]  # what is not used is not in it

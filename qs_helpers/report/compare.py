@@ -7,7 +7,7 @@ from typing import Any
 
 from ..evidence.files import plain, read_json
 from ..presets import is_tiny
-from .pages import provenance_rows, render_page, templates
+from .pages import provenance_rows, render
 from .project import RESULTS, STAMP
 
 
@@ -34,20 +34,24 @@ def compare_runs(folders: list[Path], out: Path | None = None) -> Path:
     there = {stem: [name for name, found in runs.items() if stem in found] for stem in every}
     stems = [stem for stem in every if len(there[stem]) > 1]
     single = {stem: there[stem][0] for stem in every if stem not in stems}
-    runs = {
-        name: {stem: found[stem] for stem in stems if stem in found} for name, found in runs.items()
-    }
+    for found in runs.values():
+        for stem in single.keys() & found.keys():
+            del found[stem]
     parts = [_notebook(stem, runs, where) for stem in stems]
-    page = templates().get_template("compare.html.j2")
-    body = page.render(names=names, parts=parts, about=_about(runs), single=single)
+    body = render("compare", names=names, parts=parts, about=_about(runs), single=single)
     title = "-vs-".join(name.replace("/", "-") for name in names)
     out = out or folders[0].parent / "compare" / f"{title}.html"
     out.parent.mkdir(parents=True, exist_ok=True)
-    tiny = any(is_tiny(r.get("preset", "")) for found in runs.values() for r in found.values())
-    indices = {name: folder / "index.html" for name, folder in where.items()}
-    links = [(os.path.relpath(path, out.parent) * path.is_file(), n) for n, path in indices.items()]
-    out.write_text(render_page("Runs compared", body, "compared", tiny, links), encoding="utf-8")
+    links = [(_link(folder / "index.html", out), name) for name, folder in where.items()]
+    about = {"title": "Runs compared", "name": "compared", "links": links}
+    about["tiny"] = any(is_tiny(r.get("preset", "")) for f in runs.values() for r in f.values())
+    out.write_text(render("page", body=body, **about), encoding="utf-8")
     return out
+
+
+def _link(page: Path, origin: Path) -> str:
+    """The address of a page on another one; "" if it is not there."""
+    return os.path.relpath(page, origin.parent) if page.is_file() else ""
 
 
 def differs(entries: list[dict[str, Any] | None]) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+from jinja2 import Environment, FileSystemLoader
 from latex2mathml.converter import convert
 from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
@@ -46,9 +47,9 @@ class _Exporter(HTMLExporter):
 
 
 @cache
-def exporter(templates: Path) -> HTMLExporter:
-    """An exporter whose template is the folder `notebook` in `templates`."""
-    where = {"template_name": "notebook", "extra_template_basedirs": [str(templates)]}
+def _exporter() -> HTMLExporter:
+    """An exporter whose template is templates/notebook."""
+    where = {"template_name": "notebook", "extra_template_basedirs": [str(TEMPLATES)]}
     made = _Exporter(exclude_anchor_links=True, **where)
     made.register_filter("markdown2html", made.markdown2html)
     return made
@@ -81,7 +82,7 @@ def notebook_page(
 
     def rendered(cells) -> str:
         part = nbformat.v4.new_notebook(cells=cells)
-        body, _ = exporter(TEMPLATES).from_notebook_node(part, {"with_code": with_code})
+        body, _ = _exporter().from_notebook_node(part, {"with_code": with_code})
         return re.sub(r'<a href="([\w-]+)\.ipynb">(.*?)</a>', link, body, flags=re.DOTALL)
 
     def link(found: re.Match) -> str:
@@ -90,15 +91,13 @@ def notebook_page(
 
     first, rest = rendered(nb.cells[:1]), rendered(nb.cells[1:])
     headings = re.findall(r'<h([23]) id="([^"]+)">(.*?)</h\1>', rest, re.DOTALL)
-    about = {"claims": results.get("claims", []), "verdicts": _verdicts(results)}
-    about |= {"provenance": provenance_rows(results), "headline": _headline(results)}
-    about["headings"] = [(level, at, re.sub(r"<[^>]+>", "", text)) for level, at, text in headings]
-    summary = templates().get_template("summary.html.j2").render(about)
+    headings = [(level, anchor, re.sub(r"<[^>]+>", "", text)) for level, anchor, text in headings]
+    about = {"verdicts": _verdicts(results), "provenance": provenance_rows(results)}
+    body = first + render("summary", results=results, headings=headings, **about) + rest
     other = (f"{stem}.html", "without code") if with_code else (f"{stem}.code.html", "with code")
-    links = [("index.html", "Report"), other]
-    body = first + summary + rest
-    title = opening(nb)[0] or "Notebook"
-    return render_page(title, body, f"preset {preset}", is_tiny(preset), links, error)
+    about = {"name": f"preset {preset}", "tiny": is_tiny(preset), "error": error}
+    about |= {"title": opening(nb)[0] or "Notebook", "links": [("index.html", "Report"), other]}
+    return render("page", body=body, **about)
 
 
 def write_notebook_pages(outcome: Outcome, pages: set[str]) -> None:
@@ -156,11 +155,11 @@ def write_index(plan: Plan, outcomes: list[Outcome], build: Path | None) -> Path
         pages = {build.stem, *(outcome.run.stem for outcome in outcomes)}
         _write_pages(plan.out, nb, build.stem, preset, pages, results, None)
         built = _row(nb, build.stem, results)
-    page = templates().get_template("index.html.j2")
-    body = page.render(name=plan.out.name, rows=rows, tiny_build=built, provenance=provenance)
-    title = f"Qwen-Scope report: {plan.out.name}"
+    name = plan.out.name
+    body = render("index", name=name, rows=rows, tiny_build=built, provenance=provenance)
+    about = {"name": f"preset {preset}", "tiny": is_tiny(preset)}
     path = plan.out / "index.html"
-    page = render_page(title, body, f"preset {preset}", is_tiny(preset))
+    page = render("page", title=f"Qwen-Scope report: {name}", body=body, **about)
     path.write_text(page, encoding="utf-8")
     return path
 
@@ -172,45 +171,23 @@ def _row(nb, stem: str, results: dict[str, Any]) -> dict[str, Any]:
     return row | {"claims": results.get("claims", []), "verdicts": _verdicts(results)}
 
 
-def render_page(
-    title: str,
-    body: str,
-    name: str,
-    tiny: bool = False,
-    links: list[tuple[str, str]] = (),
-    error: str | None = None,
-) -> str:
-    """A page around a body. name: what stands in its header; links: (address, text) before it."""
-    about = {"title": title, "body": body, "name": name, "tiny": tiny, "links": links}
-    about["style"] = (TEMPLATES / "style.css").read_text(encoding="utf-8")
-    return templates().get_template("page.html.j2").render(error=error, **about)
+def render(template: str, **values) -> str:
+    """A template of this room, filled in."""
+    return _templates().get_template(f"{template}.html.j2").render(**values)
 
 
 @cache
-def templates():
-    """The environment of the page templates."""
-    from jinja2 import Environment, FileSystemLoader
-
+def _templates() -> Environment:
     blocks = {"trim_blocks": True, "lstrip_blocks": True}
-    env = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, **blocks)
-    env.filters["short"] = short
-    return env
+    made = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, **blocks)
+    made.filters["short"] = short
+    return made
 
 
 def _verdicts(results: dict[str, Any]) -> str:
     """ "3 shown, 1 not shown" """
     counts = Counter(claim["badge"].lower() for claim in results.get("claims", []))
     return ", ".join(f"{n} {badge}" for badge, n in counts.items())
-
-
-def _headline(results: dict[str, Any]) -> str:
-    if not results:
-        return ""
-    device = results.get("provenance", {}).get("device", "cpu")
-    return (
-        f"{results['started'][:10]}, {results['seconds']:.0f} s, "
-        f"{results['peak_rss_mb'] / 1000:.1f} GB peak memory, {results['cores']} cores, {device}"
-    )
 
 
 def provenance_rows(results: dict[str, Any]) -> list[tuple[str, str]]:

@@ -1,5 +1,5 @@
 # make report   run the notebooks and write runs/tiny/index.html
-# make test     lint, unit tests, every notebook
+# make test     lint, unit tests, every notebook; make test-long adds what takes minutes
 # Both set up their environment in .venv first; make help lists the rest.
 
 PYTHON ?= python3
@@ -11,39 +11,48 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 TEST_READY := $(VENV)/.test-ready
 NOTEBOOKS = $(wildcard notebooks/0[1-9]_*.ipynb notebooks/[1-9]?_*.ipynb)
+# Runs a command and shows what it prints only if it fails.
+quietly = said=$$($(1) 2>&1) || { echo "$$said" >&2; exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: help report test bench profile lint lab refresh scope clean
+.PHONY: help report test test-long bench profile lint lab refresh scope clean
 
 help:  ## this list
 	@echo "make TARGET, where TARGET is one of:"
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "PRESET=tiny-instruct chooses a preset, ARGS='--only 01' goes to the report."
 
 report: $(READY)  ## run on PRESET what is not done yet, write runs/PRESET/index.html
 	@$(BIN)/python -m qs_helpers.report --preset $(PRESET) $(ARGS)
 
 # Two processes with one thread each: more threads than cores would slow every test.
-test: export OMP_NUM_THREADS = 1
-test: export QS_PRESET = tiny
-test: export QS_OUT = runs/test
-test: export TQDM_DISABLE = 1
-test: export HF_HUB_DISABLE_PROGRESS_BARS = 1
-test: export QS_STATIC = 1
-test: $(TEST_READY) lint  ## lint, unit tests, every notebook from 01 on
-	@$(BIN)/python -m pytest -q -n 2 tests
+test test-long: export OMP_NUM_THREADS = 1
+test test-long: export QS_PRESET = tiny
+test test-long: export QS_OUT = runs/test
+test test-long: export TQDM_DISABLE = 1
+test test-long: export HF_HUB_DISABLE_PROGRESS_BARS = 1
+test test-long: export QS_STATIC = 1
+test: $(TEST_READY) lint  ## lint, unit tests, every notebook from 01 on: at most 20 minutes
+	@$(BIN)/python -m pytest -q -n 2 -m "not long" tests
 	@$(BIN)/python -m pytest -q -n 2 --dist=worksteal --nbmake --nbmake-kernel=python3 \
 	  --nbmake-timeout=300 $(NOTEBOOKS)
 
-bench: $(TEST_READY)  ## speed and memory against peers, as ratios, into runs/speed
+test-long: $(TEST_READY)  ## the tests that make test leaves out: at most an hour
+	@$(BIN)/python -m pytest -q -n 2 --dist=worksteal -m long tests
+
+# ARGS names parts (arithmetic loading scan use), --publish copies the results into benchmarks/.
+bench: $(TEST_READY)  ## speed and memory against peers, as ratios, into runs/benchmarks
 	@PYTHONPATH=tests $(BIN)/python benchmarks/bench.py $(ARGS)
 
 profile: $(READY)  ## where the time of a scan of PRESET goes
 	@$(BIN)/python benchmarks/profile_scan.py $(PRESET)
 
-lint: $(READY)  ## check style of Python and notebooks
+# Each line is also a hook in .pre-commit-config.yaml.
+lint: $(READY)  ## style of Python and notebooks, who may import whom, declared imports
 	@$(BIN)/ruff check -q .
 	@$(BIN)/ruff format -q --check .
+	@$(call quietly,$(BIN)/lint-imports --no-logo --no-cache)
+	@$(call quietly,$(BIN)/deptry qs_helpers notebooks)
 
 lab: $(READY)  ## open JupyterLab on the notebooks
 	@$(BIN)/jupyter lab notebooks
@@ -58,7 +67,7 @@ scope: $(READY)  ## train the tiny scope anew, about half an hour: 00 and qs_hel
 
 clean:  ## remove runs/ and caches; the environment stays
 	@rm -rf runs .pytest_cache .ruff_cache .hypothesis build *.egg-info
-	@find qs_helpers tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	@find qs_helpers tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamps are newer than the lock files once everything in them is installed.
 $(READY): requirements.lock pyproject.toml

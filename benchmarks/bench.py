@@ -2,15 +2,18 @@
 
     make bench                   everything, about 25 minutes and 12 GB
     make bench ARGS=arithmetic   one part: arithmetic, loading, scan, use
+    make bench ARGS=--publish    measures nothing: copies what is in runs/benchmarks to benchmarks/
 
-Prints the table and writes runs/speed/: results.json, and once all parts were measured on this
+Prints the table and writes runs/benchmarks/: results.json, and once all parts were measured on this
 machine README.md and growth.png. Each part is one run. A number is worth what its machine is worth:
 quote ratios, and say on what.
 """
 
 import json
+import shutil
 import sys
 import time
+from pathlib import Path
 
 import torch
 from bench_arithmetic import TOKENS, arithmetic, growth
@@ -25,11 +28,20 @@ from qs_helpers.evidence.files import write_json
 from qs_helpers.presets import project_root
 
 PARTS = ("arithmetic", "loading", "scan", "use")
+PUBLISHED = ("results.json", "README.md", "growth.png")
 
 
-def main(parts) -> None:
+def publish(measured: Path, published: Path) -> None:
+    """Copy a whole run to where the repository shows it. SystemExit if parts are missing."""
+    missing = [name for name in PUBLISHED if not (measured / name).is_file()]
+    if missing:
+        sys.exit(f"{measured} lacks {', '.join(missing)}: run make bench first, all parts of it")
+    for name in PUBLISHED:
+        shutil.copyfile(measured / name, published / name)
+
+
+def main(parts, folder: Path) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    folder = project_root() / "runs" / "speed"
     about = {"prompt": PROMPT, "new": NEW}
     found = {"machine": machine(device), "tokens": TOKENS, "about": about, "exact": {}, "parts": {}}
     if (folder / "results.json").is_file():  # parts that are not measured anew stay
@@ -57,8 +69,11 @@ def main(parts) -> None:
             )
             met = {None: "", True: "met", False: "MISSED"}[row.met]
             target = "" if row.target is None else f"target {row.target:.3g} {met}"
-            print(f"{row.task:38} {row.shape:22} {row.ours:10.1f} {row.theirs:10.1f} {row.unit:9}"
-                  f"{row.ratio:8.3f} {row.kind:7} {row.peer:16} {target}", flush=True)  # fmt: skip
+            print(
+                f"{row.task:38} {row.shape:22} {row.ours:10.1f} {row.theirs:10.1f} {row.unit:9}"
+                f"{row.ratio:8.3f} {row.kind:7} {row.peer:16} {target}",
+                flush=True,
+            )
         print(f"{part}: {time.perf_counter() - start:.0f} s")
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "results.json", found)
@@ -68,7 +83,11 @@ def main(parts) -> None:
 
 
 if __name__ == "__main__":
+    runs = project_root() / "runs" / "benchmarks"
+    if sys.argv[1:] == ["--publish"]:
+        publish(runs, Path(__file__).parent)
+        sys.exit()
     unknown = set(sys.argv[1:]) - set(PARTS)
     if unknown:
         sys.exit(f"no part {', '.join(sorted(unknown))}; choose from {', '.join(PARTS)}")
-    main(sys.argv[1:] or PARTS)
+    main(sys.argv[1:] or PARTS, runs)

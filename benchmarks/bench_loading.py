@@ -63,8 +63,10 @@ def loading() -> list[Row]:
             repo = f"Qwen/SAE-Res-{model}-W{d_sae // 1024}K-L0_{k}"
             code = MEASURE.format(d_model=d_model, k=k, repo=repo)
             for cache in ("warm", "cold"):
-                found = {what: _measured(code, path, what, cache)
-                         for what in ("use", "direction", "sae-lens")}  # fmt: skip
+                found = {
+                    what: _measured(code, path, what, cache)
+                    for what in ("use", "direction", "sae-lens")
+                }
                 (time_lens, mb_lens) = found["sae-lens"]
                 for what, task in (("use", "load to use"), ("direction", "one direction")):
                     seconds, mb = found[what]
@@ -73,8 +75,8 @@ def loading() -> list[Row]:
                     most_time = 0.02 if cold else None
                     most_mb = 0.55 if what == "use" else 64 / mb_lens if cold else None
                     about = ("loading", f"{task}, {cache}", named(shape))
-                    rows.append(Row(*about, seconds * 1e3, "sae-lens", time_lens * 1e3, "ms",
-                                    "share", most_time))  # fmt: skip
+                    ms, lens_ms = seconds * 1e3, time_lens * 1e3
+                    rows.append(Row(*about, ms, "sae-lens", lens_ms, "ms", "share", most_time))
                     rows.append(Row(*about, mb, "sae-lens", mb_lens, "MB", "share", most_mb))
     return rows
 
@@ -87,7 +89,7 @@ def _measured(code: str, path: Path, what: str, cache: str, runs: int = 3) -> tu
             with open(path, "rb") as file:
                 os.fsync(file.fileno())
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        ran = subprocess.run([sys.executable, "-c", code, str(path), what],
-                             capture_output=True, text=True, check=True)  # fmt: skip
+        command = [sys.executable, "-c", code, str(path), what]
+        ran = subprocess.run(command, capture_output=True, text=True, check=True)
         found.append([float(value) for value in ran.stdout.split()])
     return tuple(median(column) for column in zip(*found, strict=True))

@@ -67,8 +67,9 @@ def lens_saes(scope, layers):
     saes = {}
     for layer in layers:
         ours = scope.sae(layer)
-        config = topk_sae.TopKSAEConfig(d_in=scope.d_model, d_sae=scope.d_sae, k=scope.k,
-                                        apply_b_dec_to_input=False)  # fmt: skip
+        config = topk_sae.TopKSAEConfig(
+            d_in=scope.d_model, d_sae=scope.d_sae, k=scope.k, apply_b_dec_to_input=False
+        )
         with torch.device("meta"):
             saes[layer] = topk_sae.TopKSAE(config)
         state = {"W_enc": ours.W_enc.T.contiguous(), "W_dec": ours.W_dec.T.contiguous()}
@@ -103,8 +104,9 @@ def peak_mb(model, sae, n: int, settings: dict[str, str]) -> float:
     """Peak memory of a process that scans n texts."""
     with tempfile.TemporaryDirectory() as out:
         code = PEAK.format(path=sys.path, model=str(model), sae=str(sae), n=n, out=out)
-        ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
-                             env=os.environ | settings)  # fmt: skip
+        ran = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | settings
+        )
     if ran.returncode:
         raise RuntimeError(ran.stderr)
     return int(re.findall(r"\d+", ran.stdout)[-1]) / 1024
@@ -140,10 +142,10 @@ def scans(device) -> tuple[list[Row], dict, list[dict]]:
         scope, texts = qs.load_scope(**load), corpus(24)
         lengths = [len(text) for text in texts]
         times = by_layers(scope, texts, device)
-        grown = [{"along": "layers", "at": n, "task": "scan"}
-                 | {who: value * 1e3 for who, value in row.items()}
-                 for n, row in times.items()]  # fmt: skip
-
+        grown = []
+        for n, row in times.items():
+            ms = {who: seconds * 1e3 for who, seconds in row.items()}
+            grown.append({"along": "layers", "at": n, "task": "scan", **ms})
         most, plan = scope.batch_tokens, str(qs.views.plan_scan(scope, LAYERS))
         del scope  # what it has mapped cannot leave the page cache
         gc.collect()
@@ -162,19 +164,17 @@ def scans(device) -> tuple[list[Row], dict, list[dict]]:
         shape = f"{len(LAYERS)} layers, {d_model} × {d_sae}, {sum(lengths)} tokens"
         few = f"{len(LAYERS)} layers, {sum(lengths[:8])} tokens"
         whole, files = times[len(LAYERS)], "scan, files not in the page cache"
-        rows = [
-            Row("scan", "scan", shape, whole["ours"] * 1e3, "sae-lens in a plain loop",
-                whole["sae-lens"] * 1e3, "ms", "faster"),
-            Row("scan", files, few, median(ahead[scan_all]), "without reading ahead",
-                median(ahead[read_nothing_ahead]), "ms", "faster"),
-        ]  # fmt: skip
+        ms = whole["ours"] * 1e3, "sae-lens in a plain loop", whole["sae-lens"] * 1e3
+        rows = [Row("scan", "scan", shape, *ms, "ms", "faster")]
+        ms = median(ahead[scan_all]), "without reading ahead", median(ahead[read_nothing_ahead])
+        rows.append(Row("scan", files, few, *ms, "ms", "faster"))
         # Both are longer than what is held at a time, and fill the contexts of most features.
         narrow = write_suite(Path(folder) / "narrow", [0], d_model, 4096, k, n_layers=N_LAYERS)
         about_memory = f"1 layer, {d_model} × 4096, {sum(map(len, corpus(CORPORA[1])))} tokens"
         for settings, how in (({}, "as it is"), (NOTHING_KEPT, "nothing kept by libraries")):
             one, two = (peak_mb(model, narrow, n, settings) for n in CORPORA)
-            rows.append(Row("scan", f"peak memory, twice the corpus, {how}", about_memory, two,
-                            "the corpus once", one, "MB", "share", 1.05))  # fmt: skip
+            what = "scan", f"peak memory, twice the corpus, {how}", about_memory
+            rows.append(Row(*what, two, "the corpus once", one, "MB", "share", 1.05))
         ours = padding(lengths, batches(dict(enumerate(lengths)), most))
         in_order = [range(i, min(i + BATCH, len(texts))) for i in range(0, len(texts), BATCH)]
         about = {

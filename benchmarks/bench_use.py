@@ -28,21 +28,22 @@ def use(size: str, device) -> list[Row]:
         model(**batch)
     median = found[layer].float().norm(dim=-1).median().item()
     scale = qs.Scale(layer, median, 10 * median, sae.d_model, torch.bfloat16)
-    some = torch.arange(64, device=device)
+    some, columns = torch.arange(64, device=device), sae.by_columns()
     edits = {
         "steering, 1 direction": qs.add(sae.direction(7)[0], 0.5, scale),
         "steering, 64 directions": qs.add(sae.direction(some).sum(0), 0.5, scale),
         "clamping 1 feature": qs.change_features(sae, [7], "clamp", scale, 1.0),
         "clamping 64 features": qs.change_features(sae, some, "clamp", scale, 1.0),
-        "reconstruction in its place": lambda x: sae.reconstruct(x).to(x.dtype),
+        "reconstruction in its place": lambda x: columns.reconstruct(x).to(x.dtype),
     }
 
     def prefill():
         model(**batch, use_cache=True)
 
     def generate():
-        model.generate(**batch, max_new_tokens=NEW, min_new_tokens=NEW, do_sample=False,
-                       pad_token_id=0)  # fmt: skip
+        model.generate(
+            **batch, max_new_tokens=NEW, min_new_tokens=NEW, do_sample=False, pad_token_id=0
+        )
 
     def edited(task, edit):
         with qs.edit(model, {layer: edit}):
@@ -64,8 +65,8 @@ def use(size: str, device) -> list[Row]:
             measured[arm] = pair[arm], pair["plain"]
         for arm, (seconds, plain) in measured.items():
             target = 1.03 if (name, arm) == ("generation", "steering, 1 direction") else None
-            rows.append(Row("use", f"{name}, {arm}", f"{size} shape", n / seconds, "plain",
-                            n / plain, "tokens/s", "time", target))  # fmt: skip
+            what, rate = ("use", f"{name}, {arm}", f"{size} shape"), n / seconds
+            rows.append(Row(*what, rate, "plain", n / plain, "tokens/s", "time", target))
 
     def stopped(at):
         with qs.capture(model, [at]):
@@ -76,7 +77,7 @@ def use(size: str, device) -> list[Row]:
     passes |= {at: functools.partial(stopped, at) for at in depths}
     times = interleaved(passes, device)
     for at in depths:
-        rows.append(Row("use", f"capture at layer {at} of {n_layers}", f"{size} shape",
-                        times[at] * 1e3, "full forward", times["full"] * 1e3, "ms", "share",
-                        round((at + 1) / n_layers + 0.05, 3)))  # fmt: skip
+        what = "use", f"capture at layer {at} of {n_layers}", f"{size} shape"
+        ms = times[at] * 1e3, "full forward", times["full"] * 1e3
+        rows.append(Row(*what, *ms, "ms", "share", round((at + 1) / n_layers + 0.05, 3)))
     return rows

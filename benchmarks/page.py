@@ -1,7 +1,7 @@
 """results.json of a benchmark as a page and figures.
 
 page     Markdown
-figures  growth.png, use.png
+figures  growth.png
 """
 
 from pathlib import Path
@@ -57,12 +57,11 @@ def page(found: dict) -> str:
         rows = found["parts"][section]["rows"]
         about = found["about"] | {"tokens": found["tokens"]}
         lines += ["", f"## {title}", "", NOTES[section].format(**about), ""]
-        lines += ["| what | shape | ours | peer | | ratio | target |",
-                  "|---|---|---|---|---|---|---|"]  # fmt: skip
+        lines += ["| what | shape | ours | peer | | ratio | target |", "|---" * 7 + "|"]
         lines += ["| " + " | ".join(_cells(row)) + " |" for row in rows]
         if section == "arithmetic":
-            lines += ["", *_exactness(found), "", "![Milliseconds by tokens, width, k and layers]"
-                      "(growth.png)"]  # fmt: skip
+            figure = "![Milliseconds by tokens, width, k and layers](growth.png)"
+            lines += ["", *_exactness(found), "", figure]
     return "\n".join(lines) + "\n"
 
 
@@ -92,8 +91,12 @@ def _exactness(found: dict) -> list[str]:
 
 def figures(found: dict, folder: Path) -> None:
     """Cost of one call by tokens, width and k, and of a scan by layers; logarithmic but for k."""
-    sizes = {"tokens": "tokens in a call", "d_sae": "features (d_sae)", "k": "active features (k)",
-             "layers": "layers scanned"}  # fmt: skip
+    sizes = {
+        "tokens": "tokens in a call",
+        "d_sae": "features (d_sae)",
+        "k": "active features (k)",
+        "layers": "layers scanned",
+    }
     fig, axes = plt.subplots(1, 4, figsize=(11, 3.4), layout="constrained")
     for ax, (along, label) in zip(axes, sizes.items(), strict=True):
         grown = [row for part in found["parts"].values() for row in part["growth"]]
@@ -102,8 +105,8 @@ def figures(found: dict, folder: Path) -> None:
             those = [row for row in rows if row["task"] == task]
             for who, color in (("ours", "#0072B2"), ("sae-lens", "#D55E00")):
                 if those:
-                    ax.plot([row["at"] for row in those], [row[who] for row in those], style,
-                            color=color, marker="o", ms=3, label=f"{task}, {who}")  # fmt: skip
+                    x, y = [row["at"] for row in those], [row[who] for row in those]
+                    ax.plot(x, y, style, color=color, marker="o", ms=3, label=f"{task}, {who}")
         at = sorted({row["at"] for row in rows})
         ax.set(xscale="log", yscale="log", xlabel=label, ylim=(0.5, None))
         ax.set_xticks(at, [f"{value:,}" for value in at], fontsize=7)

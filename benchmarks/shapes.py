@@ -14,11 +14,16 @@ def random_model(size: str, device, n_layers: int | None = None, vocabulary: int
 
     d_model, mlp, layers, heads, kv_heads = SIZES[size]
     config = Qwen3Config(
-        vocab_size=vocabulary, hidden_size=d_model, intermediate_size=mlp,
-        num_hidden_layers=n_layers or layers, num_attention_heads=heads,
-        num_key_value_heads=kv_heads, head_dim=128, max_position_embeddings=4096,
+        vocab_size=vocabulary,
+        hidden_size=d_model,
+        intermediate_size=mlp,
+        num_hidden_layers=n_layers or layers,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        head_dim=128,
+        max_position_embeddings=4096,
         tie_word_embeddings=True,
-    )  # fmt: skip
+    )
     torch.manual_seed(0)
     with torch.device("meta"):
         model = Qwen3ForCausalLM(config).to(torch.bfloat16)

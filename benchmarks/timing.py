@@ -6,6 +6,7 @@ machine      what the numbers were measured on
 """
 
 import platform
+import re
 import time
 from pathlib import Path
 from statistics import median
@@ -67,10 +68,8 @@ def machine(device) -> str:
     threads = f"{torch.get_num_threads()} threads, torch {torch.__version__.split('+')[0]}"
     if torch.device(device).type == "cuda":
         return f"{torch.cuda.get_device_name(device)}, {threads}"
-    named = [
-        line.split(":")[1].strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
-        if line.startswith("model name")
-    ] if Path("/proc/cpuinfo").exists() else [platform.processor()]  # fmt: skip
+    name, cpus = platform.processor(), Path("/proc/cpuinfo")
+    if cpus.exists() and (named := re.search(r"^model name\s*:\s*(.+)$", cpus.read_text(), re.M)):
+        name = named[1].strip()
     has = " with AVX512-BF16" if has_bf16() else ""
-    return f"{named[0]}{has}, {threads}"
+    return f"{name}{has}, {threads}"

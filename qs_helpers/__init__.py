@@ -11,26 +11,27 @@ __version__ = "0.2.0.dev0"
 
 # Module to its public names: each name is written here and nowhere else.
 _NAMES = {
-    "sae": ["CONVENTIONS", "SparseActs", "TopKSAE"],
-    "hooks": ["capture", "edit", "hooks_left"],
-    "fast.replay": ["reuse_below"],
-    "forward": ["activations", "read_texts", "residuals", "sink_mask"],
-    "steering": ["Scale", "add", "change_features", "diff_of_means", "project_out", "scales",
-                 "strong_activation"],
-    "generation": ["Arm", "generate", "sweep"],
-    "controls": ["edit_sizes", "equal_size", "matched_features", "random_directions"],
-    "scoring": ["compare_readings", "cross_entropy", "fvu", "kl_by_position", "logit_lens",
-                "output_effects", "text_nats", "token_odds"],
-    "writing": ["language", "loops"],
-    "presets": ["settings", "versions"],
-    "loading.scope": ["Scope", "load_sae", "load_scope"],
-    "loading.catalog": ["GROUPS", "get_group"],
-    "loading.memory": ["memory_plan"],
-    "evidence.stats": ["Estimate", "auroc", "difference", "mean", "ratio", "share"],
-    "evidence.claims": ["claim", "measured", "record", "start_run"],
-    "evidence.figures": ["in_words", "intervals", "plot_style", "save_figure"],
+    "sae": "CONVENTIONS SparseActs TopKSAE",
+    "hooks": "capture edit hooks_left",
+    "fast.replay": "reuse_below",
+    "forward": "activations read_texts residuals sink_mask",
+    "steering": "Scale add change_features diff_of_means project_out scales strong_activation",
+    "generation": "Arm generate sweep",
+    "controls": "edit_sizes equal_size matched_features random_directions",
+    "scoring": "compare_readings cross_entropy fvu kl_by_position output_effects text_nats"
+    " token_odds",
+    "writing": "language loops",
+    "presets": "settings versions",
+    "loading.scope": "Scope load_sae load_scope",
+    "loading.catalog": "GROUPS get_group",
+    "loading.memory": "memory_plan",
+    "evidence.stats": "Estimate auroc difference mean ratio share",
+    "evidence.claims": "claim measured record start_run",
+    "evidence.figures": "in_words intervals plot_style save_figure",
 }
 _ROOMS = ["evidence", "fast", "loading", "report", "studies", "tiny", "views"]
 _MODULES = _ROOMS + [module for module in _NAMES if "." not in module]
 
-__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, _MODULES, _NAMES)
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__, _MODULES, {module: names.split() for module, names in _NAMES.items()}
+)

@@ -13,43 +13,6 @@ from .forward import batches
 from .hooks import capture
 
 
-@torch.no_grad()
-def edit_sizes(scope, texts: Sequence[str], functions: Mapping) -> pd.DataFrame:
-    """How much edits, given as to `edit`, change while the model reads each text; one row a text.
-
-    edited: share of tokens that are changed anywhere; size: sum over all places of |x' - x|, the
-    mean over tokens, in units of the residuals; relative: the same with |x' - x| / |x|, where x
-    is what is edited (for "writes" a write, which is shorter than the stream).
-    """
-    ids = scope.ids(list(texts))
-    table = torch.zeros(len(ids), 3, dtype=torch.float64)
-    seen: list[Tensor] = []
-
-    def noted(function):
-        def changed(x: Tensor) -> Tensor:
-            new = function(x)
-            moved = torch.linalg.vector_norm(new.float() - x.float(), dim=-1)
-            norm = torch.linalg.vector_norm(x.float(), dim=-1).clamp(min=1e-30)
-            seen.append(torch.stack([moved, moved / norm]).double())
-            return new
-
-        return changed
-
-    wrapped = {place: noted(function) for place, function in functions.items()}
-    for rows in batches({i: len(tokens) for i, tokens in enumerate(ids)}, scope.batch_tokens):
-        batch, _ = scope.tokens([ids[i] for i in rows]), seen.clear()
-        # Without layers above the last edit, and without the head: neither changes anything here.
-        last = [max(functions)] if first_place(functions) is not None else []
-        with edited(scope.model, batch, wrapped), capture(scope.model, last):
-            scope.model(**batch, use_cache=False, logits_to_keep=1)
-        real = batch["attention_mask"].double()
-        moved, relative = torch.stack(seen).sum(0) * real
-        touched = (torch.stack([one[0] > 0 for one in seen]).any(0) * real).double()
-        sums = torch.stack([touched.sum(1), moved.sum(1), relative.sum(1)], 1)
-        table[rows] = (sums / real.sum(1, keepdim=True)).cpu()
-    return pd.DataFrame(table.numpy(), columns=["edited", "size", "relative"])
-
-
 def random_directions(n: int, d_model: int, seed: int = 0) -> Tensor:
     """n unit vectors, uniform on the sphere: float32 [n, d_model].
 
@@ -113,3 +76,40 @@ def equal_size(
     if above[1] <= (1 + over) * size:
         return above
     raise ValueError(f"no dose gives an edit of size {size:g}; the last was {found:g}")
+
+
+@torch.no_grad()
+def edit_sizes(scope, texts: Sequence[str], functions: Mapping) -> pd.DataFrame:
+    """How much edits, given as to `edit`, change while the model reads each text; one row a text.
+
+    edited: share of tokens that are changed anywhere; size: sum over all places of |x' - x|, the
+    mean over tokens, in units of the residuals; relative: the same with |x' - x| / |x|, where x
+    is what is edited (for "writes" a write, which is shorter than the stream).
+    """
+    ids = scope.ids(list(texts))
+    table = torch.zeros(len(ids), 3, dtype=torch.float64)
+    seen: list[Tensor] = []
+
+    def noted(function):
+        def changed(x: Tensor) -> Tensor:
+            new = function(x)
+            moved = torch.linalg.vector_norm(new.float() - x.float(), dim=-1)
+            norm = torch.linalg.vector_norm(x.float(), dim=-1).clamp(min=1e-30)
+            seen.append(torch.stack([moved, moved / norm]).double())
+            return new
+
+        return changed
+
+    wrapped = {place: noted(function) for place, function in functions.items()}
+    for rows in batches({i: len(tokens) for i, tokens in enumerate(ids)}, scope.batch_tokens):
+        batch, _ = scope.tokens([ids[i] for i in rows]), seen.clear()
+        # Without layers above the last edit, and without the head: neither changes anything here.
+        last = [max(functions)] if first_place(functions) is not None else []
+        with edited(scope.model, batch, wrapped), capture(scope.model, last):
+            scope.model(**batch, use_cache=False, logits_to_keep=1)
+        real = batch["attention_mask"].double()
+        moved, relative = torch.stack(seen).sum(0) * real
+        touched = (torch.stack([one[0] > 0 for one in seen]).any(0) * real).double()
+        sums = torch.stack([touched.sum(1), moved.sum(1), relative.sum(1)], 1)
+        table[rows] = (sums / real.sum(1, keepdim=True)).cpu()
+    return pd.DataFrame(table.numpy(), columns=["edited", "size", "relative"])

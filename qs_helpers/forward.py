@@ -17,12 +17,9 @@ from .hooks import capture
 from .sae import SparseActs
 
 CHUNK_TOKENS = 8192  # whose residuals are held at a time, or as many as
-
-
 RESIDUAL_BYTES = 2**31  # hold those of all layers of a model in float32
-
-
 TOKENIZED = 64  # texts at a time
+SINK_FACTOR = 10  # a token whose norm exceeds this many medians is a sink
 
 
 class Part(NamedTuple):
@@ -58,7 +55,7 @@ def residuals(scope, texts: Iterable[str], layers=None) -> Iterator[Residuals]:
     """
     layers = list(scope.layers) if layers is None else sorted(set(layers))
     for first, chunk in _chunks(scope, texts, chunk_tokens(scope)):
-        found, text, position, ids = _residuals(scope, chunk, layers)
+        found, text, position, ids = id_residuals(scope, chunk, layers)
         for layer in layers:
             x = found.pop(layer)
             yield Residuals(layer, x, ~sink_mask(x).cpu(), text + first, position, ids)
@@ -80,6 +77,71 @@ def activations(scope, texts: Iterable[str], layers=None) -> Iterator[Part]:
         yield Part(part.layer, acts, *part[2:])
 
 
+class Readings(NamedTuple):
+    """Some texts at one layer, pooled over their tokens, sinks left out: float32 arrays, or None
+    where `read_texts` was not asked for them."""
+
+    peak: np.ndarray | None = None
+    """[texts, d_sae] the strongest activation; > 0 where a feature fires"""
+    mean: np.ndarray | None = None
+    """[texts, d_sae] mean activation"""
+    last: np.ndarray | None = None
+    """[texts, d_sae] activation at the last token"""
+    rate: np.ndarray | None = None
+    """[texts, d_sae] share of tokens on which a feature fires"""
+    residual: np.ndarray | None = None
+    """[texts, d_model] mean residual"""
+
+    def rows(self, index) -> "Readings":
+        return Readings(*(None if part is None else part[index] for part in self))
+
+
+@torch.no_grad()
+def read_texts(
+    scope,
+    texts: Sequence[str],
+    layers=None,
+    pools: Sequence[str] = ("peak", "mean", "last", "residual"),
+) -> dict[int, Readings]:
+    """{layer: Readings} of texts, in one pass for all layers (None: all with an SAE).
+
+    Arrays are dense: 4 bytes for each text, feature and pool, so ask for no pool that you do not
+    need. All are 0 where a feature is in the TopK of no token that is not a sink.
+    """
+    layers = list(scope.layers) if layers is None else sorted(set(layers))
+    found = {
+        layer: {
+            pool: torch.zeros(len(texts), scope.d_model if pool == "residual" else scope.d_sae)
+            for pool in pools
+        }
+        for layer in layers
+    }
+    for part in residuals(scope, texts, layers):
+        acts = scope.sae(part.layer).encode(part.x)
+        values, indices = acts.values.cpu() * part.keep[:, None], acts.indices.cpu()
+        # Where a token's features are in a flat [texts * d_sae].
+        place = part.text[:, None] * scope.d_sae + indices
+        count = torch.bincount(part.text[part.keep], minlength=len(texts)).clamp(min=1)
+        here = part.text.unique()
+        for pool, total in found[part.layer].items():
+            if pool == "peak":
+                total.view(-1).scatter_reduce_(0, place.view(-1), values.view(-1), "amax")
+            elif pool == "last":
+                end = torch.cat([part.text[1:] != part.text[:-1], torch.tensor([True])])
+                total.view(-1)[place[end].view(-1)] = values[end].view(-1)
+            elif pool == "residual":
+                total.index_add_(0, part.text, part.x.float().cpu() * part.keep[:, None])
+            else:
+                each = values if pool == "mean" else (values > 0).float()
+                total.view(-1).index_add_(0, place.view(-1), each.view(-1))
+            if pool in ("mean", "rate", "residual"):
+                total[here] /= count[here][:, None]
+    return {
+        layer: Readings(**{pool: total.numpy() for pool, total in pooled.items()})
+        for layer, pooled in found.items()
+    }
+
+
 def ends(
     scope, texts: Sequence[str], n: int = 1, layers=None
 ) -> Iterator[tuple[int, Tensor, list[int]]]:
@@ -94,80 +156,27 @@ def ends(
         yield part.layer, x.view(-1, n, x.shape[-1]), part.text[tail][::n].tolist()
 
 
-def chunk_tokens(suite) -> int:
-    """The most tokens of a part, for a scope or a group of the catalog."""
-    return min(CHUNK_TOKENS, RESIDUAL_BYTES // (4 * suite.n_layers * suite.d_model))
-
-
-def _chunks(scope, texts: Iterable[str], most: int) -> Iterator[tuple[int, list[list[int]]]]:
-    """Token ids of neighbouring texts, at most `most` tokens (or one text), each list with the
-    number of its first text."""
-    chunk, first, size = [], 0, 0
-    for start, group in _groups(texts):
-        for number, ids in enumerate(scope.ids(group, start), start):
-            if chunk and size + len(ids) > most:
-                yield first, chunk
-                chunk, first, size = [], number, 0
-            chunk.append(ids)
-            size += len(ids)
-    if chunk:
-        yield first, chunk
-
-
-def _groups(texts: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
-    texts = enumerate(texts)
-    while group := list(itertools.islice(texts, TOKENIZED)):
-        yield group[0][0], [text for _, text in group]
-
-
-def _residuals(scope, texts: list[list[int]], layers: list[int]):
-    """Residuals {layer: [tokens, d_model]} of texts given as ids, with text, position and id of
-    each token. Tokens are in the order of the texts, whatever order they were run in."""
-    parts, places = {layer: [] for layer in layers}, []
-    # Padded residuals of a batch are held beside those of the part.
-    most = min(scope.batch_tokens, chunk_tokens(scope) // 2)
-    for batch in batches({i: len(ids) for i, ids in enumerate(texts)}, most):
-        padded = scope.tokens([texts[i] for i in batch])
-        real = padded["attention_mask"].bool()
-        with capture(scope.model, layers) as captured:
-            scope.model(**padded, use_cache=False)
-        for layer in layers:
-            parts[layer].append(captured.pop(layer)[real])
-        text = torch.tensor(batch)[real.nonzero()[:, 0].cpu()]
-        position, ids = (real.cumsum(1) - 1)[real].cpu(), padded["input_ids"][real].cpu()
-        places.append((text, position, ids))
-    text, position, ids = (torch.cat(column) for column in zip(*places, strict=True))
-    order = (text * (int(position.max()) + 1) + position).argsort()
-    found = {}
-    for layer in layers:  # each layer's parts are given up before the next is put together
-        x = torch.cat(parts.pop(layer))
-        found[layer] = x[order.to(x.device)]
-    return found, text[order], position[order], ids[order]
-
-
 @torch.no_grad()
-def peaks(scope, texts: Sequence[str], layers=None) -> dict[int, Tensor]:
-    """The strongest activation of every feature in every text: {layer: float32 [texts, d_sae]}.
+def sink_mask(x: Tensor, factor: float = SINK_FACTOR, mask: Tensor | None = None) -> Tensor:
+    """Tokens whose residual norm exceeds `factor` times the median norm.
 
-    0 where a feature is in the TopK of no token that is not a sink.
+    x is [..., d_model]; the result is bool [...], True at sinks. `mask` (bool or 0/1, [...]) says
+    which tokens are real: padding does not enter the median and is never a sink. The median is
+    the lower one when the count is even. ValueError if no token is real or a real one has NaN.
     """
-    layers = list(scope.layers) if layers is None else sorted(set(layers))
-    found = {layer: torch.zeros(len(texts), scope.d_sae) for layer in layers}
-    for part in activations(scope, texts, layers):
-        values = part.acts.values * part.keep[:, None]
-        place = part.text[:, None] * scope.d_sae + part.acts.indices
-        found[part.layer].view(-1).scatter_reduce_(0, place.view(-1), values.view(-1), "amax")
-    return found
+    norms = torch.linalg.vector_norm(x.float(), dim=-1)
+    real = torch.ones_like(norms, dtype=torch.bool) if mask is None else _token_mask(mask, norms)
+    if not real.any():
+        raise ValueError("sink_mask got no real token; pass at least one")
+    if not norms[real].isfinite().all():
+        raise ValueError("sink_mask got NaN or inf residuals; look for the layer that makes them")
+    return (norms > factor * norms[real].median()) & real
 
 
-@torch.no_grad()
-def id_activations(scope, texts: list[list[int]], layer: int, feature: int) -> list[np.ndarray]:
-    """One feature's activation at every token of texts given as ids: a float array for each."""
-    found, text, _, _ = _residuals(scope, texts, [layer])
-    keep = ~sink_mask(found[layer])
-    acts = scope.sae(layer).encode(found[layer])
-    values = (acts.values * (acts.indices == feature)).amax(-1) * keep
-    return [values[text.to(values.device) == i].cpu().numpy() for i in range(len(texts))]
+def _token_mask(mask: Tensor, like: Tensor) -> Tensor:
+    if mask.shape != like.shape:
+        raise ValueError(f"mask is {tuple(mask.shape)} but the tokens are {tuple(like.shape)}")
+    return mask.to(like.device).bool()
 
 
 def checked(texts, first: int = 0) -> list[str]:
@@ -209,70 +218,52 @@ def batches(lengths: Mapping[int, int], most: int) -> Iterator[list[int]]:
         yield batch
 
 
-SINK_FACTOR = 10  # a token whose norm exceeds this many medians is a sink
+def chunk_tokens(suite) -> int:
+    """The most tokens of a part, for a scope or a group of the catalog."""
+    return min(CHUNK_TOKENS, RESIDUAL_BYTES // (4 * suite.n_layers * suite.d_model))
 
 
-@torch.no_grad()
-def sink_mask(x: Tensor, factor: float = SINK_FACTOR, mask: Tensor | None = None) -> Tensor:
-    """Tokens whose residual norm exceeds `factor` times the median norm.
-
-    x is [..., d_model]; the result is bool [...], True at sinks. `mask` (bool or 0/1, [...]) says
-    which tokens are real: padding does not enter the median and is never a sink. The median is
-    the lower one when the count is even. ValueError if no token is real or a real one has NaN.
-    """
-    norms = torch.linalg.vector_norm(x.float(), dim=-1)
-    real = torch.ones_like(norms, dtype=torch.bool) if mask is None else _token_mask(mask, norms)
-    if not real.any():
-        raise ValueError("sink_mask got no real token; pass at least one")
-    if not norms[real].isfinite().all():
-        raise ValueError("sink_mask got NaN or inf residuals; look for the layer that makes them")
-    return (norms > factor * norms[real].median()) & real
+def _chunks(scope, texts: Iterable[str], most: int) -> Iterator[tuple[int, list[list[int]]]]:
+    """Token ids of neighbouring texts, at most `most` tokens (or one text), each list with the
+    number of its first text."""
+    chunk, first, size = [], 0, 0
+    for start, group in _groups(texts):
+        for number, ids in enumerate(scope.ids(group, start), start):
+            if chunk and size + len(ids) > most:
+                yield first, chunk
+                chunk, first, size = [], number, 0
+            chunk.append(ids)
+            size += len(ids)
+    if chunk:
+        yield first, chunk
 
 
-def _token_mask(mask: Tensor, like: Tensor) -> Tensor:
-    if mask.shape != like.shape:
-        raise ValueError(f"mask is {tuple(mask.shape)} but the tokens are {tuple(like.shape)}")
-    return mask.to(like.device).bool()
+def _groups(texts: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
+    texts = enumerate(texts)
+    while group := list(itertools.islice(texts, TOKENIZED)):
+        yield group[0][0], [text for _, text in group]
 
 
-class Readings(NamedTuple):
-    """Texts at one layer; float32 arrays. Tokens are those that are no sinks."""
-
-    peak: np.ndarray
-    """[texts, d_sae] the strongest activation over tokens; > 0 where a feature fires"""
-    mean: np.ndarray
-    """[texts, d_sae] mean activation over tokens"""
-    last: np.ndarray
-    """[texts, d_sae] activation at the last token"""
-    residual: np.ndarray
-    """[texts, d_model] mean residual over tokens"""
-
-    def rows(self, index) -> "Readings":
-        return Readings(*(part[index] for part in self))
-
-
-@torch.no_grad()
-def read_texts(scope, texts: Sequence[str], layers=None) -> dict[int, Readings]:
-    """{layer: Readings}, in one pass for all layers. Dense: 12 bytes for each text and feature."""
-    layers = list(scope.layers) if layers is None else sorted(set(layers))
-    n, found = len(texts), {}
-    for layer in layers:
-        shapes = [scope.d_sae] * 3 + [scope.d_model]
-        found[layer] = [torch.zeros(n, width) for width in shapes]
-    for part in residuals(scope, texts, layers):
-        peak, mean, last, residual = found[part.layer]
-        x = part.x.float().cpu()
-        acts = scope.sae(part.layer).encode(part.x)
-        values = acts.values.cpu() * part.keep[:, None]
-        place = (part.text[:, None] * scope.d_sae + acts.indices.cpu()).view(-1)
-        peak.view(-1).scatter_reduce_(0, place, values.view(-1), "amax")
-        mean.view(-1).index_add_(0, place, values.view(-1))
-        ends = torch.cat([part.text[1:] != part.text[:-1], torch.tensor([True])])
-        at = (part.text[ends][:, None] * scope.d_sae + acts.indices.cpu()[ends]).view(-1)
-        last.view(-1)[at] = values[ends].view(-1)
-        residual.index_add_(0, part.text, x * part.keep[:, None])
-        count = torch.bincount(part.text[part.keep], minlength=n)
-        present = torch.bincount(part.text, minlength=n) > 0
-        for total in (mean, residual):
-            total[present] /= count[present].clamp(min=1)[:, None]
-    return {layer: Readings(*(part.numpy() for part in parts)) for layer, parts in found.items()}
+def id_residuals(scope, texts: list[list[int]], layers: list[int]):
+    """Residuals {layer: [tokens, d_model]} of texts given as ids, with text, position and id of
+    each token. Tokens are in the order of the texts, whatever order they were run in."""
+    parts, places = {layer: [] for layer in layers}, []
+    # Padded residuals of a batch are held beside those of the part.
+    most = min(scope.batch_tokens, chunk_tokens(scope) // 2)
+    for batch in batches({i: len(ids) for i, ids in enumerate(texts)}, most):
+        padded = scope.tokens([texts[i] for i in batch])
+        real = padded["attention_mask"].bool()
+        with capture(scope.model, layers) as captured:
+            scope.model(**padded, use_cache=False)
+        for layer in layers:
+            parts[layer].append(captured.pop(layer)[real])
+        text = torch.tensor(batch)[real.nonzero()[:, 0].cpu()]
+        position, ids = (real.cumsum(1) - 1)[real].cpu(), padded["input_ids"][real].cpu()
+        places.append((text, position, ids))
+    text, position, ids = (torch.cat(column) for column in zip(*places, strict=True))
+    order = (text * (int(position.max()) + 1) + position).argsort()
+    found = {}
+    for layer in layers:  # each layer's parts are given up before the next is put together
+        x = torch.cat(parts.pop(layer))
+        found[layer] = x[order.to(x.device)]
+    return found, text[order], position[order], ids[order]

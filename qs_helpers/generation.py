@@ -12,6 +12,7 @@ from .fast.replay import edited
 from .steering import Scale, add, project_out
 
 Functions = Mapping[int | str, Callable[[Tensor], Tensor]]
+HOW = ("add", "ablate")
 
 
 @torch.no_grad()
@@ -94,9 +95,6 @@ class _Draw:
         return left.scatter_(-1, chosen.clamp(max=scores.shape[-1] - 1), 0.0)
 
 
-HOW = ("add", "ablate")
-
-
 class Arm(NamedTuple):
     """One intervention. Adding: `dose` median norms of `direction` after `layer`. Ablating: the
     share `dose` of `direction` is taken out of everything that is written to the stream."""
@@ -110,9 +108,13 @@ class Arm(NamedTuple):
 
 
 def sweep(
-    scope, prompts: Sequence[str], scales: Mapping[int, Scale], arms: Sequence[Arm],
-    how: str = "add", **options,
-) -> list[list[str]]:  # fmt: skip
+    scope,
+    prompts: Sequence[str],
+    scales: Mapping[int, Scale],
+    arms: Sequence[Arm],
+    how: str = "add",
+    **options,
+) -> list[list[str]]:
     """One list of texts for each arm, in the order of the prompts.
 
     Prompts of all arms at a layer share batches, which saves most of the time. `how` is "add" or

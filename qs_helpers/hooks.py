@@ -15,129 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 PATHS = ("model.layers", "model.language_model.layers", "layers", "language_model.layers")
-
-
-def text_config(model):
-    """The text part of `model.config`: itself for a causal LM, nested for a multimodal model."""
-    return model.config.get_text_config()
-
-
-def decoder_layers(model) -> nn.ModuleList:
-    """The decoder layers: as many modules as the text config says. ValueError if there are none.
-
-    Causal LMs of the Qwen3 and Qwen3.5 families keep them at `model.model.layers`, conditional
-    generation models at `model.model.language_model.layers`; headless models one level up.
-    """
-    wanted = text_config(model).num_hidden_layers
-    for path in PATHS:
-        layers = model
-        for name in path.split("."):
-            layers = getattr(layers, name, None)
-        if isinstance(layers, nn.ModuleList) and len(layers) == wanted:
-            return layers
-    raise ValueError(
-        f"no {wanted} decoder layers in {type(model).__name__} at {', '.join(PATHS)}; "
-        "load a Qwen3 or Qwen3.5 model"
-    )
-
-
-def writers(layer: nn.Module) -> tuple[nn.Module, nn.Module]:
-    """The attention (or linear attention) and the MLP (or mixture of experts) of a decoder layer:
-    their outputs are what the layer adds to the residual stream. ValueError if they are not there.
-    """
-    mixer = getattr(layer, "self_attn", None) or getattr(layer, "linear_attn", None)
-    mlp = getattr(layer, "mlp", None)
-    if mixer is None or mlp is None:
-        names = [name for name, _ in layer.named_children()]
-        raise ValueError(f"{type(layer).__name__} has {names}, no attention and MLP that we know")
-    return mixer, mlp
-
-
 POSITIONS = ("all", "prompt", "generated")
-
-
-class Span:
-    """Which columns of the current forward pass are to be edited."""
-
-    def __init__(self, positions: str, mask: Tensor | None):
-        self.positions, self.mask = positions, mask
-        self.prompt = None if mask is None else mask.shape[1]
-        self.seen: Tensor | None = None  # the tokens of the last pass that began at column 0
-        self.keep: Tensor | None = None  # bool [batch, seq], or None for all
-
-    def note(self, module, args, kwargs) -> None:
-        """Runs before the decoder: works out the columns of this pass."""
-        call = inspect.signature(module.forward).bind_partial(*args, **kwargs).arguments
-        tokens = call.get("input_ids")
-        tokens = call["inputs_embeds"] if tokens is None else tokens
-        batch, seq = tokens.shape[:2]
-        cache = call.get("past_key_values")
-        start = 0 if cache is None else int(cache.get_seq_length())
-        if start == 0 and self.mask is None and self.positions != "all":
-            if not self._continues(tokens):
-                self.prompt = seq
-            self.seen = tokens.detach()
-        else:
-            self.seen = None
-            if self.prompt is None:  # the cache was filled before this block
-                self.prompt = start + seq
-        keep = self._real(call.get("attention_mask"), batch, start, seq, tokens.device)
-        if self.positions != "all":
-            column = torch.arange(start, start + seq, device=tokens.device)
-            inside = column < self.prompt if self.positions == "prompt" else column >= self.prompt
-            keep = inside.expand(batch, seq) if keep is None else keep & inside
-        self.keep = keep
-
-    def _continues(self, tokens: Tensor) -> bool:
-        seen = self.seen
-        return (
-            seen is not None
-            and tokens.shape[:2] == (seen.shape[0], seen.shape[1] + 1)
-            and torch.equal(tokens[:, :-1], seen)
-        )
-
-    def _real(self, called, batch: int, start: int, seq: int, device) -> Tensor | None:
-        """True where the pass has a real token, bool [batch, seq]; None if everywhere."""
-        mask = called if self.mask is None else self.mask
-        if mask is None:
-            return None
-        if not isinstance(mask, Tensor) or mask.ndim != 2:
-            raise ValueError(
-                "the model was called with an attention mask that is not [batch, seq]; "
-                "give edit(..., attention_mask=) the mask of the prompt"
-            )
-        if len(mask) != batch:
-            raise ValueError(f"attention_mask has {len(mask)} rows but the pass has {batch}")
-        mask = mask.to(device).bool()[:, start : start + seq]
-        # Columns beyond the given mask are generated tokens.
-        return pad(mask, (0, seq - mask.shape[1]), value=True)
-
-
-def hooks_left(model) -> int:
-    """How many hooks of `capture` and `edit` are on the model now; 0 outside their blocks."""
-    return sum(
-        getattr(hook, "_is_ours", False)
-        for module in model.modules()
-        for hooks in (module._forward_hooks, module._forward_pre_hooks)
-        for hook in hooks.values()
-    ) + sum(getattr(vars(m).get("forward"), "_is_ours", False) for m in model.modules())
-
-
-class _Stop(Exception):
-    """Raised by the last hook of a stopped forward pass, caught at its outermost call."""
-
-
-class _Stopped:
-    """What a stopped model returns: nothing to read, and a clear word for who tries."""
-
-    def __init__(self, layer: int):
-        self._layer = layer
-
-    def __getattr__(self, name: str):
-        raise AttributeError(
-            f"the forward pass was stopped after layer {self._layer}, so there is no {name!r}; "
-            "use capture(..., stop=False)"
-        )
 
 
 @contextmanager
@@ -227,6 +105,126 @@ def edit(
     finally:
         for step in reversed(undo):
             step()
+
+
+def hooks_left(model) -> int:
+    """How many hooks of `capture` and `edit` are on the model now; 0 outside their blocks."""
+    return sum(
+        getattr(hook, "_is_ours", False)
+        for module in model.modules()
+        for hooks in (module._forward_hooks, module._forward_pre_hooks)
+        for hook in hooks.values()
+    ) + sum(getattr(vars(m).get("forward"), "_is_ours", False) for m in model.modules())
+
+
+def decoder_layers(model) -> nn.ModuleList:
+    """The decoder layers: as many modules as the text config says. ValueError if there are none.
+
+    Causal LMs of the Qwen3 and Qwen3.5 families keep them at `model.model.layers`, conditional
+    generation models at `model.model.language_model.layers`; headless models one level up.
+    """
+    wanted = text_config(model).num_hidden_layers
+    for path in PATHS:
+        layers = model
+        for name in path.split("."):
+            layers = getattr(layers, name, None)
+        if isinstance(layers, nn.ModuleList) and len(layers) == wanted:
+            return layers
+    raise ValueError(
+        f"no {wanted} decoder layers in {type(model).__name__} at {', '.join(PATHS)}; "
+        "load a Qwen3 or Qwen3.5 model"
+    )
+
+
+def text_config(model):
+    """The text part of `model.config`: itself for a causal LM, nested for a multimodal model."""
+    return model.config.get_text_config()
+
+
+def writers(layer: nn.Module) -> tuple[nn.Module, nn.Module]:
+    """The attention (or linear attention) and the MLP (or mixture of experts) of a decoder layer:
+    their outputs are what the layer adds to the residual stream. ValueError if they are not there.
+    """
+    mixer = getattr(layer, "self_attn", None) or getattr(layer, "linear_attn", None)
+    mlp = getattr(layer, "mlp", None)
+    if mixer is None or mlp is None:
+        names = [name for name, _ in layer.named_children()]
+        raise ValueError(f"{type(layer).__name__} has {names}, no attention and MLP that we know")
+    return mixer, mlp
+
+
+class Span:
+    """Which columns of the current forward pass are to be edited."""
+
+    def __init__(self, positions: str, mask: Tensor | None):
+        self.positions, self.mask = positions, mask
+        self.prompt = None if mask is None else mask.shape[1]
+        self.seen: Tensor | None = None  # the tokens of the last pass that began at column 0
+        self.keep: Tensor | None = None  # bool [batch, seq], or None for all
+
+    def note(self, module, args, kwargs) -> None:
+        """Runs before the decoder: works out the columns of this pass."""
+        call = inspect.signature(module.forward).bind_partial(*args, **kwargs).arguments
+        tokens = call.get("input_ids")
+        tokens = call["inputs_embeds"] if tokens is None else tokens
+        batch, seq = tokens.shape[:2]
+        cache = call.get("past_key_values")
+        start = 0 if cache is None else int(cache.get_seq_length())
+        if start == 0 and self.mask is None and self.positions != "all":
+            if not self._continues(tokens):
+                self.prompt = seq
+            self.seen = tokens.detach()
+        else:
+            self.seen = None
+            if self.prompt is None:  # the cache was filled before this block
+                self.prompt = start + seq
+        keep = self._real(call.get("attention_mask"), batch, start, seq, tokens.device)
+        if self.positions != "all":
+            column = torch.arange(start, start + seq, device=tokens.device)
+            inside = column < self.prompt if self.positions == "prompt" else column >= self.prompt
+            keep = inside.expand(batch, seq) if keep is None else keep & inside
+        self.keep = keep
+
+    def _continues(self, tokens: Tensor) -> bool:
+        seen = self.seen
+        return (
+            seen is not None
+            and tokens.shape[:2] == (seen.shape[0], seen.shape[1] + 1)
+            and torch.equal(tokens[:, :-1], seen)
+        )
+
+    def _real(self, called, batch: int, start: int, seq: int, device) -> Tensor | None:
+        """True where the pass has a real token, bool [batch, seq]; None if everywhere."""
+        mask = called if self.mask is None else self.mask
+        if mask is None:
+            return None
+        if not isinstance(mask, Tensor) or mask.ndim != 2:
+            raise ValueError(
+                "the model was called with an attention mask that is not [batch, seq]; "
+                "give edit(..., attention_mask=) the mask of the prompt"
+            )
+        if len(mask) != batch:
+            raise ValueError(f"attention_mask has {len(mask)} rows but the pass has {batch}")
+        mask = mask.to(device).bool()[:, start : start + seq]
+        # Columns beyond the given mask are generated tokens.
+        return pad(mask, (0, seq - mask.shape[1]), value=True)
+
+
+class _Stop(Exception):
+    """Raised by the last hook of a stopped forward pass, caught at its outermost call."""
+
+
+class _Stopped:
+    """What a stopped model returns: an object without outputs, which says so when asked for one."""
+
+    def __init__(self, layer: int):
+        self._layer = layer
+
+    def __getattr__(self, name: str):
+        raise AttributeError(
+            f"the forward pass was stopped after layer {self._layer}, so there is no {name!r}; "
+            "use capture(..., stop=False)"
+        )
 
 
 def _reader(layer: int, residuals: dict[int, Tensor], last: bool):

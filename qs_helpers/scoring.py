@@ -18,7 +18,8 @@ from .forward import _token_mask, batches, sink_mask
 from .hooks import capture, edit
 from .sae import CONVENTIONS
 from .steering import Scale, add
-from .writing import token
+
+BUCKETS = {"first": (1, 1), "2-8": (2, 8), "9-64": (9, 64), "later": (65, 10**9)}
 
 
 @torch.no_grad()
@@ -49,6 +50,16 @@ def fvu(x: Tensor, x_hat: Tensor, mask: Tensor | None = None) -> float:
 
 
 @torch.no_grad()
+def cross_entropy(model, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+    """`token_cross_entropy` of a causal LM on a batch; one forward pass, no cache.
+
+    Returns float32 [batch, seq-1] nats, NaN at padding; average it with `.nanmean()`.
+    """
+    output = model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+    return token_cross_entropy(output.logits, input_ids, attention_mask)
+
+
+@torch.no_grad()
 def token_cross_entropy(
     logits: Tensor, input_ids: Tensor, attention_mask: Tensor | None = None
 ) -> Tensor:
@@ -68,16 +79,6 @@ def token_cross_entropy(
         return nats
     real = attention_mask.to(logits.device).bool()
     return nats.masked_fill(~(real[:, 1:] & real[:, :-1]), float("nan"))
-
-
-@torch.no_grad()
-def cross_entropy(model, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-    """`token_cross_entropy` of a causal LM on a batch; one forward pass, no cache.
-
-    Returns float32 [batch, seq-1] nats, NaN at padding; average it with `.nanmean()`.
-    """
-    output = model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
-    return token_cross_entropy(output.logits, input_ids, attention_mask)
 
 
 class Reading(NamedTuple):
@@ -103,6 +104,7 @@ def compare_readings(sae, residuals) -> list[Reading]:
         for row in CONVENTIONS.values()
         if (row.transposed, row.scaled) == (own.transposed, own.scaled)
     ]
+    sae = sae.by_columns()  # every token is decoded, once for each reading
     return sorted(
         (
             Reading(name, layer, fvu(x, sae.read_as(name).reconstruct(x), ~sink_mask(x)))
@@ -132,14 +134,11 @@ def check_reading(sae, residuals) -> list[Reading]:
     return readings
 
 
-BUCKETS = {"first": (1, 1), "2-8": (2, 8), "9-64": (9, 64), "later": (65, 10**9)}
-
-
 @torch.no_grad()
 def text_nats(scope, texts: Sequence[str], steer: Mapping | None = None) -> np.ndarray:
     """Mean cross-entropy of each text in nats per token, float64 [texts]; its first token is given.
 
-    NaN where a text has fewer than two tokens, an empty one among them: models do write nothing.
+    NaN where a text has fewer than two tokens, an empty one among them: some models write nothing.
     `steer` as in `edit`.
     """
     out = np.full(len(texts), np.nan)
@@ -156,9 +155,12 @@ def text_nats(scope, texts: Sequence[str], steer: Mapping | None = None) -> np.n
 
 @torch.no_grad()
 def continuation_nats(
-    scope, prompts: Sequence[str], continuations: Sequence[str], steer: Mapping | None = None,
+    scope,
+    prompts: Sequence[str],
+    continuations: Sequence[str],
+    steer: Mapping | None = None,
     positions: str = "all",
-) -> list[np.ndarray]:  # fmt: skip
+) -> list[np.ndarray]:
     """-log p of each token of each continuation, given its prompt: a list of float64 [tokens].
 
     `steer` and `positions` as in `edit`: the continuation's tokens count as generated ones.
@@ -171,9 +173,12 @@ def continuation_nats(
 
 
 def kl_by_position(
-    scope, prompts: Sequence[str], continuations: Sequence[str], steer: Mapping,
+    scope,
+    prompts: Sequence[str],
+    continuations: Sequence[str],
+    steer: Mapping,
     positions: str = "all",
-) -> pd.DataFrame:  # fmt: skip
+) -> pd.DataFrame:
     """KL(plain || steered) of the next-token distributions along given continuations, in nats.
 
     Continuations should be the plain model's own (on-policy). One row a token: text, place (1 is
@@ -186,9 +191,12 @@ def kl_by_position(
 
 @torch.no_grad()
 def kl_tables(
-    scope, prompts: Sequence[str], continuations: Sequence[str], steers: Mapping[str, Mapping],
+    scope,
+    prompts: Sequence[str],
+    continuations: Sequence[str],
+    steers: Mapping[str, Mapping],
     positions: str = "all",
-) -> dict[str, pd.DataFrame]:  # fmt: skip
+) -> dict[str, pd.DataFrame]:
     """The table of `kl_by_position` for each of some interventions; the plain model runs once."""
     parts = {name: [] for name in steers}
     arms = [(None, "all"), *((steer, positions) for steer in steers.values())]
@@ -209,9 +217,110 @@ def kl_summary(table: pd.DataFrame) -> dict[str, float]:
     """Of a table of `kl_by_position`: mean, median, p95, p99 over tokens, and the mean of each
     bucket that has tokens."""
     out = {"mean": table.kl.mean()}
-    out |= {name: table.kl.quantile(q) for name, q in (("median", 0.5), ("p95", 0.95),
-                                                       ("p99", 0.99))}  # fmt: skip
+    out |= {
+        name: table.kl.quantile(q) for name, q in (("median", 0.5), ("p95", 0.95), ("p99", 0.99))
+    }
     return out | {name: part.kl.mean() for name, part in table.groupby("bucket", sort=False)}
+
+
+@torch.no_grad()
+def token_odds(
+    scope, prompts: Sequence[str], tokens: Tensor, steer=None, in_order: bool = False
+) -> np.ndarray:
+    """Log-odds (nats) of the token after each prompt being one of `tokens`: float64 [prompts].
+
+    `steer` as in `edit`; `in_order` keeps prompts in their order, for edits that have an entry
+    for each row of a batch (256 prompts at most), at the price of more padding.
+    """
+    ids = scope.ids(list(prompts))
+    order = sorted(range(len(ids)), key=lambda i: 0 if in_order else len(ids[i]))
+    out = np.empty(len(ids))
+    for start in range(0, len(ids), 256):
+        rows = order[start : start + 256]
+        batch = scope.tokens([ids[i] for i in rows])
+        with edited(scope.model, batch, steer):
+            logits = scope.model(**batch, use_cache=False, logits_to_keep=1).logits[:, -1]
+        out[rows] = log_odds(logits, tokens).cpu()
+    return out
+
+
+def log_odds(logits: Tensor, tokens: Tensor) -> Tensor:
+    """Log-odds (nats) of the next token being one of `tokens`: logits [..., vocab] to float64
+    [...], at most 27.6, a chance of all others of 1e-12. Differentiable below that."""
+    inside = logits.double().log_softmax(-1)[..., tokens.to(logits.device)].logsumexp(-1)
+    inside = inside.clamp(max=-1e-12)
+    return inside - torch.log(-torch.expm1(inside))
+
+
+@torch.no_grad()
+def output_effects(
+    scope, directions: Tensor, scale: Scale, dose: float, prompts: Sequence[str], tokens: Tensor
+) -> np.ndarray:
+    """Change of the log-odds of the next token being one of `tokens`: float64 [directions].
+
+    Each direction [n, d_model] is added with the same dose at every token of each prompt; the
+    log-odds (nats) are those after the last token, and the mean is over prompts. It is the
+    "output score" of Arad et al. 2025 for a set of tokens that is given and not taken from the
+    feature's own logit lens: it says what a feature does, not what it responds to.
+    """
+    ids = scope.ids(list(prompts))
+    odds = torch.zeros(len(ids), len(directions) + 1, dtype=torch.float64)
+    still = torch.zeros(1, scope.d_model)
+    still[0, 0] = 1.0  # any direction: its dose is 0
+    every = torch.cat([directions.cpu().float(), still])
+    doses = torch.full((len(every),), dose)
+    doses[-1] = 0.0
+    for row, tokens_of in enumerate(ids):
+        batch, step = scope.tokens([tokens_of]), max(1, scope.batch_tokens // len(tokens_of))
+        with capture(scope.model, [scale.layer]) as found:
+            scope.model(**batch, use_cache=False)
+        for start in range(0, len(every), step):
+            part = slice(start, start + step)
+            # Layers up to the edited one do the same for every direction: they ran once.
+            below = found[scale.layer].expand(len(every[part]), -1, -1)
+            many = {name: value.expand(len(below), -1) for name, value in batch.items()}
+            with (
+                edit(scope.model, {scale.layer: add(every[part], doses[part], scale)}),
+                run_above(scope.model, scale.layer, below),
+            ):
+                logits = scope.model(**many, use_cache=False, logits_to_keep=1).logits[:, -1]
+            odds[row, part] = log_odds(logits, tokens).cpu()
+    return (odds[:, :-1] - odds[:, -1:]).mean(0).numpy()
+
+
+def firing_gap(fires: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """How much more often each feature fires in some texts than in the others: float64 [d_sae].
+
+    fires: bool [texts, d_sae]; label: bool [texts]. P(fires | label) - P(fires | not label), the
+    score by which the Qwen-Scope report (2026, section 5.1) ranks features.
+    """
+    return fires[label].mean(0) - fires[~label].mean(0)
+
+
+def more_common(positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
+    """Ids whose share among `positive` ids is at least ten times that among `negative` ones."""
+    size = 1 + max(int(ids.max(initial=0)) for ids in (positive, negative))
+    shares = [np.bincount(ids, minlength=size) / max(1, len(ids)) for ids in (positive, negative)]
+    return np.flatnonzero((shares[0] > 0) & (shares[0] >= 10 * shares[1]))
+
+
+@torch.no_grad()
+def nearest(scope, layer: int, feature: int, n: int = 10, other: int | None = None) -> pd.DataFrame:
+    """The n features of layer `other` (None: the same layer) with the largest cosine of decoder
+    columns to a feature. Data: feature, cosine; the feature itself is left out."""
+    direction = scope.sae(layer).direction(feature)[0]
+    cosines = decoder_cosines(scope.sae(layer if other is None else other), direction)
+    if other in (None, layer):
+        cosines[feature] = -2
+    top = cosines.topk(min(n, len(cosines) - 1))
+    return pd.DataFrame({"feature": top.indices.tolist(), "cosine": top.values.tolist()})
+
+
+@torch.no_grad()
+def decoder_cosines(sae, direction: Tensor) -> Tensor:
+    """Cosine of each feature's column of W_dec with a direction [d_model]: float32 [d_sae]."""
+    direction = direction.to(sae.device).float()
+    return cosine_similarity(sae.W_dec.float(), direction[:, None], dim=0).cpu()
 
 
 def _by_place(rows: np.ndarray) -> pd.DataFrame:
@@ -258,110 +367,3 @@ def _logp(scope, ids, mask, prompt_mask, targets, arms) -> Iterator[list]:
                 row[: len(target)].double().log_softmax(-1)
                 for row, target in zip(logits, targets, strict=True)
             ]
-
-
-def more_common(positive: np.ndarray, negative: np.ndarray) -> np.ndarray:
-    """Ids whose share among `positive` ids is at least ten times that among `negative` ones."""
-    size = 1 + max(int(ids.max(initial=0)) for ids in (positive, negative))
-    first, second = (np.bincount(ids, minlength=size) / max(1, len(ids))
-                     for ids in (positive, negative))  # fmt: skip
-    return np.flatnonzero((first > 0) & (first >= 10 * second))
-
-
-@torch.no_grad()
-def token_odds(
-    scope, prompts: Sequence[str], tokens: Tensor, steer=None, in_order: bool = False
-) -> np.ndarray:
-    """Log-odds (nats) of the token after each prompt being one of `tokens`: float64 [prompts].
-
-    `steer` as in `edit`; `in_order` keeps prompts in their order, for edits that have an entry
-    for each row of a batch (256 prompts at most), at the price of more padding.
-    """
-    ids = scope.ids(list(prompts))
-    order = sorted(range(len(ids)), key=lambda i: 0 if in_order else len(ids[i]))
-    out = np.empty(len(ids))
-    for start in range(0, len(ids), 256):
-        rows = order[start : start + 256]
-        batch = scope.tokens([ids[i] for i in rows])
-        with edited(scope.model, batch, steer):
-            logits = scope.model(**batch, use_cache=False, logits_to_keep=1).logits[:, -1]
-        out[rows] = _odds(logits, tokens).numpy()
-    return out
-
-
-def _odds(logits: Tensor, tokens: Tensor) -> Tensor:
-    inside = logits.double().log_softmax(-1)[:, tokens.to(logits.device)].logsumexp(-1)
-    inside = inside.clamp(max=-1e-12).cpu()
-    return inside - torch.log(-torch.expm1(inside))
-
-
-@torch.no_grad()
-def output_effects(
-    scope, directions: Tensor, scale: Scale, dose: float, prompts: Sequence[str], tokens: Tensor
-) -> np.ndarray:
-    """Change of the log-odds of the next token being one of `tokens`: float64 [directions].
-
-    Each direction [n, d_model] is added with the same dose at every token of each prompt; the
-    log-odds (nats) are those after the last token, and the mean is over prompts. It is the
-    "output score" of Arad et al. 2025 for a set of tokens that is given and not taken from the
-    feature's own logit lens: it says what a feature does, not what it responds to.
-    """
-    ids = scope.ids(list(prompts))
-    odds = torch.zeros(len(ids), len(directions) + 1, dtype=torch.float64)
-    still = torch.zeros(1, scope.d_model)
-    still[0, 0] = 1.0  # any direction: its dose is 0
-    every = torch.cat([directions.cpu().float(), still])
-    doses = torch.full((len(every),), dose)
-    doses[-1] = 0.0
-    for row, tokens_of in enumerate(ids):
-        batch, step = scope.tokens([tokens_of]), max(1, scope.batch_tokens // len(tokens_of))
-        with capture(scope.model, [scale.layer]) as found:
-            scope.model(**batch, use_cache=False)
-        for start in range(0, len(every), step):
-            part = slice(start, start + step)
-            # Layers up to the edited one do the same for every direction: they ran once.
-            below = found[scale.layer].expand(len(every[part]), -1, -1)
-            many = {name: value.expand(len(below), -1) for name, value in batch.items()}
-            with (
-                edit(scope.model, {scale.layer: add(every[part], doses[part], scale)}),
-                run_above(scope.model, scale.layer, below),
-            ):
-                logits = scope.model(**many, use_cache=False, logits_to_keep=1).logits[:, -1]
-            odds[row, part] = _odds(logits, tokens)
-    return (odds[:, :-1] - odds[:, -1:]).mean(0).numpy()
-
-
-@torch.no_grad()
-def logit_lens(scope, layer: int, feature: int, n: int = 10) -> pd.DataFrame:
-    """The n tokens that W_dec[:, feature] promotes most and the n that it suppresses most.
-
-    The column goes through the final norm and the output matrix as if it were the whole residual
-    stream (nostalgebraist 2020, "interpreting GPT: the logit lens"), and the mean logit is taken
-    off. It leaves out every later layer, so it says more about late layers than about early ones.
-    Data: side ("promoted", "suppressed"), token, logit.
-    """
-    decoder = scope.model.get_decoder()
-    norm = getattr(decoder, "norm", None) or decoder.language_model.norm
-    direction = scope.sae(layer).direction(feature)[0]
-    hidden = norm(direction.to(scope.device, scope.dtype))
-    logits = scope.model.get_output_embeddings()(hidden).float().cpu()
-    logits -= logits.mean()
-    rows = []
-    order = logits.argsort(descending=True).tolist()
-    for side, ids in (("promoted", order[:n]), ("suppressed", order[::-1][:n])):
-        for i in ids:
-            rows.append((side, token(scope.tokenizer, i), float(logits[i])))
-    return pd.DataFrame(rows, columns=["side", "token", "logit"])
-
-
-@torch.no_grad()
-def nearest(scope, layer: int, feature: int, n: int = 10, other: int | None = None) -> pd.DataFrame:
-    """The n features of layer `other` (None: the same layer) with the largest cosine of decoder
-    columns to a feature. Data: feature, cosine; the feature itself is left out."""
-    direction = scope.sae(layer).direction(feature)[0]
-    sae = scope.sae(layer if other is None else other)
-    cosines = cosine_similarity(sae.W_dec.float(), direction[:, None], dim=0).cpu()
-    if other in (None, layer):
-        cosines[feature] = -2
-    top = cosines.topk(min(n, len(cosines) - 1))
-    return pd.DataFrame({"feature": top.indices.tolist(), "cosine": top.values.tolist()})

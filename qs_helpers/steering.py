@@ -11,11 +11,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .forward import SINK_FACTOR, activations, ends, residuals
+from .forward import SINK_FACTOR, activations, residuals
 
 MODES = ("add", "floor", "ceil", "clamp", "scale", "zero")
-
-
 Edit = Callable[[Tensor], Tensor]
 
 
@@ -100,9 +98,12 @@ def project_out(direction: Tensor, scale: Scale, strength=1.0, along: Tensor | N
 
 
 def cap_along(
-    direction: Tensor, level: float, scale: Scale, strength: float = 1.0,
+    direction: Tensor,
+    level: float,
+    scale: Scale,
+    strength: float = 1.0,
     along: Tensor | None = None,
-) -> Edit:  # fmt: skip
+) -> Edit:
     """x - strength * max(0, x . unit - level) unit: one-sided, as features are.
 
     direction: [d_model]; level in units of the residuals. Strength 1 caps the component at the
@@ -161,13 +162,68 @@ def change_features(sae, ids, mode: str, scale: Scale, value=None) -> Edit:
 
 
 def only_where(condition: Callable[[Tensor], Tensor], edit: Edit) -> Edit:
-    """An edit that is used only at tokens where `condition` of the residuals x, a bool
-    [batch, seq], is true: a gate."""
+    """A gate: an edit that is used only at tokens where `condition` of the residuals x, a bool
+    [batch, seq], is true. The edit sees these tokens alone, as one row: it must be the same for
+    all rows of the batch."""
 
     def gated(x: Tensor) -> Tensor:
-        return torch.where(condition(x)[..., None], edit(x), x)
+        hit = condition(x)
+        if not hit.any():
+            return x
+        new = x.clone()
+        new[hit] = edit(x[hit][None])[0]
+        return new
 
     return gated
+
+
+def diff_of_means(
+    scope, positive: Sequence[str], negative: Sequence[str], layers=None
+) -> dict[int, Tensor]:
+    """{layer: float32 [d_model]}: mean residual of `positive` minus mean residual of `negative`.
+
+    The means are over all tokens that are no sinks (Marks and Tegmark 2023). Not normalised.
+    ValueError if a list is empty or the two means are equal.
+    """
+    sides = [_means(scope, texts, layers) for texts in (positive, negative)]
+    return difference_of(*sides)
+
+
+def difference_of(positive: dict, negative: dict) -> dict[int, Tensor]:
+    """{layer: float32} of two {layer: mean}. ValueError where they are equal."""
+    found = {layer: (positive[layer] - negative[layer]).float() for layer in positive}
+    for layer, direction in found.items():
+        if not direction.any():
+            raise ValueError(f"both lists of texts have the same mean at layer {layer}")
+    return found
+
+
+def strong_activation(scope, texts: Sequence[str], layer: int, features, q: float = 0.99) -> Tensor:
+    """The q-quantile of each feature's activations over tokens where it is active: float32
+    [features]. ValueError names a feature that is active on no token that is no sink."""
+    features = torch.as_tensor(features).reshape(-1)
+    found: list[list[Tensor]] = [[] for _ in features]
+    for part in activations(scope, texts, [layer]):
+        active = (part.acts.values > 0) & part.keep[:, None]
+        for place, feature in enumerate(features):
+            found[place].append(part.acts.values[active & (part.acts.indices == feature)])
+    values = [torch.cat(parts) for parts in found]
+    silent = [int(f) for f, v in zip(features, values, strict=True) if not len(v)]
+    if silent:
+        raise ValueError(
+            f"features {silent} of layer {layer} are active on none of these {len(texts)} texts, "
+            "so there is no dose to take from them; choose live features or other texts"
+        )
+    return torch.stack([v.quantile(q) for v in values])
+
+
+def _means(scope, texts: Sequence[str], layers) -> dict[int, Tensor]:
+    sums, counts = {}, {}
+    for part in residuals(scope, texts, layers):
+        total = part.x[part.keep.to(part.x.device)].double().sum(0).cpu()
+        sums[part.layer] = sums.get(part.layer, 0) + total
+        counts[part.layer] = counts.get(part.layer, 0) + int(part.keep.sum())
+    return {layer: total / max(1, counts[layer]) for layer, total in sums.items()}
 
 
 def _unit(direction: Tensor, scale: Scale) -> Tensor:
@@ -192,78 +248,3 @@ def _rows(values: Tensor, x: Tensor) -> Tensor:
     if len(values) not in (1, len(x)):
         raise ValueError(f"{len(values)} rows of doses or directions for a batch of {len(x)}")
     return values.to(x.device)
-
-
-def diff_of_means(
-    scope, positive: Sequence[str], negative: Sequence[str], layers=None, last: bool = False
-) -> dict[int, Tensor]:
-    """{layer: float32 [d_model]}: mean residual of `positive` minus mean residual of `negative`.
-
-    The means are over all tokens that are no sinks, or with `last` over the last token of each
-    text (Marks and Tegmark 2023; for refusals Arditi et al. 2024). Not normalised. ValueError if
-    a list is empty or the two means are equal.
-    """
-    if last:
-        found = diff_at_positions(scope, positive, negative, 1, layers)
-        return {layer: directions[0] for layer, directions in found.items()}
-    sides = [_means(scope, texts, layers) for texts in (positive, negative)]
-    return _differences(*sides)
-
-
-def position_means(scope, prompts: Sequence[str], n: int, layers=None) -> dict[int, Tensor]:
-    """{layer: float64 [n, d_model]}: mean residual at each of the last n tokens, in their order.
-
-    ValueError for no prompts, or one of fewer than n tokens.
-    """
-    sums: dict[int, Tensor] = {}
-    for layer, x, _ in ends(scope, prompts, n, layers):
-        sums[layer] = sums.get(layer, 0) + x.double().sum(0).cpu()
-    return {layer: total / len(prompts) for layer, total in sums.items()}
-
-
-def diff_at_positions(
-    scope, positive: Sequence[str], negative: Sequence[str], n: int, layers=None
-) -> dict[int, Tensor]:
-    """{layer: float32 [n, d_model]}: the diff of means at each of the last n tokens of prompts.
-
-    With n of `template_tokens` these are the candidates of Arditi et al. 2024, read after a layer
-    and not before it. Not normalised. Errors as in `diff_of_means` and `position_means`.
-    """
-    sides = [position_means(scope, prompts, n, layers) for prompts in (positive, negative)]
-    return _differences(*sides)
-
-
-def _differences(positive: dict, negative: dict) -> dict[int, Tensor]:
-    found = {layer: (positive[layer] - negative[layer]).float() for layer in positive}
-    for layer, direction in found.items():
-        if not direction.any():
-            raise ValueError(f"both lists of texts have the same mean at layer {layer}")
-    return found
-
-
-def _means(scope, texts: Sequence[str], layers) -> dict[int, Tensor]:
-    sums, counts = {}, {}
-    for part in residuals(scope, texts, layers):
-        total = part.x[part.keep.to(part.x.device)].double().sum(0).cpu()
-        sums[part.layer] = sums.get(part.layer, 0) + total
-        counts[part.layer] = counts.get(part.layer, 0) + int(part.keep.sum())
-    return {layer: total / max(1, counts[layer]) for layer, total in sums.items()}
-
-
-def strong_activation(scope, texts: Sequence[str], layer: int, features, q: float = 0.99) -> Tensor:
-    """The q-quantile of each feature's activations over tokens where it is active: float32
-    [features]. ValueError names a feature that is active on no token that is no sink."""
-    features = torch.as_tensor(features).reshape(-1)
-    found: list[list[Tensor]] = [[] for _ in features]
-    for part in activations(scope, texts, [layer]):
-        active = (part.acts.values > 0) & part.keep[:, None]
-        for place, feature in enumerate(features):
-            found[place].append(part.acts.values[active & (part.acts.indices == feature)])
-    values = [torch.cat(parts) for parts in found]
-    silent = [int(f) for f, v in zip(features, values, strict=True) if not len(v)]
-    if silent:
-        raise ValueError(
-            f"features {silent} of layer {layer} are active on none of these {len(texts)} texts, "
-            "so there is no dose to take from them; choose live features or other texts"
-        )
-    return torch.stack([v.quantile(q) for v in values])

@@ -1,43 +1,11 @@
-"""What a text says of itself: its scripts, its language, whether it loops; tokens made visible.
+"""What a text says of itself: its scripts, its language, whether it loops.
 
 Units of n-grams are words where a text has spaces, and characters in Chinese and Japanese.
 """
 
 import functools
-import unicodedata
 
 import regex
-
-MARKS = {"\n": "⏎", "\t": "⇥", "\r": "␍", " ": "·"}
-
-
-def token(tokenizer, number: int) -> str:
-    """One token as `visible` text, or as its bytes, "‹E4 B8›", where it is no whole character."""
-    text = _decode(tokenizer, [number])
-    if "\ufffd" not in text:
-        return visible(text)
-    # Byte-level vocabularies spell a byte as a character: itself where it prints, else 256 + n.
-    prints = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in prints]
-    spelled = {chr(b): b for b in prints} | {chr(256 + n): b for n, b in enumerate(others)}
-    codes = [spelled.get(char) for char in tokenizer.convert_ids_to_tokens(number)]
-    return "‹" + " ".join(f"{code:02X}" for code in codes) + "›" if None not in codes else text
-
-
-def visible(text: str) -> str:
-    """Spaces, line breaks and tabs as marks; other control and format characters as ‹U+…›."""
-    out = []
-    for char in text:
-        category = unicodedata.category(char)
-        # The joiner and the emoji selector belong to a visible character.
-        hidden = category in ("Cc", "Cf", "Zl", "Zp", "Co", "Cn") and char != "\u200d"
-        out.append(MARKS.get(char) or (f"‹U+{ord(char):04X}›" if hidden else char))
-    return "".join(out) or "∅"
-
-
-def _decode(tokenizer, ids: list[int]) -> str:
-    return tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-
 
 SCRIPTS = {
     "Latin": r"\p{Latin}",
@@ -46,11 +14,7 @@ SCRIPTS = {
     "Kana": r"[\p{Hiragana}\p{Katakana}\u30fc]",
     "other": r"\p{L}",
 }
-
-
 UNITS = regex.compile(r"\p{Han}|[\p{Hiragana}\p{Katakana}\u30fc]|[\p{L}\p{M}\p{N}]+|[^\s]")
-
-
 MAX_PERIOD = 16  # units of the longest stretch that counts as a loop
 
 

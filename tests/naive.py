@@ -87,8 +87,10 @@ def or_rule(peak, toxic, other, k):
     [texts, d_sae], and which texts of `other` have any of them above 0."""
     gaps = []
     for feature in range(peak.shape[1]):
-        hits = [sum(peak[i, feature] > 0 for i in range(len(peak)) if toxic[i] == label)
-                for label in (True, False)]  # fmt: skip
+        hits = [
+            sum(peak[i, feature] > 0 for i in range(len(peak)) if toxic[i] == label)
+            for label in (True, False)
+        ]
         gaps.append(hits[0] / sum(toxic) - hits[1] / (len(toxic) - sum(toxic)))
     features = sorted(range(len(gaps)), key=lambda f: (-gaps[f], f))[:k]
     return features, [any(row[f] > 0 for f in features) for row in other]
@@ -130,8 +132,10 @@ def cosine(a, b):
 
 def activation_gap(positive, negative, median):
     """Mean activation over the tokens (rows) of `positive` minus `negative`, by feature."""
-    means = [[sum(column) / len(rows) for column in zip(*rows, strict=True)]
-             for rows in (positive, negative)]  # fmt: skip
+    means = [
+        [sum(column) / len(rows) for column in zip(*rows, strict=True)]
+        for rows in (positive, negative)
+    ]
     return [(a - b) / median for a, b in zip(*means, strict=True)]
 
 

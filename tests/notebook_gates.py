@@ -27,8 +27,8 @@ def tags(cell) -> list[str]:
 
 
 def code_lines(cell) -> int:
-    """Lines of a cell that are neither blank nor only a comment."""
-    lines = (line.strip() for line in cell.source.splitlines())
+    """Lines of a cell that are not blank, not only a comment, and not only closing brackets."""
+    lines = (line.strip(" )]},") for line in cell.source.splitlines())
     return sum(bool(line) and not line.startswith("#") for line in lines)
 
 
@@ -110,7 +110,8 @@ def measured(nb, path: Path) -> list[str]:
 
 
 def lengths(nb, path: Path) -> list[str]:
-    """Code cells: the median at most 10 lines, none above 25, blank and comment lines apart."""
+    """Code cells: the median at most 10 lines, none above 25, blank lines, comments and
+    closing brackets apart."""
     counts = [code_lines(cell) for cell in code_cells(nb)]
     problems = [f"a code cell has {n} lines, above {MAX_LINES}" for n in counts if n > MAX_LINES]
     if counts and median(counts) > MEDIAN_LINES:

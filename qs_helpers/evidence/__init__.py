@@ -3,8 +3,10 @@
 import lazy_loader
 
 _NAMES = {
-    "stats": ["crossing", "holm", "rank_p", "sign_flip_p"],
-    "claims": ["ClaimFailed", "Run"],
+    "stats": "crossing holm rank_p sign_flip_p",
+    "claims": "ClaimFailed Run",
 }
 
-__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs=_NAMES)
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__, submod_attrs={module: names.split() for module, names in _NAMES.items()}
+)

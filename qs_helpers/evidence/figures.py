@@ -13,11 +13,7 @@ from .claims import add_entry, current_run
 from .files import write_whole
 
 MAX_PNG_BYTES = 150_000
-
-
 TINY_FOOTER = "tiny scope: a test bed, not a finding about Qwen"
-
-
 # Fonts with Chinese and Japanese glyphs, in order of preference, as systems name them.
 CJK_FONTS = (
     *("Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans SC", "Source Han Sans SC"),

@@ -7,6 +7,7 @@ import torch
 from scipy.stats import binomtest, permutation_test, rankdata
 
 DRAWS = 2000
+AREA_DRAWS = 1000
 
 
 class Estimate(NamedTuple):
@@ -40,7 +41,9 @@ def ratio(top, bottom, units=None, seed: int = 0) -> Estimate:
     top, bottom = _column(top).double(), _column(bottom).double()
     units = torch.arange(len(top)) if units is None else _column(units)
     if not len(top) == len(bottom) == len(units):
-        raise ValueError(f"{len(top)} tops, {len(bottom)} bottoms, {len(units)} units: make equal")
+        raise ValueError(
+            f"ratio got {len(top)}, {len(bottom)} and {len(units)} numbers; give as many of each"
+        )
     if bottom.sum() == 0:
         raise ValueError("ratio: the bottom sums to 0, so there is nothing to compare with")
     names, place = units.unique(return_inverse=True)
@@ -77,9 +80,14 @@ def sign_flip_p(differences, seed: int = 0) -> float:
     """
     values = _column(differences).double().numpy()
     test = permutation_test(
-        (values,), np.mean, permutation_type="samples", alternative="greater", vectorized=True,
-        n_resamples=9999, rng=np.random.default_rng(seed),
-    )  # fmt: skip
+        (values,),
+        np.mean,
+        permutation_type="samples",
+        alternative="greater",
+        vectorized=True,
+        n_resamples=9999,
+        rng=np.random.default_rng(seed),
+    )
     return float(test.pvalue)
 
 
@@ -135,9 +143,6 @@ def _column(values) -> torch.Tensor:
     if isinstance(values, torch.Tensor):
         return values.detach().cpu().flatten()
     return torch.tensor(np.asarray(values)).flatten()
-
-
-AREA_DRAWS = 1000
 
 
 def auroc(scores, positive, seed: int = 0) -> Estimate:

@@ -13,7 +13,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-BLOCK_BYTES = 2**24  # what one block of widened or gathered weights may take
+BLOCK_BYTES = 2**24  # what one block of gathered weights may take
+PAGE = mmap.PAGESIZE
+MOST_PAGES = 2**16  # asked for one by one
+SMALL = 2**22  # bytes of a tensor that is read as it is
+POPULATE_READ = 22  # since Linux 5.14; mmap has no name for it
 
 
 def columns_of(values: Tensor, indices: Tensor, ids: Tensor, d_sae: int) -> Tensor:
@@ -30,9 +34,9 @@ def weighted_columns(W: Tensor, values: Tensor, indices: Tensor) -> Tensor:
     """Sum over e of values[t, e] * W[:, indices[t, e]]: float32 [tokens, d_model].
 
     W is (d_model, d_sae), values and indices [tokens, entries]. Columns that lie in one piece
-    (W.T is contiguous) are read where they are. Others are gathered for one block of rows at a
-    time and turned; the block stays in cache and W is never copied whole. Entries of value 0 cost
-    nothing.
+    (W.T is contiguous) are read where they are. Others are gathered and transposed for one block
+    of rows at a time: the block stays in cache, and W is never copied whole. Entries of value 0
+    cost nothing.
     """
     filled = values != 0
     counts = filled.sum(-1)
@@ -49,18 +53,6 @@ def weighted_columns(W: Tensor, values: Tensor, indices: Tensor) -> Tensor:
         block = W[part].index_select(1, used).float().T.contiguous()
         out[:, part] = embedding_bag(places, block, offsets, mode="sum", per_sample_weights=weights)
     return out
-
-
-PAGE = mmap.PAGESIZE
-
-
-MOST_PAGES = 2**16  # asked for one by one
-
-
-SMALL = 2**22  # bytes of a tensor that is read as it is
-
-
-POPULATE_READ = 22  # since Linux 5.14; mmap has no name for it
 
 
 def gather_columns(W: Tensor, ids: Tensor) -> Tensor:

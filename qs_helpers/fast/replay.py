@@ -14,8 +14,6 @@ from torch import Tensor
 from ..hooks import decoder_layers, edit, hooks_left
 
 MOST_BYTES = 2**28  # of what one block keeps; what was used longest ago is given up first
-
-
 _open: dict[int, "_Kept"] = {}  # id of a model -> what the block around it keeps
 
 
@@ -66,9 +64,13 @@ def reuse_below(model) -> Iterator[None]:
 
 @contextmanager
 def edited(
-    model, batch: Mapping[str, Tensor], functions: Mapping | None, positions: str = "all",
-    attention_mask: Tensor | None = None, cached: bool = False,
-) -> Iterator[None]:  # fmt: skip
+    model,
+    batch: Mapping[str, Tensor],
+    functions: Mapping | None,
+    positions: str = "all",
+    attention_mask: Tensor | None = None,
+    cached: bool = False,
+) -> Iterator[None]:
     """`edit(model, functions, positions, attention_mask)` around passes that begin with `batch`.
 
     Inside a `reuse_below` block, and where no other hook is on the model, layers below the first

@@ -32,6 +32,45 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+COLUMNS = 4  # of a block of pre-activations that `topk` looks into
+BLOCK_BYTES = 2**24  # what one block of widened weights may take
+U, V = 2.0**-24, 2.0**-8
+LEAST = 2**24  # numbers in W: below, one plain product is as fast
+BLOCK = 16  # rows of a block
+MOST = 6  # blocks that are looked into, for each place in the TopK
+
+
+def linear(x: Tensor, W: Tensor, b: Tensor) -> Tensor:
+    """x @ W.T + b in float32, x [tokens, d_model] float32, W in any float dtype."""
+    if W.dtype == torch.float32:
+        return torch.addmm(b, x, W.T)
+    # Weights kept in another dtype are widened block by block, never as a whole second copy.
+    out = torch.empty(len(x), len(W), device=x.device, dtype=torch.float32)
+    rows = max(1, BLOCK_BYTES // (4 * W.shape[1]))
+    for start in range(0, len(W), rows):
+        part = slice(start, start + rows)
+        out[:, part] = torch.addmm(b[part], x, W[part].float().T)
+    return out
+
+
+def topk(pre: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """torch.topk(pre, k) for pre [tokens, n].
+
+    On a CPU its time grows with n, so it is asked twice for less: the k largest numbers are in the
+    k blocks with the largest maxima. A block is every (n / 4)th column, so that maxima are taken
+    of whole rows of memory.
+    """
+    n = pre.shape[1]
+    if pre.device.type != "cpu" or n % COLUMNS or n < 4 * COLUMNS * k:
+        return torch.topk(pre, k)
+    step = n // COLUMNS
+    maxima = pre.view(len(pre), COLUMNS, step).amax(1)
+    blocks = torch.topk(maxima, k, sorted=False).indices
+    columns = blocks[:, None] + step * torch.arange(COLUMNS)[None, :, None]
+    columns = columns.view(len(pre), COLUMNS * k)
+    values, places = torch.topk(pre.gather(1, columns), k)
+    return values, columns.gather(1, places)
+
 
 def exact_products() -> bool:
     """Whether torch computes float32 products in float32: it may be told to be faster instead."""
@@ -55,18 +94,6 @@ def may_fire(x: Tensor, W: Tensor, b: Tensor) -> Tensor:
     x, W, d = x.float(), W.float(), W.shape[1]
     most = torch.outer(x.abs().amax(-1), W.abs().sum(-1)) + b.abs()
     return (torch.addmm(b, x, W.T) > -d * (2.0**-22 * most + 2.0**-120)).any(-1)
-
-
-U, V = 2.0**-24, 2.0**-8
-
-
-LEAST = 2**24  # numbers in W: below, one plain product is as fast
-
-
-BLOCK = 16  # rows of a block
-
-
-MOST = 6  # blocks that are looked into, for each place in the TopK
 
 
 class Screen(NamedTuple):

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..sae import CONVENTIONS, NAMES, Convention
+from ..sae import CONVENTIONS, Convention
 from .origin import file_layer
 
 # Tried in this order when no convention is asked for. The tensors alone cannot tell whether b_dec
@@ -115,7 +115,7 @@ def read_sae(path, convention: str | None = None) -> SaeFile:
         way = f"its layout is that of convention {fitting[0]!r}" if fitting else "download it again"
         raise ValueError(f"{path} {problem} as convention {name!r} wants; {way}")
     row = CONVENTIONS[name]
-    tensors = dict(zip(NAMES, (inner[key] for key in row.keys), strict=True))
+    tensors = dict(zip(CONVENTIONS["official"].keys, (inner[key] for key in row.keys), strict=True))
     if row.transposed:
         tensors |= {"W_enc": tensors["W_enc"].T, "W_dec": tensors["W_dec"].T}
     scale = float(content.get("scale", 0)) if row.scaled else 1.0

@@ -197,10 +197,10 @@ def _resolved(module: str, name: str) -> Place | None:
 
 @cache
 def _exports(module: str) -> dict[str, str]:
-    """Name to module of the table _NAMES, for a package that loads names when they are used."""
+    """Name to module, of a package with a table _NAMES: {module: "name name …"}."""
     table = _modules()[module].definitions.get("_NAMES")
     names = ast.literal_eval(table.value) if table is not None else {}
-    return {name: below for below, found in names.items() for name in found}
+    return {name: below for below, found in names.items() for name in found.split()}
 
 
 def _by_name(places) -> dict[str, set[str]]:

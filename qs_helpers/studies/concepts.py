@@ -7,11 +7,10 @@ import numpy as np
 import pandas as pd
 
 from ..evidence.stats import Estimate, _area, auroc
-from ..forward import peaks
+from ..forward import read_texts
+from ..scoring import firing_gap
 
 CONTROLS = 20
-
-
 Texts = Sequence[str]
 
 
@@ -30,9 +29,13 @@ class ConceptSearch(NamedTuple):
 
 
 def concept_search(
-    scope, found: tuple[Texts, Texts], held_out: tuple[Texts, Texts], layers=None, top: int = 20,
+    scope,
+    found: tuple[Texts, Texts],
+    held_out: tuple[Texts, Texts],
+    layers=None,
+    top: int = 20,
     seed: int = 0,
-) -> ConceptSearch:  # fmt: skip
+) -> ConceptSearch:
     """Features that fire in more of the positive texts than of the negative ones.
 
     found, held_out: (positive texts, negative texts). Features of `layers` (None: all) are ranked
@@ -45,9 +48,13 @@ def concept_search(
         if len(texts) != 2 or min(map(len, texts)) < 2:
             raise ValueError(f"{name}: give two lists (positive, negative) of two texts or more")
     labels = [np.repeat([True, False], [len(pos), len(neg)]) for pos, neg in (found, held_out)]
-    train, test = (peaks(scope, [*pos, *neg], layers) for pos, neg in (found, held_out))
-    train = {layer: x.numpy() > 0 for layer, x in train.items()}
-    test = {layer: x.numpy() for layer, x in test.items()}
+    train, test = (
+        {layer: found.peak for layer, found in readings.items()}
+        for readings in (
+            read_texts(scope, [*pos, *neg], layers, ["peak"]) for pos, neg in (found, held_out)
+        )
+    )
+    train = {layer: peak > 0 for layer, peak in train.items()}
 
     rows = []
     for layer, feature in _best(train, labels[0], top):
@@ -68,7 +75,7 @@ def concept_search(
 
 def _best(fires: dict[int, np.ndarray], label: np.ndarray, top: int) -> list[tuple[int, int]]:
     """(layer, feature) of the largest firing-rate differences; ties by layer, then feature."""
-    gaps = np.stack([f[label].mean(0) - f[~label].mean(0) for f in fires.values()])
+    gaps = np.stack([firing_gap(f, label) for f in fires.values()])
     order = np.argsort(-gaps, axis=None, kind="stable")[:top]
     places = zip(*np.unravel_index(order, gaps.shape), strict=True)
     return [(list(fires)[row], int(feature)) for row, feature in places]

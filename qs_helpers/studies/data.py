@@ -19,11 +19,7 @@ import regex
 from ..presets import dataset_name
 
 SPLITS = {"discovery": 0.6, "validation": 0.2, "test": 0.2}
-
-
 YES = {"1", "true", "yes", "toxic", "positive"}
-
-
 NO = {"0", "false", "no", "clean", "non-toxic", "nontoxic", "not toxic", "neutral", "negative"}
 
 
@@ -56,9 +52,14 @@ def tiny_texts(n: Mapping[str, int], languages: Iterable[str], seed: int = 0) ->
 
 
 def read_labelled(
-    path, text: str = "text", label: str = "toxic", language: str = "language",
-    positive: str | None = None, most: int = 5000, seed: int = 0,
-) -> list[Record]:  # fmt: skip
+    path,
+    text: str = "text",
+    label: str = "toxic",
+    language: str = "language",
+    positive: str | None = None,
+    most: int = 5000,
+    seed: int = 0,
+) -> list[Record]:
     """Texts of a .csv or .jsonl file in UTF-8, with the names of its columns.
 
     The language column may be missing. Labels are 0 and 1, true and false, yes and no, toxic and
@@ -366,6 +367,6 @@ def tiny_twins(n: int, split: str, languages: Iterable[str], seed: int = 0):
 
 
 def read_prompts(path, most: int = 5000, seed: int = 0) -> list[Record]:
-    """Prompts of a .csv or .jsonl file with columns text, harmful (0 or 1) and, if it likes,
+    """Prompts of a .csv or .jsonl file with columns text, harmful (0 or 1) and, if it has them,
     language and split. ValueError as in `read_labelled`: a missing column, one class only."""
     return read_labelled(path, label="harmful", most=most, seed=seed)

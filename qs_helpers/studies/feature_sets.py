@@ -9,11 +9,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import cosine_similarity
 
 from ..controls import matched_features
 from ..forward import activations
-from ..steering import Scale, change_features
+from ..steering import Scale, change_features, only_where
 
 FeatureSet = Sequence[tuple[int, int]]
 
@@ -42,15 +41,6 @@ def activation_gap(
     return {n: (sides[0][n] - sides[1][n]) / scale.median for n, scale in scales.items()}
 
 
-def cosines(scope, direction: Tensor, layers) -> dict[int, np.ndarray]:
-    """Cosine of each feature's column of W_dec with a direction: {layer: float64 [d_sae]}."""
-    found = {}
-    for n in layers:
-        columns = scope.sae(n).direction(range(scope.d_sae)).double().cpu()
-        found[n] = cosine_similarity(columns, direction.double().cpu()[None]).numpy()
-    return found
-
-
 def best(scores: Mapping[int, Sequence[float]], n: int) -> list[tuple[int, int]]:
     """The n features (layer, feature) with the highest scores above 0, best first."""
     layers = np.concatenate([np.full(len(x), layer) for layer, x in scores.items()])
@@ -72,7 +62,7 @@ def feature_edits(
     for layer, ids in _by_layer(chosen).items():
         function = change_features(scope.sae(layer), ids, "scale", scales[layer], float(factor))
         if gates is not None:
-            function = _gated(scope.sae(layer), ids, gates[layer], function)
+            function = only_where(_above(scope.sae(layer), ids, gates[layer]), function)
         functions[layer] = function
     return functions
 
@@ -138,8 +128,11 @@ def random_sets(
     for _ in range(n):
         taken: dict[tuple[int, int], None] = {}
         for (layer, _f), options in candidates.items():
-            free = [int(f) for f in rng.permutation(options)
-                    if (layer, int(f)) not in taken and (layer, int(f)) not in chosen]  # fmt: skip
+            free = [
+                int(f)
+                for f in rng.permutation(options)
+                if (layer, int(f)) not in taken and (layer, int(f)) not in chosen
+            ]
             if free:
                 taken[layer, free[0]] = None
         sets.append(list(taken))
@@ -160,16 +153,6 @@ def _sums(acts, ids: list[int]) -> Tensor:
     return (acts.values * inside).sum(-1)
 
 
-def _gated(sae, ids: list[int], level: float, function):
-    """An edit at tokens where the sum of a set's activations is above a level: few, and the edit
-    need not read the others again."""
-
-    def edit(x: Tensor) -> Tensor:
-        hit = (sae.some(x, torch.tensor(ids)).sum(-1) > level).to(x.device)
-        if not hit.any():
-            return x
-        new = x.clone()
-        new[hit] = function(x[hit][None])[0]
-        return new
-
-    return edit
+def _above(sae, ids: list[int], level: float):
+    """A condition: the sum of a set's activations is above a level."""
+    return lambda x: sae.some(x, torch.tensor(ids)).sum(-1).to(x.device) > level

@@ -18,8 +18,17 @@ from torch import Tensor
 from ..evidence.files import write_whole
 from ..forward import residuals
 
-FIELDS = {"text": str, "language": str, "tokens": list, "excess": list, "reward": float,
-          "layer": int, "features": list, "usual": list, "scope": str}  # fmt: skip
+FIELDS = {
+    "text": str,
+    "language": str,
+    "tokens": list,
+    "excess": list,
+    "reward": float,
+    "layer": int,
+    "features": list,
+    "usual": list,
+    "scope": str,
+}
 
 
 class Signal(NamedTuple):
@@ -73,8 +82,9 @@ def export_excess(
         row |= {"tokens": scope.tokenizer.convert_ids_to_tokens(ids)}
         row |= {"excess": [round(float(v), 6) for v in values], "reward": -float(values.mean())}
         row |= {"layer": signal.layer, "features": list(signal.features)}
-        lines.append(json.dumps(row | {"usual": list(signal.usual), "scope": scope.name},
-                                ensure_ascii=False))  # fmt: skip
+        lines.append(
+            json.dumps(row | {"usual": list(signal.usual), "scope": scope.name}, ensure_ascii=False)
+        )
     write_whole(Path(path), ("\n".join(lines) + "\n").encode())
     return Path(path)
 
@@ -104,9 +114,16 @@ def excess_loss(sae, x: Tensor, signal: Signal, mask: Tensor) -> Tensor:
 
 
 def finetune(
-    scope, texts: Sequence[str], steps: int, seed: int = 0, signal: Signal | None = None,
-    weight: float = 0.0, counts=None, rate: float = 3e-4, batch_size: int = 16,
-):  # fmt: skip
+    scope,
+    texts: Sequence[str],
+    steps: int,
+    seed: int = 0,
+    signal: Signal | None = None,
+    weight: float = 0.0,
+    counts=None,
+    rate: float = 3e-4,
+    batch_size: int = 16,
+):
     """A scope with a copy of the model, fine-tuned on texts (AdamW); the original is untouched.
 
     With `signal`, `weight` times `excess_loss` is added, on the residuals after its layer. `counts`

@@ -18,7 +18,10 @@ from ..evidence.stats import ratio
 from ..fast.replay import reuse_below
 from ..forward import batches, ends
 from ..hooks import edit
-from ..scoring import token_odds
+from ..scoring import log_odds, token_odds
+
+LEAST = 0.5  # nats between the two prompts of a pair
+BATCH = 128
 
 
 class Gradients(NamedTuple):
@@ -59,11 +62,8 @@ def gradients(
 
         with torch.enable_grad(), edit(scope.model, {n: probe(n) for n in layers}):
             logits = scope.model(**batch, use_cache=False, logits_to_keep=1).logits[:, -1]
-            logp = logits.float().log_softmax(-1)
-            inside = torch.zeros(logp.shape[-1], dtype=torch.bool, device=logp.device)
-            inside[tokens.to(logp.device)] = True
-            odds = logp[:, inside].logsumexp(-1) - logp[:, ~inside].logsumexp(-1)
-            found = torch.autograd.grad(odds.sum(), [probes[n] for n in layers])
+            odds = log_odds(logits, tokens).sum()
+            found = torch.autograd.grad(odds, [probes[n] for n in layers])
         real = batch["attention_mask"].bool()
         for layer, gradient in zip(layers, found, strict=True):
             yield Gradients(layer, rows, x[layer].float(), gradient.float(), real)
@@ -92,12 +92,6 @@ def feature_attribution(
             shares = (columns @ gradient[here, :, None])[..., 0] * acts.values[here].to(gradient)
             totals[part.layer].index_add_(0, index.flatten().cpu(), shares.flatten().double().cpu())
     return {n: total / len(prompts) for n, total in totals.items()}
-
-
-LEAST = 0.5  # nats between the two prompts of a pair
-
-
-BATCH = 128
 
 
 def differences(scope, prompts: Sequence[str], sources: Sequence[str], layer: int, n: int):
@@ -170,9 +164,16 @@ def along(direction: Tensor) -> Basis:
 
 
 def recovered(
-    scope, basis: Basis, ranked_on, judged_on, layer: int, n: int, tokens: Tensor,
-    sizes: Sequence[int], seed: int = 0,
-) -> pd.DataFrame:  # fmt: skip
+    scope,
+    basis: Basis,
+    ranked_on,
+    judged_on,
+    layer: int,
+    n: int,
+    tokens: Tensor,
+    sizes: Sequence[int],
+    seed: int = 0,
+) -> pd.DataFrame:
     """One row a size: size, value with its interval over pairs, n (pairs that count).
 
     ranked_on, judged_on: (prompts, sources), pairs of a discovery and of a test split. Components

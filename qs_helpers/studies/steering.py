@@ -12,11 +12,24 @@ from torch import Tensor
 
 from ..controls import matched_features, random_directions
 from ..evidence.stats import Estimate, difference, holm, mean, rank_p, sign_flip_p
-from ..forward import peaks, residuals
+from ..forward import read_texts, residuals
 from ..generation import Arm, sweep
-from ..scoring import cross_entropy, more_common, nearest, text_nats
+from ..scoring import cross_entropy, firing_gap, more_common, nearest, text_nats
 from ..steering import Scale
 from ..writing import UNITS, loops
+
+ALPHA, SIDE_LIMIT = 0.05, 0.2
+DRAWS, SHUFFLES = 20, 10  # controls of a knob
+RULES = {
+    "causal": "the interval of its effect lies above 0 and above the mean effect of every control, "
+    f"and the sign-flip p-value, corrected for all knobs by Holm, is below {ALPHA}",
+    "specific": "the interval of the change of everything else that is scored lies within "
+    f"±{SIDE_LIMIT}",
+    "stable": "with rephrased prompts, and at a neighbouring layer, the interval of the effect "
+    "lies above the mean effect of every control",
+}
+# Scores of texts that were written after prompts: a number from 0 to 1 for each text.
+Score = Callable[[Sequence[str], Sequence[str]], Sequence[float]]
 
 
 class EditReport(NamedTuple):
@@ -56,18 +69,24 @@ def report_edit(
         raise ValueError(f"the edit of layer {layer} changes no token of these {len(texts)} texts")
     return EditReport(
         mean(touched.float(), text),
-        mean(share[touched], text[touched]) if len(set(text[touched].tolist())) > 1 else
-        Estimate(share[touched].mean().item(), 0.0, float("inf"), 1),
+        mean(share[touched], text[touched])
+        if len(set(text[touched].tolist())) > 1
+        else Estimate(share[touched].mean().item(), 0.0, float("inf"), 1),
         before[touched].mean(0),
         after[touched].mean(0),
-    )  # fmt: skip
+    )
 
 
 def dose_grid(
-    scope, prompts: Sequence[str], scales: Mapping[int, Scale], directions: Mapping[int, Tensor],
-    doses: Sequence[float], scores: Mapping[str, Callable[[Sequence[str]], Sequence[float]]],
-    how: str = "add", **options,
-) -> pd.DataFrame:  # fmt: skip
+    scope,
+    prompts: Sequence[str],
+    scales: Mapping[int, Scale],
+    directions: Mapping[int, Tensor],
+    doses: Sequence[float],
+    scores: Mapping[str, Callable[[Sequence[str]], Sequence[float]]],
+    how: str = "add",
+    **options,
+) -> pd.DataFrame:
     """One row for each layer of `directions`, dose and prompt: layer, dose, prompt (its number),
     text, and one column for each of `scores`, which are given the texts of an arm."""
     arms = [Arm(layer, float(dose), v) for layer, v in directions.items() for dose in doses]
@@ -90,8 +109,7 @@ def shuffled_choice(positive, negative, n: int = 20, seed: int = 0) -> np.ndarra
     rng, found = np.random.default_rng(seed), []
     for _ in range(n):
         shuffled = rng.permutation(label)
-        gap = fires[shuffled].mean(0) - fires[~shuffled].mean(0)
-        found.append(int(gap.argmax()))
+        found.append(int(firing_gap(fires, shuffled).argmax()))
     return np.array(found)
 
 
@@ -105,10 +123,12 @@ def usual_nats(scope, texts: Sequence[str], max_tokens: int) -> np.ndarray:
     ids = [tokens[:max_tokens] for tokens in scope.ids(list(texts)) if len(tokens) >= max_tokens]
     if not ids:
         raise ValueError(f"none of {len(texts)} texts has {max_tokens} tokens; give longer ones")
-    each = torch.cat([
-        cross_entropy(scope.model, torch.tensor(ids[i : i + 64], device=scope.device))
-        for i in range(0, len(ids), 64)
-    ])  # fmt: skip
+    each = torch.cat(
+        [
+            cross_entropy(scope.model, torch.tensor(ids[i : i + 64], device=scope.device))
+            for i in range(0, len(ids), 64)
+        ]
+    )
     so_far = each.double().cumsum(1) / torch.arange(1, max_tokens, device=each.device)
     limits = so_far.quantile(0.95, dim=0).cpu().numpy()
     return np.concatenate([[np.nan, np.nan], limits])
@@ -135,15 +155,17 @@ def firing_contrast(
 
     The contrast of a feature is the difference of the two column means.
     """
-    fires = peaks(scope, [*positive, *negative], [layer])[layer].numpy() > 0
+    fires = read_texts(scope, [*positive, *negative], [layer], ["peak"])[layer].peak > 0
     return fires[: len(positive)], fires[len(positive) :]
 
 
 def typical_tokens(scope, positive: Sequence[str], negative: Sequence[str]) -> Tensor:
     """Ids of tokens that make up a larger share of `positive` than of `negative`, by a factor of
     ten or more: int64 [tokens]. ValueError if there are none."""
-    ids = [np.concatenate([np.array(i) for i in scope.ids(list(texts))])
-           for texts in (positive, negative)]  # fmt: skip
+    ids = [
+        np.concatenate([np.array(i) for i in scope.ids(list(texts))])
+        for texts in (positive, negative)
+    ]
     found = more_common(*ids)
     if not len(found):
         raise ValueError("no token is ten times as common in the positive texts; give other texts")
@@ -182,26 +204,6 @@ def harmonic_mean(effect: float, fluency: float) -> float:
     if not (0 <= effect <= 1 and 0 <= fluency <= 1):
         raise ValueError(f"harmonic_mean of {effect} and {fluency}: give two numbers from 0 to 1")
     return 2 * effect * fluency / (effect + fluency) if effect and fluency else 0.0
-
-
-ALPHA, SIDE_LIMIT = 0.05, 0.2
-
-
-DRAWS, SHUFFLES = 20, 10  # controls of a knob
-
-
-RULES = {
-    "causal": "the interval of its effect lies above 0 and above the mean effect of every control, "
-    f"and the sign-flip p-value, corrected for all knobs by Holm, is below {ALPHA}",
-    "specific": "the interval of the change of everything else that is scored lies within "
-    f"±{SIDE_LIMIT}",
-    "stable": "with rephrased prompts, and at a neighbouring layer, the interval of the effect "
-    "lies above the mean effect of every control",
-}
-
-
-# Scores of texts that were written after prompts: a number from 0 to 1 for each text.
-Score = Callable[[Sequence[str], Sequence[str]], Sequence[float]]
 
 
 class Knob(NamedTuple):
@@ -263,14 +265,21 @@ def feature_knob(
 
 
 def direction_knob(
-    scope, name: str, layer: int, directions: Mapping[int, Tensor], dose: float, density, fires,
+    scope,
+    name: str,
+    layer: int,
+    directions: Mapping[int, Tensor],
+    dose: float,
+    density,
+    fires,
     seed: int = 0,
-) -> Knob:  # fmt: skip
+) -> Knob:
     """A direction {layer: [d_model]}, with the controls of the feature that the same texts choose.
 
     Neighbours: the directions of the next layers that `directions` has.
     """
-    most = int((fires[0].mean(0) - fires[1].mean(0)).argmax())
+    label = np.repeat([True, False], [len(rows) for rows in fires])
+    most = int(firing_gap(np.concatenate(fires), label).argmax())
     controls = feature_knob(scope, name, layer, most, dose, density, fires, (), seed).controls
     around = {n: directions[n] for n in (layer - 1, layer + 1) if n in directions}
     return Knob(name, layer, directions[layer], dose, around, controls)
@@ -292,10 +301,17 @@ class KnobTrial(NamedTuple):
 
 
 def try_knob(
-    scope, knob: Knob, scales: Mapping[int, Scale], prompts: Sequence[str], outcome: Score,
-    rephrased: Sequence[str], sides: Mapping[str, Score], max_new_tokens: int = 24,
-    temperature: float = 0.0, seed: int = 0,
-) -> KnobTrial:  # fmt: skip
+    scope,
+    knob: Knob,
+    scales: Mapping[int, Scale],
+    prompts: Sequence[str],
+    outcome: Score,
+    rephrased: Sequence[str],
+    sides: Mapping[str, Score],
+    max_new_tokens: int = 24,
+    temperature: float = 0.0,
+    seed: int = 0,
+) -> KnobTrial:
     """Generate with and without a knob and all its controls, and score the texts.
 
     outcome and sides are given (texts, prompts) and return a number for each text. ValueError

@@ -20,8 +20,6 @@ SCRIPTS_OF = {
     "ja": ("Han", "Kana"),
     "zh": ("Han",),
 }
-
-
 # What is written in another script by right.
 QUOTED = regex.compile(
     r"```.*?(?:```|\Z)|`[^`\n]*`|\$\$.*?\$\$|\$[^$\n]+\$|\\\(.*?\\\)|\\\[.*?\\\]"
@@ -64,8 +62,9 @@ def switching(text: str, language: str, prompt: str = "") -> Switching:
         foreign += long
         if long >= 2 or regex.search(r"[\p{Han}\p{Hiragana}\p{Katakana}]", match[0]):
             runs.append(match.span())
-    return Switching(bool(runs), foreign / letters if letters else 0.0, tuple(runs),
-                     runs[0][0] if runs else None)  # fmt: skip
+    return Switching(
+        bool(runs), foreign / letters if letters else 0.0, tuple(runs), runs[0][0] if runs else None
+    )
 
 
 def foreign_token(scope, text: str, language: str) -> int | None:
@@ -85,7 +84,8 @@ def foreign_ids(scope, scripts: tuple[str, ...]) -> Tensor:
     pattern = regex.compile("|".join(SCRIPTS[name] for name in scripts))
     special = set(scope.tokenizer.all_special_ids)
     found = [
-        i for i in range(len(scope.tokenizer))
+        i
+        for i in range(len(scope.tokenizer))
         if i not in special and pattern.search(scope.tokenizer.decode([i]))
-    ]  # fmt: skip
+    ]
     return torch.tensor(found, dtype=torch.int64)

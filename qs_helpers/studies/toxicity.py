@@ -12,7 +12,12 @@ import numpy as np
 
 from ..evidence.stats import Estimate, auroc
 from ..forward import Readings
+from ..scoring import firing_gap
 from ..writing import UNITS
+
+STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0)  # of regularisation: scikit-learn's C
+N_WORDS = 100
+DRAWS = 4000
 
 
 def rank(fires: np.ndarray, toxic: np.ndarray) -> np.ndarray:
@@ -23,7 +28,7 @@ def rank(fires: np.ndarray, toxic: np.ndarray) -> np.ndarray:
     toxic = np.asarray(toxic, bool)
     if toxic.all() or not toxic.any():
         raise ValueError("toxic and clean texts are needed to rank features; one kind is missing")
-    return np.argsort(-(fires[toxic].mean(0) - fires[~toxic].mean(0)), kind="stable")
+    return np.argsort(-firing_gap(fires, toxic), kind="stable")
 
 
 class Rule(NamedTuple):
@@ -52,21 +57,18 @@ def flags(rule: Rule, readings: Mapping[int, Readings]) -> np.ndarray:
 
 
 def choose_rule(
-    found: Mapping[int, Readings], toxic, checked: Mapping[int, Readings], checked_toxic,
+    found: Mapping[int, Readings],
+    toxic,
+    checked: Mapping[int, Readings],
+    checked_toxic,
     k: int = 1,
-) -> Rule:  # fmt: skip
+) -> Rule:
     """`fit_rule` at the layer with the best F1 on validation texts; ties to the first layer.
 
     found, toxic: discovery texts; checked, checked_toxic: validation texts.
     """
     rules = [fit_rule(found, toxic, layer, k) for layer in found]
     return max(rules, key=lambda rule: f1_score(flags(rule, checked), checked_toxic))
-
-
-STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0)  # of regularisation: scikit-learn's C
-
-
-N_WORDS = 100
 
 
 class Detector(NamedTuple):
@@ -102,8 +104,10 @@ def fit_words(texts: Sequence[str], toxic, checked: Sequence[str], checked_toxic
         for word in _words(text):
             counts.setdefault(word, [0, 0])[int(label)] += 1
     n = np.bincount(np.asarray(toxic, int), minlength=2)
-    odds = {w: np.log((b + 1) / (n[1] + 2)) - np.log((a + 1) / (n[0] + 2))
-            for w, (a, b) in counts.items()}  # fmt: skip
+    odds = {
+        w: np.log((b + 1) / (n[1] + 2)) - np.log((a + 1) / (n[0] + 2))
+        for w, (a, b) in counts.items()
+    }
     best = dict(sorted(odds.items(), key=lambda item: -item[1])[:N_WORDS])
 
     def score(inputs):
@@ -160,9 +164,6 @@ def fit_logistic(rows, toxic, checked, checked_toxic, scale: bool = True) -> Det
     best = models[int(np.argmax(quality))]
     threshold = best_threshold(best.decision_function(checked), checked_toxic)
     return Detector("logistic regression", best.decision_function, threshold)
-
-
-DRAWS = 4000
 
 
 class Confusion(NamedTuple):

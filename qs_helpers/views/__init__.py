@@ -3,12 +3,13 @@
 import lazy_loader
 
 _NAMES = {
-    "scan": ["Scan", "plan_scan", "scan_corpus"],
-    "strips": ["across_layers", "compare_texts", "layer_map", "token_strip"],
-    "card": ["badges", "feature_card"],
-    "labels": ["label", "read_labels"],
-    "explorer": ["explore"],
-    "neuronpedia": ["export_neuronpedia", "neuronpedia_link", "read_neuronpedia"],
+    "scan": "Scan plan_scan scan_corpus",
+    "strips": "across_layers compare_texts label layer_map read_labels token_strip",
+    "card": "badges feature_card logit_lens neuronpedia_link",
+    "explorer": "explore",
+    "neuronpedia": "export_neuronpedia read_neuronpedia",
 }
 
-__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs=_NAMES)
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__, submod_attrs={module: names.split() for module, names in _NAMES.items()}
+)

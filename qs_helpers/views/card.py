@@ -4,20 +4,24 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+import torch
 
 from ..evidence.files import short
-from ..forward import id_activations
-from ..scoring import logit_lens, nearest
-from .html import Markup, View, esc, page, table, tokens
-from .labels import name_of
-from .neuronpedia import neuronpedia_link
+from ..forward import id_residuals, sink_mask
+from ..scoring import nearest
+from .html import Markup, View, esc, page, pieces, table, token, tokens
 from .scan import Scan
-from .tokens import pieces
+from .strips import name_of
 
 DENSE = 0.1  # share of tokens
-
-
 WINDOW = 10  # tokens shown on each side of a peak
+# (backbone, layer) and how neuronpedia.org names model and source. It hosts one of the two
+# suites of each backbone and its names do not say which k, so both groups get the link.
+HOSTED = {
+    ("qwen3.5-2b", 11): "qwen3.5-2b-pt/11-qwenscope-res-32k",
+    ("qwen3.5-9b", 15): "qwen3.5-9b-pt/15-qwenscope-res-64k",
+    ("qwen3.5-27b", 31): "qwen3.5-27b/31-qwenscope-res-80k",
+}
 
 
 def badges(scope, found: Scan, layer: int, feature: int) -> list[str]:
@@ -116,3 +120,46 @@ def _contexts(scope, found: Scan, layer: int, feature: int, groups: dict) -> pd.
 
 def _strip(row, most: float) -> Markup:
     return tokens(row.shown, row.values, [short(value) for value in np.array(row.values)], most)
+
+
+@torch.no_grad()
+def id_activations(scope, texts: list[list[int]], layer: int, feature: int) -> list[np.ndarray]:
+    """One feature's activation at every token of texts given as ids: a float array for each."""
+    found, text, _, _ = id_residuals(scope, texts, [layer])
+    keep = ~sink_mask(found[layer])
+    acts = scope.sae(layer).encode(found[layer])
+    values = (acts.values * (acts.indices == feature)).amax(-1) * keep
+    return [values[text.to(values.device) == i].cpu().numpy() for i in range(len(texts))]
+
+
+@torch.no_grad()
+def logit_lens(scope, layer: int, feature: int, n: int = 10) -> pd.DataFrame:
+    """The n tokens that W_dec[:, feature] promotes most and the n that it suppresses most.
+
+    The column goes through the final norm and the output matrix as if it were the whole residual
+    stream (nostalgebraist 2020, "interpreting GPT: the logit lens"), and the mean logit is taken
+    off. It leaves out every later layer, so it says more about late layers than about early ones.
+    Data: side ("promoted", "suppressed"), token, logit.
+    """
+    decoder = scope.model.get_decoder()
+    norm = getattr(decoder, "norm", None) or decoder.language_model.norm
+    direction = scope.sae(layer).direction(feature)[0]
+    hidden = norm(direction.to(scope.device, scope.dtype))
+    logits = scope.model.get_output_embeddings()(hidden).float().cpu()
+    logits -= logits.mean()
+    rows = []
+    order = logits.argsort(descending=True).tolist()
+    for side, ids in (("promoted", order[:n]), ("suppressed", order[::-1][:n])):
+        for i in ids:
+            rows.append((side, token(scope.tokenizer, i), float(logits[i])))
+    return pd.DataFrame(rows, columns=["side", "token", "logit"])
+
+
+def neuronpedia_link(group: str, layer: int, feature: int) -> str | None:
+    """The address of a feature's page, for "qwen3.5-2b-l50" and the like; else None.
+
+    Compare a few top contexts before you trust it: see HOSTED.
+    """
+    backbone, _, k = group.rpartition("-l")
+    source = HOSTED.get((backbone, layer)) if k in ("50", "100") else None
+    return f"https://www.neuronpedia.org/{source}/{feature}" if source else None

@@ -1,7 +1,7 @@
-"""Small pieces of HTML that keep their meaning where styles and scripts are stripped.
+"""Tokens as people read them, and small pieces of HTML that mean the same without styles.
 
-Only div, span, abbr, b, pre and a are used: GitHub and nbconvert's sanitiser keep them and drop
-every style. So no meaning is in colour alone.
+Only div, span, abbr, b, pre and a are used as tags: GitHub and nbconvert's sanitiser keep them
+and drop every style. So no meaning is in colour alone.
 """
 
 import html
@@ -9,16 +9,19 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
+import regex
+from wcwidth import wcswidth
 
 from ..evidence.figures import TINY_FOOTER
 from ..evidence.files import short, write_whole
 
 # Black on the strongest colour has a contrast of 9.6 : 1 (WCAG asks for 4.5).
+MARKS = {"\n": "⏎", "\t": "⇥", "\r": "␍", " ": "·"}
+MAX_TOKENS = 4  # no character has more bytes than that in UTF-8, so none needs more tokens
 FULL = (230, 159, 0)
-
-
 TEXT = "#111111"
 
 
@@ -99,9 +102,8 @@ def _isolated(cell: Markup) -> str:
 
 
 def _width(text: str) -> int:
-    """Columns of a text in a fixed-width font: wide characters take two, marks none."""
-    wide = sum(unicodedata.east_asian_width(char) in "WF" for char in text)
-    return len(text) + wide - sum(unicodedata.combining(char) > 0 for char in text)
+    """Columns of a text in a fixed-width font; wcswidth has none for control characters."""
+    return columns if (columns := wcswidth(text)) >= 0 else len(text)
 
 
 def shade(share: float) -> str:
@@ -124,3 +126,82 @@ def tokens(shown: Sequence[str], values: Sequence[float], hints: Sequence[str], 
             inner = f'<abbr title="{esc(hint)}" style="{style}">{inner}</abbr>'
         out.append(f"<span>{inner}</span>")
     return Markup(f"<span>{''.join(out)}</span>", "".join(shown))
+
+
+class Piece(NamedTuple):
+    """`text` of tokens `start` to `stop` (exclusive); `shown` has whitespace marked."""
+
+    text: str
+    shown: str
+    start: int
+    stop: int
+
+
+def pieces(tokenizer, ids) -> list[Piece]:
+    """Token ids as pieces, in order and without gaps.
+
+    A byte-level tokenizer may split one character over several tokens, and an emoji with joiners
+    or an accent over several characters; such tokens are joined. What never becomes a whole
+    character is shown as U+FFFD.
+    """
+    ids = [int(i) for i in ids]
+    parts, start = [], 0
+    while start < len(ids):
+        for stop in range(start + 1, min(start + MAX_TOKENS, len(ids)) + 1):
+            text = _decode(tokenizer, ids[start:stop])
+            if "\ufffd" not in text or _spells(tokenizer, text, ids[start:stop]):
+                break
+        else:
+            stop, text = start + 1, _decode(tokenizer, ids[start : start + 1])
+        parts.append((text, start, stop))
+        start = stop
+    return _whole_graphemes(parts)
+
+
+def _spells(tokenizer, text: str, ids: list[int]) -> bool:
+    """True if the text has a U+FFFD of its own, not one that stands for half a character."""
+    return tokenizer(text, add_special_tokens=False)["input_ids"] == ids
+
+
+def _whole_graphemes(parts: list[tuple[str, int, int]]) -> list[Piece]:
+    """Join neighbours until every piece ends where a user-perceived character ends."""
+    ends, length = set(), 0
+    for match in regex.finditer(r"\X", "".join(text for text, _, _ in parts)):
+        ends.add(match.end())
+    out: list[Piece] = []
+    text, begin = "", None
+    for part, start, stop in parts:
+        text, begin = text + part, start if begin is None else begin
+        length += len(part)
+        if length in ends or stop == parts[-1][2] or not part:
+            out.append(Piece(text, visible(text), begin, stop))
+            text, begin = "", None
+    return out
+
+
+def token(tokenizer, number: int) -> str:
+    """One token as `visible` text, or as its bytes, "‹E4 B8›", where it is no whole character."""
+    text = _decode(tokenizer, [number])
+    if "\ufffd" not in text:
+        return visible(text)
+    # Byte-level vocabularies spell a byte as a character: itself where it prints, else 256 + n.
+    prints = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in prints]
+    spelled = {chr(b): b for b in prints} | {chr(256 + n): b for n, b in enumerate(others)}
+    codes = [spelled.get(char) for char in tokenizer.convert_ids_to_tokens(number)]
+    return "‹" + " ".join(f"{code:02X}" for code in codes) + "›" if None not in codes else text
+
+
+def visible(text: str) -> str:
+    """Spaces, line breaks and tabs as marks; other control and format characters as ‹U+…›."""
+    out = []
+    for char in text:
+        category = unicodedata.category(char)
+        # The joiner and the emoji selector belong to a visible character.
+        hidden = category in ("Cc", "Cf", "Zl", "Zp", "Co", "Cn") and char != "\u200d"
+        out.append(MARKS.get(char) or (f"‹U+{ord(char):04X}›" if hidden else char))
+    return "".join(out) or "∅"
+
+
+def _decode(tokenizer, ids: list[int]) -> str:
+    return tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)

@@ -6,25 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from ..evidence.files import write_json
-from .tokens import pieces
-
-# (backbone, layer) and how neuronpedia.org names model and source. It hosts one of the two
-# suites of each backbone and its names do not say which k, so both groups get the link.
-HOSTED = {
-    ("qwen3.5-2b", 11): "qwen3.5-2b-pt/11-qwenscope-res-32k",
-    ("qwen3.5-9b", 15): "qwen3.5-9b-pt/15-qwenscope-res-64k",
-    ("qwen3.5-27b", 31): "qwen3.5-27b/31-qwenscope-res-80k",
-}
-
-
-def neuronpedia_link(group: str, layer: int, feature: int) -> str | None:
-    """The address of a feature's page, for "qwen3.5-2b-l50" and the like; else None.
-
-    Compare a few top contexts before you trust it: see HOSTED.
-    """
-    backbone, _, k = group.rpartition("-l")
-    source = HOSTED.get((backbone, layer)) if k in ("50", "100") else None
-    return f"https://www.neuronpedia.org/{source}/{feature}" if source else None
+from .card import logit_lens
+from .html import pieces
 
 
 def export_neuronpedia(
@@ -36,17 +19,14 @@ def export_neuronpedia(
     neurons, activations in the other tokens of a context) is an empty list or 0. `dataset` names
     the texts.
     """
-    # Here, since cards.py links to this module.
-    from ..scoring import logit_lens
-
-    features = [_feature(scope, found, layer, int(f), dataset, logit_lens) for f in features]
+    features = [_feature(scope, found, layer, int(f), dataset) for f in features]
     batch = {"model_id": scope.name, "layer": layer, "sae_set": "qwen-scope", "features": features}
     path = Path(folder) / "batch-0.json"
     write_json(path, batch)
     return path
 
 
-def _feature(scope, found, layer: int, feature: int, dataset: str, logit_lens) -> dict[str, Any]:
+def _feature(scope, found, layer: int, feature: int, dataset: str) -> dict[str, Any]:
     lens = logit_lens(scope, layer, feature)
     promoted, suppressed = (lens[lens.side == side] for side in ("promoted", "suppressed"))
     bins = found.histogram(layer, feature)

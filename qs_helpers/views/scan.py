@@ -31,6 +31,10 @@ ROW = np.dtype(
         ("position", np.int32),
     ]
 )
+TOP, SAMPLE = 20, 100  # contexts kept per feature: the strongest, and a random sample
+EDGES = 2.0 ** (np.arange(-20, 41) / 2)  # of the histogram: half octaves from 2^-10 to 2^20
+BANDS, PER_BAND = 10, 5
+VERSION = 2  # of the files; a change makes old scans unread
 
 
 class Kept:
@@ -89,12 +93,6 @@ def token_keys(text: np.ndarray, position: np.ndarray) -> np.ndarray:
     return (x >> np.uint64(11)).astype(np.float64) / 2**53
 
 
-TOP, SAMPLE = 20, 100  # contexts kept per feature: the strongest, and a random sample
-
-
-EDGES = 2.0 ** (np.arange(-20, 41) / 2)  # of the histogram: half octaves from 2^-10 to 2^20
-
-
 class Table:
     """Arrays [d_sae]: `fired`, `total`; `histogram` [d_sae, bins]; contexts `top` and `sample`."""
 
@@ -121,9 +119,12 @@ class Table:
 
     def arrays(self) -> dict[str, np.ndarray]:
         return {
-            "fired": self.fired, "total": self.total, "histogram": self.histogram,
-            "top": self.top.rows(), "sample": self.sample.rows(),
-        }  # fmt: skip
+            "fired": self.fired,
+            "total": self.total,
+            "histogram": self.histogram,
+            "top": self.top.rows(),
+            "sample": self.sample.rows(),
+        }
 
 
 def table_bytes(d_sae: int, n_layers: int) -> int:
@@ -201,12 +202,6 @@ def refuse_scan(scope, layers) -> None:
         free = free_bytes(name)
         if free is not None and needed > free:
             raise MemoryError(f"{plan}; {free / 1e9:.2f} GB are free on {name}: scan fewer layers")
-
-
-BANDS, PER_BAND = 10, 5
-
-
-VERSION = 2  # of the files; a change makes old scans unread
 
 
 class Scan:

@@ -3,18 +3,22 @@
 Every view shows itself in a notebook, reads without styles too, and has `.data` (DataFrame),
 `.alt` and `.to_html(path)`. A value is an activation, of the strongest token where a character
 spans several. 0 means: not in the TopK. Attention sinks are marked "sink" and shown as 0.
+Names that you give to features are kept in a JSONL file and shown in every view.
 """
+
+import json
+import os
+from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
-from torch.nn.functional import cosine_similarity
 
 from ..evidence.files import short
-from ..forward import activations
-from .html import Markup, View, esc, page, shade, table, tokens
-from .labels import label_of, name_of
-from .tokens import Piece, pieces
+from ..forward import activations, read_texts
+from ..presets import project_root
+from ..scoring import decoder_cosines
+from .html import Markup, Piece, View, esc, page, pieces, shade, table, tokens
 
 
 def _read(scope, text: str, layers) -> tuple[list[Piece], dict]:
@@ -112,7 +116,7 @@ def across_layers(scope, text: str, layer: int, feature: int, layers=None) -> Vi
     found, parts = _read(scope, text, layers)
     direction, rows, names = scope.sae(layer).direction(feature)[0], [], {}
     for n, part in parts.items():
-        cosines = cosine_similarity(scope.sae(n).W_dec.float(), direction[:, None], dim=0)
+        cosines = decoder_cosines(scope.sae(n), direction)
         best = int(cosines.argmax())
         names[n] = f"layer {n}: {best} (cos {cosines[best]:.2f})"
         for piece, value in zip(found, _by_piece(found, _values(part, best)), strict=True):
@@ -134,24 +138,19 @@ def compare_texts(scope, a: str, b: str, layers=None, top: int = 5) -> View:
     differences in either direction for each layer.
     """
     rows = []
-    for part in activations(scope, [a, b], layers):
-        rates = []
-        for text in (0, 1):
-            here = part.keep & (part.text == text)
-            hits = part.acts.indices[here][part.acts.values[here] > 0]
-            fired = torch.bincount(hits, minlength=scope.d_sae)
-            rates.append(fired.numpy() / max(1, int(here.sum())))
+    for layer, found in read_texts(scope, [a, b], layers, ["rate"]).items():
+        rates = found.rate
         gap = rates[0] - rates[1]
         order = np.argsort(gap, kind="stable")
         for feature in [*order[::-1][:top], *order[:top][::-1]]:
             if gap[feature]:
-                rows.append((part.layer, int(feature), *(r[feature] for r in rates), gap[feature]))
+                rows.append((layer, int(feature), *rates[:, feature], gap[feature]))
     data = pd.DataFrame(rows, columns=["layer", "feature", "a", "b", "difference"])
-    lines = []
+    lines, labels = [], read_labels(scope)
     for row in data.itertuples():
         text = f"{row.difference:+.2f}"
         gap = Markup(f'<span style="{shade(abs(row.difference))}">{text}</span>', text)
-        name = label_of(scope, row.layer, row.feature)
+        name = labels.get((row.layer, row.feature), "")
         lines.append(
             [row.layer, f"{row.feature} {name}".strip(), f"{row.a:.2f}", f"{row.b:.2f}", gap]
         )
@@ -165,3 +164,44 @@ def compare_texts(scope, a: str, b: str, layers=None, top: int = 5) -> View:
         for layer, part in data.groupby("layer")
     )
     return View(data, alt, page(title, [*texts, table(lines, header)], scope.is_tiny))
+
+
+def name_of(scope, layer: int, feature: int) -> str:
+    """ "layer 3, feature 812", with the label that somebody gave it."""
+    if not 0 <= feature < scope.d_sae:
+        raise ValueError(f"feature {feature!r} is out of range; choose 0 to {scope.d_sae - 1}")
+    label = read_labels(scope).get((layer, feature))
+    return f"layer {layer}, feature {feature}" + (f" “{label}”" if label else "")
+
+
+def _path() -> Path:
+    return Path(os.environ.get("QS_LABELS") or project_root() / "runs" / "labels.jsonl")
+
+
+def label(scope, layer: int, feature: int, text: str) -> None:
+    """Name a feature; a later name replaces it, "" removes it. Appended to $QS_LABELS, by default
+    runs/labels.jsonl: one object a line, {"scope", "layer", "feature", "label", "at"}."""
+    if layer not in scope.layers or not 0 <= feature < scope.d_sae:
+        raise ValueError(f"layer {layer}, feature {feature} is not in {scope}")
+    entry = {"scope": scope.name, "layer": int(layer), "feature": int(feature), "label": text}
+    entry["at"] = datetime.now(UTC).isoformat(timespec="seconds")
+    path = _path()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+
+
+def read_labels(scope) -> dict[tuple[int, int], str]:
+    """{(layer, feature): label}. ValueError names a line that is not such an object."""
+    path, found = _path(), {}
+    lines = path.read_text("utf-8").splitlines() if path.is_file() else []
+    for number, line in enumerate(lines, 1):
+        try:
+            entry = json.loads(line)
+            if entry["scope"] == scope.name:
+                found[int(entry["layer"]), int(entry["feature"])] = str(entry["label"])
+        except (ValueError, KeyError, TypeError):
+            raise ValueError(
+                f"line {number} of {path.name} is no label; mend or remove it"
+            ) from None
+    return {place: text for place, text in found.items() if text}

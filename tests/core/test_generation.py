@@ -119,12 +119,15 @@ def test_prompts_of_one_token(scope, steer):
     assert len(qs.generate(scope, ["a", "b"], steer, "generated", 4)) == 2
 
 
-@pytest.mark.parametrize(("prompts", "options", "words"), [
-    ([], {}, "texts is empty"),
-    ([""], {}, "text 0 is .*non-empty"),
-    (PROMPTS, {"temperature": -1.0}, "temperature is -1"),
-    (PROMPTS, {"positions": "middle"}, "positions is 'middle'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("prompts", "options", "words"),
+    [
+        ([], {}, "texts is empty"),
+        ([""], {}, "text 0 is .*non-empty"),
+        (PROMPTS, {"temperature": -1.0}, "temperature is -1"),
+        (PROMPTS, {"positions": "middle"}, "positions is 'middle'"),
+    ],
+)
 def test_bad_input_leaves_no_hook(scope, steer, prompts, options, words):
     with pytest.raises(ValueError, match=words):
         qs.generate(scope, prompts, steer, **options)

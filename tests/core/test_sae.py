@@ -12,8 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qs_helpers import sae as topk
-from qs_helpers.fast.screening import may_fire
+from qs_helpers.fast.screening import may_fire, topk
 from qs_helpers.loading.origin import file_layer
 from qs_helpers.loading.saefile import find_k
 from qs_helpers.loading.scope import load_sae
@@ -123,26 +122,38 @@ def test_only_positive_features_are_active():
     )
 
 
-def test_w_dec_is_turned_once_and_stays_the_same(monkeypatch, x):
-    from qs_helpers import sae as module
-
-    kept = TopKSAE(**weights(), k=K)
-    monkeypatch.setattr(module, "TURN_NUMBERS", 0)
-    monkeypatch.setattr(module, "TURN_TOKENS", 3 * x[..., 0].numel())
-    sae = TopKSAE(**weights(), k=K)
-    other, acts = sae.read_as("official"), sae.encode(x)
-    for turned in (False, False, True, True):
-        assert torch.equal(sae.decode(acts), kept.decode(acts))
-        assert sae.W_dec.T.is_contiguous() is turned
-    assert torch.equal(sae.W_dec, kept.W_dec) and other.W_dec is sae.W_dec
-    assert torch.equal(sae.direction([3, 0]), kept.direction([3, 0]))
+def test_by_columns_lays_w_dec_out_anew_and_computes_the_same(sae, x):
+    columns, acts = sae.by_columns(), sae.encode(x)
+    assert columns.W_dec.T.is_contiguous() and not sae.W_dec.T.is_contiguous()
+    assert torch.equal(columns.W_dec, sae.W_dec) and columns.W_enc is sae.W_enc
+    assert torch.equal(columns.decode(acts), sae.decode(acts))
+    assert torch.equal(columns.direction([3, 0]), sae.direction([3, 0]))
     empty = SparseActs(acts.values * 0, acts.indices)
-    assert torch.equal(sae.decode(empty), kept.decode(empty))
+    assert torch.equal(columns.decode(empty), sae.decode(empty))
 
     def louder(acts):
         return SparseActs(acts.values * 2, acts.indices)
 
-    assert torch.equal(sae.splice(x, louder), kept.splice(x, louder))
+    assert torch.equal(columns.splice(x, louder), sae.splice(x, louder))
+
+
+def test_decoding_changes_nothing_in_the_sae(sae, x):
+    before = {name: id(value) for name, value in vars(sae).items()}
+    strides = sae.W_dec.stride()
+    acts = sae.encode(x)
+    for _ in range(5):
+        sae.decode(acts)
+    assert sae.W_dec.stride() == strides
+    assert {name: id(value) for name, value in vars(sae).items()} == before
+
+
+def test_read_as_shares_what_was_checked_and_counts_anew(sae, x):
+    sae.encode(x)
+    other = sae.read_as("centered")
+    assert other.W_enc is sae.W_enc and other._known is sae._known
+    assert sum(other.settled.values()) == 0 and other.convention == "centered"
+    with pytest.raises(ValueError, match="no convention 'upside down'"):
+        sae.read_as("upside down")
 
 
 def test_direction_is_a_column_of_w_dec(sae):
@@ -541,7 +552,7 @@ def test_the_largest_by_blocks_are_those_of_topk(seed, k, levels, times):
     """Whole numbers: ties are the rule. What is kept has the same values, and no column twice."""
     generator = torch.Generator().manual_seed(seed)
     pre = torch.randint(0, levels, (7, 16 * k * times), generator=generator).float()
-    values, columns = topk._largest(pre, k)
+    values, columns = topk(pre, k)
     assert torch.equal(values, torch.topk(pre, k).values)
     assert torch.equal(values, pre.gather(1, columns))
     assert all(len(set(row)) == k for row in columns.tolist())
@@ -574,15 +585,13 @@ def test_some_features_are_those_of_encode(scale):
 def test_tokens_at_which_none_of_them_can_fire_are_not_encoded(monkeypatch):
     torch.manual_seed(0)
     sae, seen = TopKSAE(**weights(16, 64), k=4), []
-    from qs_helpers import sae as module
-
-    whole = module.topk_linear
+    whole = sae._top_k
 
     def counted(x, *args):
         seen.append(len(x))
         return whole(x, *args)
 
-    monkeypatch.setattr(module, "topk_linear", counted)
+    monkeypatch.setattr(sae, "_top_k", counted)
     x, ids = torch.randn(500, 16), torch.tensor([5])
     pre = x @ sae.W_enc[5] + sae.b_enc[5]
     sae.some(x, ids)

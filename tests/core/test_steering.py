@@ -48,11 +48,14 @@ def test_rows_may_have_doses_and_directions_of_their_own():
         qs.add(v, doses, SCALE)(x[:2])
 
 
-@pytest.mark.parametrize("make", [
-    lambda scale: qs.add(torch.ones(16), 1.0, scale),
-    lambda scale: qs.project_out(torch.ones(16), scale),
-    lambda scale: qs.change_features(SAE, [1, 2, 3], "add", scale, 5.0),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda scale: qs.add(torch.ones(16), 1.0, scale),
+        lambda scale: qs.project_out(torch.ones(16), scale),
+        lambda scale: qs.change_features(SAE, [1, 2, 3], "add", scale, 5.0),
+    ],
+)
 def test_a_sink_is_never_edited(make):
     x = residuals()
     x[1, 0] *= 1000
@@ -64,9 +67,10 @@ def test_a_sink_is_never_edited(make):
 def test_bf16_residuals_stay_bf16():
     x = residuals().bfloat16()
     for edit in (
-        qs.add(torch.ones(16), 0.5, SCALE), qs.project_out(torch.ones(16), SCALE),
+        qs.add(torch.ones(16), 0.5, SCALE),
+        qs.project_out(torch.ones(16), SCALE),
         qs.change_features(SAE, 3, "clamp", SCALE, 2.0),
-    ):  # fmt: skip
+    ):
         assert edit(x).dtype == torch.bfloat16
 
 
@@ -87,14 +91,17 @@ def test_a_control_takes_as_much_away_along_another_direction():
     assert torch.allclose(cosine, torch.ones_like(cosine), atol=1e-5)
 
 
-@pytest.mark.parametrize(("direction", "dose", "words"), [
-    (torch.zeros(16), 1.0, "zero norm"),
-    (torch.full((16,), float("nan")), 1.0, "NaN"),
-    (torch.ones(8), 1.0, r"\(8,\); make it \[16\]"),
-    (torch.ones(16), float("inf"), "dose inf makes an edit of norm inf"),
-    (torch.ones(16), float("nan"), "dose nan"),
-    (torch.ones(16), 1e30, "beyond what torch.float32 holds; stay below"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("direction", "dose", "words"),
+    [
+        (torch.zeros(16), 1.0, "zero norm"),
+        (torch.full((16,), float("nan")), 1.0, "NaN"),
+        (torch.ones(8), 1.0, r"\(8,\); make it \[16\]"),
+        (torch.ones(16), float("inf"), "dose inf makes an edit of norm inf"),
+        (torch.ones(16), float("nan"), "dose nan"),
+        (torch.ones(16), 1e30, "beyond what torch.float32 holds; stay below"),
+    ],
+)
 def test_bad_directions_and_doses(direction, dose, words):
     with pytest.raises(ValueError, match=words):
         qs.add(direction, dose, SCALE)
@@ -122,10 +129,13 @@ def test_features_change_by_exactly_w_dec_dz(mode):
     x, ids = residuals(), [3, 17, 40, 41]
     z = features(x)
     new = {
-        "add": z + 1.5, "floor": z.clamp(min=0.7), "ceil": z.clamp(max=0.9),
+        "add": z + 1.5,
+        "floor": z.clamp(min=0.7),
+        "ceil": z.clamp(max=0.9),
         "clamp": torch.full_like(z, 2.0),
-        "scale": -z, "zero": torch.zeros_like(z),
-    }[mode]  # fmt: skip
+        "scale": -z,
+        "zero": torch.zeros_like(z),
+    }[mode]
     change = torch.zeros_like(z)
     change[..., ids] = (new - z)[..., ids]
     edit = qs.change_features(SAE, ids, mode, SCALE, VALUES[mode])
@@ -166,14 +176,17 @@ def test_values_of_rows_and_features():
         assert torch.allclose(new[row], one[0], atol=1e-6)
 
 
-@pytest.mark.parametrize(("ids", "mode", "value", "words"), [
-    (64, "zero", None, "feature 64 .* out of range"),
-    (1, "boost", 1.0, "mode is 'boost'; choose one of add, floor"),
-    (1, "zero", 1.0, "'zero' takes no value"),
-    (1, "clamp", None, "'clamp' takes a value"),
-    (1, "clamp", float("inf"), "not finite"),
-    (1.5, "zero", None, "whole numbers"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("ids", "mode", "value", "words"),
+    [
+        (64, "zero", None, "feature 64 .* out of range"),
+        (1, "boost", 1.0, "mode is 'boost'; choose one of add, floor"),
+        (1, "zero", 1.0, "'zero' takes no value"),
+        (1, "clamp", None, "'clamp' takes a value"),
+        (1, "clamp", float("inf"), "not finite"),
+        (1.5, "zero", None, "whole numbers"),
+    ],
+)
 def test_bad_feature_edits(ids, mode, value, words):
     with pytest.raises(ValueError, match=words):
         qs.change_features(SAE, ids, mode, SCALE, value)

@@ -33,8 +33,11 @@ def alone(scope, prompt, after, steer=None, generated_only=False):
 
         def hook(module, args, output, edit=edit):
             new = edit(output)
-            return torch.cat([output[:, : len(first)], new[:, len(first) :]], 1) \
-                if generated_only else new  # fmt: skip
+            return (
+                torch.cat([output[:, : len(first)], new[:, len(first) :]], 1)
+                if generated_only
+                else new
+            )
 
         handles.append(decoder_layers(scope.model)[layer].register_forward_hook(hook))
     with torch.no_grad():

@@ -63,7 +63,7 @@ def test_ratio_refuses_what_has_no_interval():
         stats.mean([1.0, 2.0], [7, 7])
     with pytest.raises(ValueError, match="sums to 0"):
         stats.ratio([1.0, 2.0], [0.0, 0.0])
-    with pytest.raises(ValueError, match="2 tops, 3 bottoms"):
+    with pytest.raises(ValueError, match="ratio got 2, 3 and 3 numbers"):
         stats.ratio([1.0, 2.0], [1.0, 1.0, 1.0])
 
 
@@ -127,9 +127,14 @@ def test_crossing_intervals_cover():
     assert inside >= 54
 
 
-@pytest.mark.parametrize(("doses", "outcomes"), [
-    ([0, 1], [[1, 0]]), ([1, 0], [[1], [0]]), ([0, 1], [1, 0]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("doses", "outcomes"),
+    [
+        ([0, 1], [[1, 0]]),
+        ([1, 0], [[1], [0]]),
+        ([0, 1], [1, 0]),
+    ],
+)
 def test_crossing_refuses_what_is_no_curve(doses, outcomes):
     with pytest.raises(ValueError, match="rising doses"):
         stats.crossing(doses, outcomes, 0.5)

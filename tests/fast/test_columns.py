@@ -24,9 +24,9 @@ linux = pytest.mark.skipif(
 @pytest.mark.parametrize("kind", ["rows", "columns", "bfloat16", "part"])
 def test_columns_of_any_layout(shape, kind):
     W = torch.randn(shape)
-    W = {
-        "rows": W, "columns": W.T.contiguous().T, "bfloat16": W.bfloat16(), "part": W[1:, 3:-1]
-    }[kind]  # fmt: skip
+    W = {"rows": W, "columns": W.T.contiguous().T, "bfloat16": W.bfloat16(), "part": W[1:, 3:-1]}[
+        kind
+    ]
     for ids in ([5], [7, 0, 7], [], list(range(30)) * 9):
         ids = torch.tensor(ids, dtype=torch.int64)
         found = gather_columns(W, ids)
@@ -49,8 +49,15 @@ def big_file(tmp_path):
     """A file of the official layout with 32 MB a matrix, none of it in the page cache."""
     d_model, d_sae = 256, 32768
     path = tmp_path / "layer0.sae.pt"
-    torch.save({"W_enc": torch.ones(d_sae, d_model), "W_dec": torch.ones(d_model, d_sae),
-                "b_enc": torch.zeros(d_sae), "b_dec": torch.zeros(d_model)}, path)  # fmt: skip
+    torch.save(
+        {
+            "W_enc": torch.ones(d_sae, d_model),
+            "W_dec": torch.ones(d_model, d_sae),
+            "b_enc": torch.zeros(d_sae),
+            "b_dec": torch.zeros(d_model),
+        },
+        path,
+    )
     with open(path, "rb") as file:
         os.fsync(file.fileno())
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)

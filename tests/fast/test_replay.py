@@ -48,8 +48,14 @@ def measures(scope, steer):
     }
 
 
-STEERS = [{2: shift(0.5)}, {2: shift(-3.0)}, {1: shift(1.0), 3: shift(2.0)}, {0: shift(1.0)},
-          {"writes": shift(0.1)}, {2: lambda x: x}]  # fmt: skip
+STEERS = [
+    {2: shift(0.5)},
+    {2: shift(-3.0)},
+    {1: shift(1.0), 3: shift(2.0)},
+    {0: shift(1.0)},
+    {"writes": shift(0.1)},
+    {2: lambda x: x},
+]
 
 
 def test_results_are_the_same_bit_for_bit(scope):

@@ -94,10 +94,21 @@ def hard_cases(kind: str, seed: int):
 
 
 KINDS = [
-    "plain", "near ties", "ties of bfloat16", "equal rows", "huge tokens", "overflow", "tiny",
-    "denormals", "zeros", "few are positive", "none is positive", "one row is large",
-    "massive dimension", "cancels",
-]  # fmt: skip
+    "plain",
+    "near ties",
+    "ties of bfloat16",
+    "equal rows",
+    "huge tokens",
+    "overflow",
+    "tiny",
+    "denormals",
+    "zeros",
+    "few are positive",
+    "none is positive",
+    "one row is large",
+    "massive dimension",
+    "cancels",
+]
 
 
 @SLOW_START
@@ -213,9 +224,10 @@ def test_float32_products_of_less_precision_are_not_trusted(said, monkeypatch):
     whole = torch.addmm
     monkeypatch.setattr(torch, "get_float32_matmul_precision", precision)
     monkeypatch.setattr(
-        torch, "addmm",
+        torch,
+        "addmm",
         lambda b, x, W: whole(b, x.bfloat16().float(), W.bfloat16().float()),
-    )  # fmt: skip
+    )
     for seed in range(20):
         x, W, b = hard_cases("plain", seed)
         close = W[:1] * (1 + 2.0**-7 * normal(D_SAE, D_MODEL, seed=seed))

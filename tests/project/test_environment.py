@@ -10,6 +10,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+import qs_helpers as qs
+
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
@@ -41,7 +43,7 @@ def test_packages_of_single_platforms_are_left_to_pip():
     assert [n for n in LOCK | TEST_LOCK if n.startswith("nvidia") or n == "triton"] == []
 
 
-@pytest.mark.parametrize("text", PROJECT["dependencies"] + EXTRAS["test"])
+@pytest.mark.parametrize("text", PROJECT["dependencies"] + EXTRAS["test"] + EXTRAS["lint"])
 def test_lock_satisfies_requirement(text):
     need = Requirement(text)
     assert need.specifier.contains(LOCK[canonicalize_name(need.name)]), text
@@ -89,3 +91,13 @@ def test_what_the_package_needs_is_shipped():
     # Every folder below qs_helpers counts as a package, and every file in a package is shipped.
     assert settings["setuptools"]["packages"]["find"]["include"] == ["qs_helpers*"]
     assert settings["setuptools"]["package-data"] == {"*": ["*"]}
+
+
+def test_the_version_is_said_once_and_the_edition_is_cited():
+    assert PROJECT["version"] == qs.__version__
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert set(cited) >= {"cff-version", "message", "title", "authors"}
+    assert cited["license"] == PROJECT["license"]
+    editions = re.findall(r"^## \[(.+?)\](?: - (\S+))?$", (ROOT / "CHANGELOG.md").read_text(), re.M)
+    assert editions[0] == ("Unreleased", "")
+    assert editions[1] == (cited["version"], cited["date-released"])

@@ -20,7 +20,7 @@ PUBLIC = [
     (package, module, name)
     for package in (qs, qs.views, qs.evidence)
     for module, names in package._NAMES.items()
-    for name in names
+    for name in names.split()
 ]
 
 
@@ -54,7 +54,7 @@ def test_a_public_name_is_where_it_is_said_to_be(package, module, name):
 def test_no_name_is_also_a_module():
     """A module would hide a name that is spelt the same, once it is imported."""
     for package in (qs, qs.views, qs.evidence):
-        names = [name for names in package._NAMES.values() for name in names]
+        names = [name for names in package._NAMES.values() for name in names.split()]
         assert len(names) == len(set(names))
         modules = {path.stem for path in Path(package.__file__).parent.glob("[a-z]*")}
         assert modules & set(names) == set()

@@ -71,13 +71,13 @@ def test_comments_docstrings_and_formatting_are_free():
 
 
 FLAT = {
-    "__init__.py": '_NAMES = {"math": ("area",)}\n',
+    "__init__.py": '_NAMES = {"math": "area"}\n',
     "math.py": "from .units import PI\n\n\ndef area(r):\n    return PI * _square(r)\n\n\n"
     "def _square(x):\n    return x * x\n\n\ndef unused(x):\n    return x\n",
     "units.py": "PI = 3.14\n",
 }
 ROOMS = {
-    "__init__.py": '_NAMES = {"rooms.circle": ("area",)}\n',
+    "__init__.py": '_NAMES = {"rooms.circle": "area"}\n',
     "rooms/__init__.py": "",
     "rooms/circle.py": "from ..deep.numbers import PI\nfrom . import square\n\n\ndef area(r):\n"
     '    """Now with a docstring."""\n    from .square import _square\n\n'

@@ -6,7 +6,6 @@ from sklearn.metrics import roc_auc_score
 
 import qs_helpers as qs
 from qs_helpers.evidence.stats import _area
-from qs_helpers.forward import peaks
 from qs_helpers.studies.concepts import concept_search
 from qs_helpers.tiny import corpus
 
@@ -33,19 +32,21 @@ def test_a_language_has_a_feature(search):
     assert len(search.controls) == 40
 
 
+def peaks(scope, texts, layer):
+    return qs.read_texts(scope, texts, [layer], ["peak"])[layer].peak
+
+
 def test_columns_are_what_they_say(scope, search):
     row = search.ranked.iloc[0]
     layer, feature = int(row.layer), int(row.feature)
     fires = [
-        (peaks(scope, stories(lang, "discovery"), [layer])[layer][:, feature] > 0).float().mean()
+        (peaks(scope, stories(lang, "discovery"), layer)[:, feature] > 0).mean()
         for lang in ("fr", "ru")
     ]
     assert (row.positive, row.negative) == pytest.approx([float(f) for f in fires])
     h = 2 * np.arcsin(np.sqrt(row.positive)) - 2 * np.arcsin(np.sqrt(row.negative))
     assert row.effect == pytest.approx(h)
-    scores = [
-        peaks(scope, stories(lang, "test"), [layer])[layer][:, feature] for lang in ("fr", "ru")
-    ]
+    scores = [peaks(scope, stories(lang, "test"), layer)[:, feature] for lang in ("fr", "ru")]
     labels = [1] * 30 + [0] * 30
     assert row.value == pytest.approx(roc_auc_score(labels, np.concatenate(scores)))
 

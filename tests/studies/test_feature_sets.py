@@ -9,9 +9,15 @@ import pytest
 import torch
 
 import qs_helpers as qs
-from qs_helpers.scoring import continuation_nats, kl_by_position, kl_summary, kl_tables
+from qs_helpers.scoring import (
+    continuation_nats,
+    decoder_cosines,
+    kl_by_position,
+    kl_summary,
+    kl_tables,
+)
 from qs_helpers.steering import cap_along
-from qs_helpers.studies import feature_sets, patching
+from qs_helpers.studies import patching
 from qs_helpers.studies.data import load_prompts, tiny_twins
 from qs_helpers.studies.feature_sets import (
     activation_gap,
@@ -119,7 +125,7 @@ def test_feature_scores_equal_the_reference(scope, chats, scales):
     gap = activation_gap(scope, chats[0][:2], chats[1][:2], {1: scales[1]})[1]
     assert np.allclose(gap, naive.activation_gap(*acts, scales[1].median), atol=1e-6)
     r = torch.randn(128, generator=torch.Generator().manual_seed(3))
-    cosines = feature_sets.cosines(scope, r, [1])[1]
+    cosines = decoder_cosines(scope.sae(1), r)
     for f in (0, 7, 900):
         column = scope.sae(1).W_dec[:, f].double().tolist()
         assert cosines[f] == pytest.approx(naive.cosine(column, r.double().tolist()), abs=1e-6)
@@ -197,8 +203,11 @@ def test_edit_sizes_count_tokens_and_norms(scope, chats, scales):
     assert (table.edited == 1).all() and len(table) == len(chats[0])
     assert np.allclose(table["size"], 0.5 * (scales[1].median + scales[3].median), rtol=1e-4)
     assert qs.edit_sizes(scope, chats[0], {1: lambda x: x}).to_numpy().max() == 0
-    last = {2: lambda x: torch.where(torch.arange(x.shape[1])[None, :, None] == x.shape[1] - 1,
-                                     x + 1, x)}  # fmt: skip
+    last = {
+        2: lambda x: torch.where(
+            torch.arange(x.shape[1])[None, :, None] == x.shape[1] - 1, x + 1, x
+        )
+    }
     table = qs.edit_sizes(scope, chats[0], last)
     lengths = [len(ids) for ids in scope.ids(chats[0])]
     assert np.allclose(table.edited, 1 / np.array(lengths))
@@ -240,8 +249,10 @@ def test_a_redirected_edit_changes_as_much_at_each_token_and_nothing_where_the_t
 def test_a_cap_along_another_direction_takes_away_as_much(scales):
     generator = torch.Generator().manual_seed(0)
     x, (u, v) = torch.randn(1, 50, 128, generator=generator), qs.random_directions(2, 128)
-    sizes = [torch.linalg.vector_norm(cap_along(u, 0.2, scales[2], 1.5, along)(x) - x, dim=-1)
-             for along in (None, v)]  # fmt: skip
+    sizes = [
+        torch.linalg.vector_norm(cap_along(u, 0.2, scales[2], 1.5, along)(x) - x, dim=-1)
+        for along in (None, v)
+    ]
     assert torch.allclose(*sizes, atol=1e-4) and (sizes[0] > 0).any() and (sizes[0] == 0).any()
 
 
@@ -299,8 +310,10 @@ def test_cost_between_doses_is_interpolated():
         {"reached": interpolated([0.9], [1.0], 0.75), "not": interpolated([0.5], [0.1], 0.75)}
     )
     assert alone.dropna().idxmin() == "reached"
-    wanted = [np.interp(0.6, [0, *sorted(r)], [0, *np.array(c)[np.argsort(r)]])
-              for r, c in (([0.9, 0.4], [2, 1]), ([0.7, 0.8], [5, 6]))]  # fmt: skip
+    wanted = [
+        np.interp(0.6, [0, *sorted(r)], [0, *np.array(c)[np.argsort(r)]])
+        for r, c in (([0.9, 0.4], [2, 1]), ([0.7, 0.8], [5, 6]))
+    ]
     both = interpolated([[0.9, 0.4], [0.7, 0.8]], [[2, 1], [5, 6]], [0.6])
     assert np.allclose(both[:, 0], wanted)
 
@@ -407,5 +420,6 @@ def test_one_direction_is_one_component(scope):
 def test_pairs_that_do_not_differ_are_refused(scope, chats):
     tokens = torch.tensor([3])
     with pytest.raises(ValueError, match="differ by 0.5 nats"):
-        recovered(scope, coordinates(), (chats[0], chats[0]), (chats[0], chats[0]), 2, 2,
-                     tokens, [1])  # fmt: skip
+        recovered(
+            scope, coordinates(), (chats[0], chats[0]), (chats[0], chats[0]), 2, 2, tokens, [1]
+        )

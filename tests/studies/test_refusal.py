@@ -12,7 +12,6 @@ from safetensors.torch import load_file
 
 import qs_helpers as qs
 from qs_helpers import forward
-from qs_helpers.steering import diff_at_positions, position_means
 from qs_helpers.studies import data as hub_data
 from qs_helpers.studies import refusal
 from qs_helpers.studies.data import Record, load_prompts, tiny_twins
@@ -20,9 +19,11 @@ from qs_helpers.studies.refusal import (
     check_refuser,
     check_suite,
     choose_direction,
+    diff_at_positions,
     load_refuser,
     opening_tokens,
     orthogonalised,
+    position_means,
     principal_components,
     refuses,
     score_candidates,
@@ -69,8 +70,11 @@ def test_twins_differ_in_one_run_of_letters():
 
 def test_a_file_of_prompts_is_split_and_capped(tmp_path):
     path = tmp_path / "prompts.csv"
-    rows = [{"text": f"do thing {i} {bad}", "harmful": bad, "language": "en"}
-            for i in range(50) for bad in (0, 1)]  # fmt: skip
+    rows = [
+        {"text": f"do thing {i} {bad}", "harmful": bad, "language": "en"}
+        for i in range(50)
+        for bad in (0, 1)
+    ]
     pd.DataFrame(rows).to_csv(path, index=False)
     found = load_prompts([path], {"discovery": 20, "validation": 5, "test": 10}, ["en"])
     assert {key: len(x) for key, x in found.items()} == {
@@ -84,8 +88,12 @@ def test_a_file_of_prompts_is_split_and_capped(tmp_path):
 
 def test_other_languages_are_left_out_and_none_is_the_first(tmp_path):
     path = tmp_path / "prompts.jsonl"
-    rows = [{"text": f"{lang} {i} {bad}", "harmful": bad, "language": lang}
-            for i in range(10) for bad in (0, 1) for lang in ("", "de")]  # fmt: skip
+    rows = [
+        {"text": f"{lang} {i} {bad}", "harmful": bad, "language": lang}
+        for i in range(10)
+        for bad in (0, 1)
+        for lang in ("", "de")
+    ]
     pd.DataFrame(rows).to_json(path, orient="records", lines=True)
     n = {"discovery": 9, "validation": 9, "test": 9}
     found = load_prompts([path], n, ["fr", "en"])
@@ -155,11 +163,11 @@ def test_log_odds_equal_the_reference(scope, chats):
         logits = scope.model(**scope.tokens(text)).logits[0, -1].double().tolist()
         assert value == pytest.approx(naive.odds(logits, tokens.tolist()), abs=1e-4)
     # In the arithmetic itself, given the same logits, they agree to 1e-6.
-    from qs_helpers.scoring import _odds
+    from qs_helpers.scoring import log_odds
 
     logits = torch.randn(5, 50, generator=torch.Generator().manual_seed(0)) * 4
     rows = [naive.odds(row.double().tolist(), [1, 4]) for row in logits]
-    assert np.allclose(_odds(logits, torch.tensor([1, 4])).numpy(), rows, atol=1e-6)
+    assert np.allclose(log_odds(logits, torch.tensor([1, 4])).numpy(), rows, atol=1e-6)
 
 
 def test_opening_tokens_open_refusals_only(scope):
@@ -191,9 +199,13 @@ def test_a_model_that_refuses_what_it_should_passes():
 
 def test_the_base_model_is_stopped_at_the_gate(chats):
     base = load_refuser("tiny")
-    said = [[judge.opens_refusal(t) for t in qs.generate(base, chats["validation", bad],
-                                                         max_new_tokens=5)]
-            for bad in (True, False)]  # fmt: skip
+    said = [
+        [
+            judge.opens_refusal(t)
+            for t in qs.generate(base, chats["validation", bad], max_new_tokens=5)
+        ]
+        for bad in (True, False)
+    ]
     with pytest.raises(ValueError, match=r"refuses 0.00 of 8 harmful"):
         check_refuser("tiny", *said)
 
@@ -275,25 +287,36 @@ def test_candidates_are_scored_as_published(scope, chats):
     logits = {}
     for name, model in (("plain", scope.model), ("ablated", ablated)):
         logits[name] = [model(**scope.tokens(t)).logits[0, -1].double() for t in asked[1]]
-    bypass = [naive.odds(ablated(**scope.tokens(t)).logits[0, -1].double().tolist(), [3, 77])
-              for t in asked[0]]  # fmt: skip
+    bypass = [
+        naive.odds(ablated(**scope.tokens(t)).logits[0, -1].double().tolist(), [3, 77])
+        for t in asked[0]
+    ]
     assert row.bypass == pytest.approx(np.mean(bypass), abs=1e-3)
-    kl = [(p.softmax(-1) * (p.log_softmax(-1) - q.log_softmax(-1))).sum().item()
-          for p, q in zip(logits["plain"], logits["ablated"], strict=True)]  # fmt: skip
+    kl = [
+        (p.softmax(-1) * (p.log_softmax(-1) - q.log_softmax(-1))).sum().item()
+        for p, q in zip(logits["plain"], logits["ablated"], strict=True)
+    ]
     assert row.kl == pytest.approx(np.mean(kl), abs=1e-4)
     with qs.edit(scope.model, {1: lambda x: x + r}):
-        induced = [naive.odds(scope.model(**scope.tokens(t)).logits[0, -1].double().tolist(),
-                              [3, 77]) for t in asked[1]]  # fmt: skip
+        induced = [
+            naive.odds(scope.model(**scope.tokens(t)).logits[0, -1].double().tolist(), [3, 77])
+            for t in asked[1]
+        ]
     assert row.induce == pytest.approx(np.mean(induced), abs=1e-3)
 
 
 def test_the_published_filter_equals_the_reference():
     rng = np.random.default_rng(0)
     for _ in range(30):
-        table = pd.DataFrame({
-            "layer": rng.integers(0, 10, 12), "position": -1, "bypass": rng.normal(size=12),
-            "induce": rng.normal(0.5, 1, 12), "kl": rng.uniform(0, 0.2, 12),
-        })  # fmt: skip
+        table = pd.DataFrame(
+            {
+                "layer": rng.integers(0, 10, 12),
+                "position": -1,
+                "bypass": rng.normal(size=12),
+                "induce": rng.normal(0.5, 1, 12),
+                "kl": rng.uniform(0, 0.2, 12),
+            }
+        )
         table.loc[3, "kl"] = np.nan
         rows = list(zip(table.layer + 1, table.induce, table.kl, table.bypass, strict=True))
         place = naive.choose(rows, 10)
@@ -305,7 +328,8 @@ def test_the_published_filter_equals_the_reference():
 
 
 def test_the_reasons_of_an_empty_filter_are_counted():
-    table = pd.DataFrame({"layer": [0, 9], "position": -1, "bypass": 0.0, "induce": [-1.0, 1.0],
-                          "kl": [0.5, 0.0]})  # fmt: skip
+    table = pd.DataFrame(
+        {"layer": [0, 9], "position": -1, "bypass": 0.0, "induce": [-1.0, 1.0], "kl": [0.5, 0.0]}
+    )
     with pytest.raises(ValueError, match="1 late, 1 with KL above 0.1, 1 that do not induce"):
         refusal.choose_direction(table, 10)

@@ -6,11 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from qs_helpers.settings import project_root
 from safetensors.torch import load_file
 from torch.nn.functional import normalize
 
 import qs_helpers as qs
+from qs_helpers.presets import project_root
+from qs_helpers.studies.refusal import diff_at_positions
 from qs_helpers.studies.steering import (
     RULES,
     Knob,
@@ -51,7 +52,10 @@ def test_diff_of_means_is_the_difference_of_means(scope):
             parts.append(captured[2][0])
         means[name] = torch.cat(parts).mean(0), torch.stack([p[-1] for p in parts]).mean(0)
     for last in (False, True):
-        found = qs.diff_of_means(scope, positive, negative, [2], last=last)[2]
+        if last:
+            found = diff_at_positions(scope, positive, negative, 1, [2])[2][0]
+        else:
+            found = qs.diff_of_means(scope, positive, negative, [2])[2]
         assert torch.allclose(found, means["positive"][last] - means["negative"][last], atol=1e-3)
     with pytest.raises(ValueError, match="same mean at layer 2"):
         qs.diff_of_means(scope, positive, positive, [2])
@@ -123,8 +127,9 @@ def test_output_effects_are_changes_of_log_odds(scope):
 
     for v, effect in zip(directions, found, strict=True):
         steer = {3: qs.add(v, 0.5, scale)}
-        assert effect == pytest.approx(np.mean([odds(p, steer) - odds(p, {}) for p in prompts]),
-                                       abs=1e-3)  # fmt: skip
+        assert effect == pytest.approx(
+            np.mean([odds(p, steer) - odds(p, {}) for p in prompts]), abs=1e-3
+        )
 
 
 # ---- verdicts
@@ -136,22 +141,27 @@ def trial(effect=(0.8, 0.7, 0.9), p=0.001, control=0.1, side=(0.0, -0.1, 0.1), a
     columns = ["value", "low", "high"]
     rows = [("rephrased", again, again, again), ("layer 3", again, again, again)]
     return KnobTrial(
-        knob, qs.Estimate(*effect, 50), p,
+        knob,
+        qs.Estimate(*effect, 50),
+        p,
         pd.DataFrame({"control": "random", "draw": [0, 1], "value": [0.0, control]}),
         pd.DataFrame([("fluent", *side)], columns=["score", *columns]),
         pd.DataFrame(rows, columns=["where", *columns]),
-    )  # fmt: skip
+    )
 
 
-@pytest.mark.parametrize(("change", "missed"), [
-    ({}, set()),
-    ({"control": 0.75}, {"causal", "stable"}),
-    ({"p": 0.04}, {"causal"}),  # two knobs are tried: 0.04 is not below 0.05 after Holm
-    ({"effect": (0.1, -0.1, 0.3), "control": -0.5}, {"causal"}),
-    ({"side": (-0.3, -0.4, -0.15)}, {"specific"}),
-    ({"side": (0.1, 0.0, 0.3)}, {"specific"}),
-    ({"again": 0.05}, {"stable"}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "missed"),
+    [
+        ({}, set()),
+        ({"control": 0.75}, {"causal", "stable"}),
+        ({"p": 0.04}, {"causal"}),  # two knobs are tried: 0.04 is not below 0.05 after Holm
+        ({"effect": (0.1, -0.1, 0.3), "control": -0.5}, {"causal"}),
+        ({"side": (-0.3, -0.4, -0.15)}, {"specific"}),
+        ({"side": (0.1, 0.0, 0.3)}, {"specific"}),
+        ({"again": 0.05}, {"stable"}),
+    ],
+)
 def test_each_rule_can_fail(change, missed):
     row = verdicts([trial(**change), trial(p=0.9)]).iloc[0]
     assert {rule for rule in RULES if not row[rule]} == missed
@@ -233,12 +243,20 @@ def test_the_planted_refusal_direction_is_validated():
 
     harmful, harmless = (prompts("discovery", label, 20) for label in ("harmful", "harmless"))
     scales = qs.scales(scope, harmful + harmless)
-    means = qs.diff_of_means(scope, harmful, harmless, [1, 2], last=True)
+    means = diff_at_positions(scope, harmful, harmless, 1, [2])
     controls = {"random directions": qs.random_directions(20, 128)}
-    knob = Knob("planted u", 1, u, 1.0, {2: means[2]}, controls, "ablate")
+    knob = Knob("planted u", 1, u, 1.0, {2: means[2][0]}, controls, "ablate")
     sides = {"language kept": keeps_language, "loops": lambda t, p: [qs.loops(x) for x in t]}
-    trial = try_knob(scope, knob, scales, prompts("validation", "harmful"), complies,
-                        prompts("test", "harmful"), sides, 20)  # fmt: skip
+    trial = try_knob(
+        scope,
+        knob,
+        scales,
+        prompts("validation", "harmful"),
+        complies,
+        prompts("test", "harmful"),
+        sides,
+        20,
+    )
     row = verdicts([trial]).iloc[0]
     assert row.verdict == "validated" and row["value"] > 0.8 and len(trial.controls) == 20
     assert qs.hooks_left(scope.model) == 0

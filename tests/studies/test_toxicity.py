@@ -210,8 +210,12 @@ def test_baselines_learn_what_they_can_see():
     long = [text + "!" * 30 if label else text for text, label in zip(texts, toxic, strict=True)]
     longer = fit_length(long, toxic, long, toxic)
     assert longer.flags(["x" * 60, "x"]).tolist() == [True, False]
-    chinese = fit_words(["你是傻瓜", "他是傻瓜", "你是天使", "他是好人"], [1, 1, 0, 0],
-                           ["我是傻瓜", "我是天使"], [1, 0])  # fmt: skip
+    chinese = fit_words(
+        ["你是傻瓜", "他是傻瓜", "你是天使", "他是好人"],
+        [1, 1, 0, 0],
+        ["我是傻瓜", "我是天使"],
+        [1, 0],
+    )
     assert chinese.flags(["她是傻瓜", "她是天使"]).tolist() == [True, False]
 
 

@@ -6,10 +6,10 @@ import os
 import papermill
 import pytest
 import torch
-from qs_helpers.settings import project_root
 from safetensors.torch import load_file
 
 import qs_helpers as qs
+from qs_helpers.presets import project_root
 from qs_helpers.tiny import corpus, judge
 from qs_helpers.tiny.world import KINDS
 
@@ -143,7 +143,7 @@ def test_the_card_says_what_the_build_measured_and_every_target_was_met():
     assert "planted" in card and "not\nfindings about Qwen" in card
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_build_runs_with_fewer_steps_in_a_folder_of_its_own(tmp_path, monkeypatch):
     before = {p: p.stat().st_mtime_ns for p in TINY.rglob("*") if p.is_file()}
     monkeypatch.setenv("QS_OUT", str(tmp_path / "runs" / "build"))

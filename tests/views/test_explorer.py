@@ -104,7 +104,7 @@ def page():
         browser.close()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_layer_slider_changes_the_picture_in_a_real_browser(lab, page, tmp_path):
     page.set_default_timeout(60_000)
     page.goto(lab)

@@ -15,7 +15,7 @@ def test_only_hosted_layers_have_links():
 
 
 def test_hosted_layers_are_in_the_catalog():
-    from qs_helpers.views.neuronpedia import HOSTED
+    from qs_helpers.views.card import HOSTED
 
     for (backbone, layer), source in HOSTED.items():
         group = qs.GROUPS[f"{backbone}-l50"]

@@ -15,10 +15,11 @@ from naive import scan as naive_scan
 import qs_helpers as qs
 import qs_helpers.views.scan as module
 from qs_helpers import forward
-from qs_helpers.forward import batches, peaks
+from qs_helpers.forward import batches
 from qs_helpers.loading.origin import CACHE_BYTES
 from qs_helpers.tiny import corpus
 from qs_helpers.views import scan as scan_plan
+from qs_helpers.views.card import id_activations
 from qs_helpers.views.scan import TOP, Kept, Table, table_bytes, token_keys
 
 
@@ -68,7 +69,7 @@ def test_contexts_point_at_the_token_they_name(scope, texts, found):
     feature = int(found.stats(2)["fired"].argmax())
     for row in found.top(2, feature)[:5]:
         assert found.ids(int(row["text"])).tolist() == scope.ids(texts[row["text"]])[0]
-        value = forward.id_activations(scope, scope.ids(texts[row["text"]]), 2, feature)[0]
+        value = id_activations(scope, scope.ids(texts[row["text"]]), 2, feature)[0]
         assert value[row["position"]] == pytest.approx(row["value"], rel=1e-4)
 
 
@@ -244,14 +245,6 @@ def test_token_keys_are_uniform_and_fixed():
     assert token_keys(np.array([3]), np.array([4])) == token_keys(np.array([3]), np.array([4]))
 
 
-def test_peaks_are_the_strongest_activation_of_each_text(scope, texts):
-    found = peaks(scope, texts[:8], [2])[2]
-    for number, _, pairs in tokens_of(scope, texts[:8], 2):
-        for value, feature in pairs:
-            assert found[number, feature] >= value * (1 - 1e-4)
-    assert found.shape == (8, scope.d_sae)
-
-
 MEMORY = """
 import resource, sys
 import qs_helpers as qs
@@ -265,7 +258,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_memory_does_not_grow_with_the_corpus(tmp_path):
     def peak(n):
         command = [sys.executable, "-c", MEMORY, str(n), str(tmp_path / str(n))]

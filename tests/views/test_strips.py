@@ -178,7 +178,7 @@ def test_a_base_suite_on_another_model_is_told(scope):
 
 
 def test_the_logit_lens_is_the_final_norm_and_the_output_matrix(scope):
-    lens = qs.logit_lens(scope, 5, 11, n=4)
+    lens = qs.views.logit_lens(scope, 5, 11, n=4)
     x = scope.sae(5).direction(11)[0]
     model = scope.model
     hidden = x / (x.square().mean() + model.config.rms_norm_eps).sqrt() * model.model.norm.weight

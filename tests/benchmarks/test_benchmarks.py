@@ -9,17 +9,12 @@ import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parents[2]
-SPEED = ROOT / "benchmarks"
+BENCHMARKS = ROOT / "benchmarks"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-@pytest.fixture(autouse=True)
-def benchmarks(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-
-
 def results() -> dict:
-    return json.loads((SPEED / "results.json").read_text(encoding="utf-8"))
+    return json.loads((BENCHMARKS / "results.json").read_text(encoding="utf-8"))
 
 
 def all_rows() -> list[dict]:
@@ -29,19 +24,18 @@ def all_rows() -> list[dict]:
 def test_the_page_is_that_of_its_results():
     from page import page
 
-    assert (SPEED / "README.md").read_text(encoding="utf-8") == page(results())
+    assert (BENCHMARKS / "README.md").read_text(encoding="utf-8") == page(results())
 
 
 def test_every_target_is_written_down_and_misses_are_said():
     rows = [row for row in all_rows() if row["target"] is not None]
-    text = (SPEED / "README.md").read_text(encoding="utf-8")
+    text = (BENCHMARKS / "README.md").read_text(encoding="utf-8")
     assert {row["section"] for row in rows} == {"arithmetic", "loading", "scan", "use"}
     assert text.count(": missed") == sum(not row["met"] for row in rows)
     assert text.count(": met") == sum(row["met"] for row in rows)
     for row in rows:
-        reached = row["ratio"] >= row["target"] if row["kind"] == "faster" else (
-            row["ratio"] <= row["target"]
-        )  # fmt: skip
+        enough, less = row["ratio"] >= row["target"], row["ratio"] <= row["target"]
+        reached = enough if row["kind"] == "faster" else less
         assert row["met"] is reached
 
 
@@ -52,15 +46,14 @@ def test_the_readme_quotes_what_was_measured():
     table = [line.split("|")[1:-1] for line in part.splitlines() if line.startswith("| ")]
     header, *lines = [[cell.strip() for cell in cells] for cells in table]
     shapes = header[1:]
-    quoted = {task: [float(re.match(r"[\d.]+", cell)[0]) for cell in cells]
-              for task, *cells in lines}  # fmt: skip
+    quoted = {
+        task: [float(re.match(r"[\d.]+", cell)[0]) for cell in cells] for task, *cells in lines
+    }
     assert len(quoted) == 8
     for task, values in quoted.items():
         for shape, value in zip(shapes, values, strict=True):
-            measured = [
-                row["ratio"] for row in all_rows()
-                if row["shape"] == shape and row["peer"] == "sae-lens" and _name(row) == task
-            ]  # fmt: skip
+            lens = [r for r in all_rows() if (r["shape"], r["peer"]) == (shape, "sae-lens")]
+            measured = [row["ratio"] for row in lens if _name(row) == task]
             assert len(measured) == 1, (task, shape)
             assert value == pytest.approx(measured[0], rel=0.05)
 
@@ -83,6 +76,22 @@ def test_the_arithmetic_benchmark_runs_and_its_peers_agree(monkeypatch):
     assert exact["same features"] == 1 and exact["largest difference"] < 1e-5
     case = bench_arithmetic.one_case((32, 256, 4, 8), torch.device("cpu"))
     assert [row["task"] for row in case] == ["encode", "decode"]
+
+
+def test_only_a_whole_run_is_published(tmp_path):
+    from bench import PUBLISHED, publish
+
+    measured, published = tmp_path / "runs", tmp_path / "benchmarks"
+    measured.mkdir(), published.mkdir()
+    for name in PUBLISHED[:-1]:
+        (measured / name).write_text(name)
+    with pytest.raises(SystemExit, match="lacks growth.png: run make bench first"):
+        publish(measured, published)
+    assert list(published.iterdir()) == []
+    (measured / "growth.png").write_bytes(b"png")
+    publish(measured, published)
+    assert {path.name for path in published.iterdir()} == set(PUBLISHED)
+    assert all((BENCHMARKS / name).is_file() for name in PUBLISHED)
 
 
 def test_a_profile_says_where_the_time_goes():

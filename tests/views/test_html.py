@@ -3,8 +3,7 @@
 import pytest
 
 import qs_helpers as qs
-from qs_helpers.views.tokens import pieces
-from qs_helpers.writing import token, visible
+from qs_helpers.views.html import pieces, token, visible
 
 TEXTS = [
     "the cook buys the bread.",

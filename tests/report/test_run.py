@@ -257,7 +257,6 @@ def test_kernels_end_with_their_notebooks(counted):
     assert kernels() == []
 
 
-@pytest.mark.slow
 def test_a_report_on_a_private_preset(private):
     index, outcomes = report(plan_report("mine"), quiet=True)
     assert [o.error for o in outcomes] == [None]
@@ -269,7 +268,7 @@ def test_a_report_on_a_private_preset(private):
     assert "tiny scope: a test bed" not in page and "[tiny scope]" not in page
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_04_on_a_relative_file_and_06_on_a_model_of_ones_own(private):
     """Copies of a model that refuses; a file beside the preset; small sizes."""
     weights, params = private / "weights", private / "notebooks" / "params"

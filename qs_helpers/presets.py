@@ -3,7 +3,10 @@
 import os
 import platform
 import re
+from collections.abc import Callable
+from copy import deepcopy
 from difflib import get_close_matches
+from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,16 +15,13 @@ from typing import Any
 import yaml
 
 TINY = ("tiny", "tiny-instruct", "tiny-sft")
-
-
 PATHS = ("DATA", "PROMPTS", "MODELS")  # parameters that may name files or folders
 
-
 # What the section "scope:" of a preset may say: keywords of load_scope, and their types.
-SCOPE_KEYS = {
-    **{"model": "", "sae": "", "model_revision": "", "sae_revision": ""},
-    **{"device": "", "dtype": "", "k": 0, "batch_tokens": 0},
-}
+SCOPE_KEYS = dict.fromkeys(
+    ["model", "sae", "model_revision", "sae_revision", "device", "dtype"], ""
+)
+SCOPE_KEYS |= {"k": 0, "batch_tokens": 0}
 
 
 def project_root() -> Path:
@@ -150,7 +150,7 @@ def preset_sections(preset: str, folder: Path | None = None) -> dict[str, dict[s
             + nearest(preset, preset_names(path.parent))
         )
     try:
-        sections = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        sections = deepcopy(read_once(path, yaml.safe_load)) or {}
     except yaml.YAMLError as error:
         raise ValueError(f"{path.name} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(sections, dict):
@@ -159,6 +159,17 @@ def preset_sections(preset: str, folder: Path | None = None) -> dict[str, dict[s
         if not isinstance(found or {}, dict):
             raise ValueError(f"{path.name}: section {section!r} must hold lines 'NAME: value'")
     return {section: found or {} for section, found in sections.items()}
+
+
+def read_once(path: Path, parse: Callable[[str], Any]) -> Any:
+    """What `parse` makes of a file's text; done once for as long as the file stays the same."""
+    stat = path.stat()
+    return _parsed(path, parse, stat.st_mtime_ns, stat.st_size, stat.st_ino)
+
+
+@lru_cache(maxsize=64)
+def _parsed(path: Path, parse: Callable[[str], Any], *_state: int) -> Any:
+    return parse(path.read_text(encoding="utf-8"))
 
 
 def settings(notebook: str, preset: str, **params) -> SimpleNamespace:
@@ -183,10 +194,8 @@ def settings(notebook: str, preset: str, **params) -> SimpleNamespace:
     return SimpleNamespace(PRESET=preset, **values)
 
 
-LIBRARIES = (
-    *("torch", "transformers", "huggingface_hub", "safetensors", "numpy", "pandas", "scipy"),
-    *("scikit-learn", "matplotlib", "qs-helpers"),
-)
+LIBRARIES = "torch transformers huggingface_hub safetensors numpy pandas scipy".split()
+LIBRARIES += ["scikit-learn", "matplotlib", "qs-helpers"]
 
 
 def versions() -> dict[str, str]:

@@ -69,7 +69,6 @@ def start_run(notebook: str, preset: str, params: Any = None) -> Run:
         "peak_rss_mb": 0.0,
         "cores": os.cpu_count(),
         "versions": versions(),
-        "modules": [],
         "provenance": {},
         "claims": [],
         "values": {},
@@ -186,8 +185,6 @@ def _badge(entry: dict[str, Any], tiny: bool) -> str:
 def _write(run: Run) -> None:
     run.data["seconds"] = round(time.monotonic() - run.clock, 2)
     run.data["peak_rss_mb"] = _peak_rss_mb()
-    loaded = [name for name in sys.modules if name.startswith("qs_helpers.")]
-    run.data["modules"] = sorted(name.removeprefix("qs_helpers.") for name in loaded)
     write_json(run.folder / "results.json", run.data)
 
 

@@ -1,101 +1,96 @@
-"""What a report is asked to do, checked before anything is loaded: names, types and ranges.
+"""What a report is asked to do, checked before anything is loaded, and the plan that comes of it.
 
-No notebook library and no torch is imported here: a refusal should come at once.
+Torch and the notebook libraries are not imported here, so a mistake is named within a second.
 """
 
-import ast
-import json
 import math
+import os
 import re
+from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
-from ..loading.catalog import COMMUNITY, DTYPE_BYTES, GROUPS, Origin, layer_files
-from ..presets import (
-    PATHS,
-    check_type,
-    dataset_name,
-    is_tiny,
-    located,
-    nearest,
-    preset_names,
-    preset_sections,
-    preset_values,
-    scope_values,
-)
-
-BUILD = "00_build_tiny_scope"  # builds the embedded scope for half an hour
-
+from ..loading.catalog import COMMUNITY, DTYPE_BYTES, GROUPS
+from ..presets import PATHS, check_type, dataset_name, is_tiny, located, nearest, project_root
+from .needs import check_access, check_memory
+from .project import Preset, Run, declared, find_notebooks
 
 REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?")
-
-
-TYPES = {"str": "", "int": 0, "float": 0.0, "bool": False, "list": [], "dict": {}}
-
 
 # The least value of a number, by the name of its parameter or how the name begins or ends.
 LEAST = {"SEED": 0, "STEPS": 0, "TEMPERATURE": 0, "MAX_FVU": 0, "REDRAWS": 1, "N_": 1, "_TOKENS": 1}
 
 
-def find_notebooks(
-    folder: Path, only: list[str] | None = None, skip: list[str] | None = None
-) -> list[Path]:
-    """The notebooks NN_*.ipynb of a folder, sorted; `only` and `skip` are numbers or names.
+class Plan(NamedTuple):
+    """What a report is to do."""
 
-    00 is run only when it is named. ValueError for an unknown one, with the nearest name, and if
-    nothing is left.
+    preset: Preset
+    root: Path  # of the project
+    out: Path  # the folder that is written
+    runs: list[Run]  # of a refresh, those that no longer fit what is committed
+    stale: dict[str, str]  # why a notebook (stem) runs; "" means that it is kept
+    needs: list[str]  # lines about memory, disk and network
+    problems: list[str]  # those of them that stand in the way
+    refresh: bool = False
+
+
+def plan_report(
+    preset: str,
+    only: list[str] | None = None,
+    skip: list[str] | None = None,
+    given: list[tuple[str, str]] = (),
+    *,
+    refresh: bool = False,
+    fresh: bool = False,
+    root: Path | None = None,
+) -> Plan:
+    """Check everything that can be checked without running, and find what is done already.
+
+    Raises ValueError for an unknown preset, notebook, parameter or value, and TypeError for a value
+    of a wrong type. What this machine or the network cannot provide is in the plan's problems.
     """
-    every = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
-    for flag, names in (("--only", only), ("--skip", skip)):
-        for name in names or []:
-            if not any(name in (p.stem, p.stem[:2]) for p in every):
-                raise ValueError(f"{flag} {name}: {nearest(name, [p.stem for p in every])}")
-    chosen = [
-        path
-        for path in every
-        if (path.stem in only or path.stem[:2] in only if only else path.stem != BUILD)
-        and not {path.stem, path.stem[:2]} & set(skip or [])
-    ]
-    if not every:
-        raise ValueError("no notebooks found: notebooks/01_*.ipynb and on are expected")
-    if not chosen:
-        raise ValueError("no notebook is left to run: give other --only or --skip")
-    return chosen
+    root = (root or project_root()).resolve()
+    chosen = Preset(preset, root / "notebooks" / "params")
+    notebooks = find_notebooks(root / "notebooks", only, skip)
+    check_preset(chosen, notebooks)
+    passed = check_parameters(notebooks, given, chosen)
+    out = run_folder(root, preset, given)
+    runs = [Run(path, chosen, out, passed[path.stem]) for path in notebooks]
+    if refresh and not fresh:
+        runs = [run for run in runs if run.committed_changes()]
+    stale = {run.stem: "asked to run afresh" if fresh else run.why_stale() for run in runs}
+    plan = Plan(chosen, root, out, runs, stale, [], [], refresh)
+    values = {run.stem: run.values for run in runs if stale[run.stem]}
+    if values:  # a report that only writes its pages needs nothing
+        for found in (check_memory(chosen.origin, values), check_access(chosen.origin, values)):
+            plan.needs.extend(found.lines)
+            plan.problems.extend(found.problems)
+    return plan
 
 
-def code_sources(path: Path) -> list[tuple[str, list[str]]]:
-    """Source and tags of each code cell of a notebook."""
-    try:
-        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    except (json.JSONDecodeError, KeyError, TypeError):
-        raise ValueError(f"{path.name} is not a notebook; restore it") from None
-    return [
-        ("".join(cell["source"]), cell.get("metadata", {}).get("tags", []))
-        for cell in cells
-        if cell["cell_type"] == "code"
-    ]
+def run_folder(root: Path, preset: str, given: list[tuple[str, str]]) -> Path:
+    """The folder of a report; parameters are in its name, or a digest of them if they are long."""
+    words = [f"{name}={value}" for name, value in sorted(given)]
+    name = "+".join([preset, *words])
+    if not re.fullmatch(r"[\w.,=+-]{1,80}", name):
+        name = f"{preset}+{sha256(repr(words).encode()).hexdigest()[:8]}"
+    return root / "runs" / name
 
 
-def declared(path: Path) -> dict[str, Any]:
-    """Name to a value of the declared type, of the cell tagged `parameters`; None: any type."""
-    for source, tags in code_sources(path):
-        if "parameters" in tags:
-            lines = [line for line in ast.parse(source).body if isinstance(line, ast.AnnAssign)]
-            # list[int] is a list: what is in it is checked against the preset's value.
-            kinds = {line.target.id: line.annotation for line in lines}
-            names = {name: getattr(kind, "value", kind) for name, kind in kinds.items()}
-            return {name: TYPES.get(getattr(kind, "id", "")) for name, kind in names.items()}
-    return {}
+def plan_text(plan: Plan) -> str:
+    """What a plan will run and why, with which values, and what it needs."""
+    lines = [f"preset {plan.preset.name}, to {os.path.relpath(plan.out)}", *plan.needs]
+    for run in plan.runs:
+        why = plan.stale[run.stem]
+        lines.append(f"{run.stem}: " + (f"run ({why})" if why else "unchanged, not run again"))
+        lines.append("    " + " · ".join(f"{name} {value}" for name, value in run.values.items()))
+    return "\n".join(lines)
 
 
 def check_parameters(
-    notebooks: list[Path],
-    given: list[tuple[str, str]],
-    preset: str,
-    layers: tuple[int, ...] | None = None,
-    params: Path | None = None,
+    notebooks: list[Path], given: list[tuple[str, str]], preset: Preset
 ) -> dict[str, dict[str, Any]]:
     """The parameters of each notebook (by stem) from names and values given as text.
 
@@ -103,7 +98,7 @@ def check_parameters(
     the nearest one, or a value out of range; TypeError for a value of another type than declared.
     """
     names = {path.stem: declared(path) for path in notebooks}
-    known = {name for kinds in names.values() for name in kinds} - {"PRESET"}
+    known = {name for kinds in names.values() for name in kinds}
     passed: dict[str, dict[str, Any]] = {path.stem: {} for path in notebooks}
     for name, text in given:
         if name not in known:
@@ -113,10 +108,10 @@ def check_parameters(
                 # A text stays what it is: a revision such as 12e5 is no number.
                 value = text if kinds[name] == "" else _yaml(name, text)
                 value = check_type(name, value, kinds[name])
-                value = check_type(name, value, preset_values(stem, preset, params).get(name))
+                value = check_type(name, value, preset.values(stem).get(name))
                 # Paths are relative to where the command is typed.
                 value = located(value, Path.cwd()) if name in PATHS else value
-                check_value(name, value, preset, layers, params)
+                check_value(name, value, preset)
                 passed[stem][name] = value
     return passed
 
@@ -128,64 +123,54 @@ def _yaml(name: str, text: str) -> Any:
         raise ValueError(f"{name} = {text!r} is not YAML; lists are written '[1, 2]'") from None
 
 
-def check_preset(
-    preset: str,
-    notebooks: list[Path],
-    layers: tuple[int, ...] | None = None,
-    params: Path | None = None,
-) -> None:
-    """ValueError or TypeError unless a preset's file gives each notebook exactly what it declares.
-
-    layers: those that the suite has, None if unknown.
-    """
-    _check_names(preset, notebooks[0].parent, params)
-    _check_scope(preset, params)
+def check_preset(preset: Preset, notebooks: list[Path]) -> None:
+    """ValueError or TypeError unless a preset's file gives each notebook exactly what it declares,
+    and its section `scope:` what load_scope accepts."""
+    _check_names(preset, notebooks[0].parent)
+    _check_scope(preset)
     for path in notebooks:
-        kinds = {name: kind for name, kind in declared(path).items() if name != "PRESET"}
-        values = preset_values(path.stem, preset, params)
-        for name, kind in kinds.items():
+        values = preset.values(path.stem)
+        for name, kind in declared(path).items():
             if name not in values:
-                raise ValueError(f"{preset}.yaml lacks {name} of {path.stem}; see tiny.yaml")
+                raise ValueError(f"{preset.name}.yaml lacks {name} of {path.stem}; see tiny.yaml")
             try:
-                check_value(name, check_type(name, values[name], kind), preset, layers, params)
+                check_value(name, check_type(name, values[name], kind), preset)
             except (ValueError, TypeError) as bad:
-                raise type(bad)(f"{preset}.yaml, {path.stem}: {bad}") from None
+                raise type(bad)(f"{preset.name}.yaml, {path.stem}: {bad}") from None
 
 
-def _check_names(preset: str, folder: Path, params: Path | None) -> None:
+def _check_names(preset: Preset, folder: Path) -> None:
     """Refuse sections that are no notebook, and names that no notebook of theirs declares."""
     every = {path.stem: declared(path) for path in folder.glob("[0-9][0-9]_*.ipynb")}
-    for section, values in preset_sections(preset, params).items():
+    every["common"] = {name: kind for kinds in every.values() for name, kind in kinds.items()}
+    for section, values in preset.sections.items():
         if section == "scope":
             continue
-        if section not in (*every, "common"):
-            known = [*every, "common", "scope"]
-            raise ValueError(f"{preset}.yaml: section {section!r}; {nearest(section, known)}")
-        kinds = every.values() if section == "common" else [every[section]]
-        names = {name for kind in kinds for name in kind} - {"PRESET"}
-        for name in sorted(values.keys() - names):
-            raise ValueError(f"{preset}.yaml, {section}: {name}; {nearest(name, names)}")
+        if section not in every:
+            known = nearest(section, [*every, "scope"])
+            raise ValueError(f"{preset.name}.yaml: section {section!r}; {known}")
+        for name in sorted(values.keys() - every[section].keys()):
+            known = nearest(name, every[section])
+            raise ValueError(f"{preset.name}.yaml, {section}: {name}; {known}")
 
 
-def _check_scope(preset: str, params: Path | None) -> None:
+def _check_scope(preset: Preset) -> None:
     """Refuse values of the section `scope:` that load_scope would refuse."""
-    values = scope_values(preset, params)
+    values, where = preset.scope, f"{preset.name}.yaml, scope"
     for name in ("k", "batch_tokens"):
         if values.get(name, 1) < 1:
-            raise ValueError(f"{preset}.yaml, scope: {name} = {values[name]}: at least 1")
+            raise ValueError(f"{where}: {name} = {values[name]}: at least 1")
     dtype, device = values.get("dtype", "float32"), values.get("device", "cpu")
     if dtype not in DTYPE_BYTES:
-        raise ValueError(f"{preset}.yaml, scope: dtype {dtype!r}; {nearest(dtype, DTYPE_BYTES)}")
+        raise ValueError(f"{where}: dtype {dtype!r}; {nearest(dtype, DTYPE_BYTES)}")
     if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", device):
-        raise ValueError(f"{preset}.yaml, scope: device {device!r}; known: cpu, cuda, cuda:0, mps")
+        raise ValueError(f"{where}: device {device!r}; known: cpu, cuda, cuda:0, mps")
 
 
-def check_value(
-    name: str, value: Any, preset: str, layers: tuple[int, ...] | None, params: Path | None = None
-) -> None:
+def check_value(name: str, value: Any, preset: Preset) -> None:
     """ValueError for a value that no run can have: layers that the suite lacks, numbers out of
-    range, models and suites that are nowhere, prompts of another form."""
-    if name == "LAYERS" and layers is not None:
+    range, models and suites that do not exist, prompts of another form."""
+    if name == "LAYERS" and (layers := preset.layers) is not None:
         missing = [layer for layer in value if layer not in layers]
         if missing:
             span = f"{layers[0]} to {layers[-1]}" if layers else "none"
@@ -193,7 +178,7 @@ def check_value(
     if name == "LANGUAGES" and not value:
         raise ValueError("LANGUAGES is empty; give codes such as [en, zh]")
     if name in ("MODELS", "SUITES"):
-        _check_scopes(name, value, preset, params)
+        _check_scopes(name, value, preset)
     if name == "PROMPTS" and value:
         found = [dataset_name(text) for text in value]
         if not (len(value) == 1 and found == [None] or len(value) == 2 and None not in found):
@@ -203,29 +188,18 @@ def check_value(
     if not math.isfinite(value):
         raise ValueError(f"{name} = {value}: a finite number is needed")
     for rule, least in LEAST.items():
-        applies = name == rule or (rule[-1] == "_" and name.startswith(rule))
-        applies |= rule[0] == "_" and name.endswith(rule)
-        if applies and value < least:
+        begins, ends = rule[-1] == "_" and name.startswith(rule), name.endswith(rule)
+        if (name == rule or begins or rule[0] == "_" and ends) and value < least:
             raise ValueError(f"{name} = {value}: it must be at least {least}")
 
 
-def _check_scopes(name: str, value: list, preset: str, params: Path | None) -> None:
-    known = {*preset_names(params), *GROUPS, *COMMUNITY}
+def _check_scopes(name: str, value: list, preset: Preset) -> None:
+    own = ["own"] if name == "SUITES" else []
+    known = [*preset.others, *GROUPS, *COMMUNITY, *own]
     for text in value:
-        other = text == "own" if name == "SUITES" else bool(REPO.fullmatch(text))
-        if not (text in known or other or name == "MODELS" and Path(text).is_dir()):
-            more = ["own"] if name == "SUITES" else []
-            raise ValueError(f"{name}: {text!r}; {nearest(text, [*known, *more])}")
-        if is_tiny(text) and not is_tiny(preset):
+        elsewhere = name == "MODELS" and (REPO.fullmatch(text) or Path(text).is_dir())
+        if text not in known and not elsewhere:
+            raise ValueError(f"{name}: {text!r}; {nearest(text, known)}")
+        if is_tiny(text) and not is_tiny(preset.name):
             # Its results would not be labelled as those of the tiny scope.
-            raise ValueError(f"{name}: {text!r} is an embedded scope; {preset} needs its own")
-
-
-def known_layers(origin: Origin) -> tuple[int, ...] | None:
-    """The layers of an origin's suite; None for a repo that the catalog does not have."""
-    if origin.group is not None:
-        return origin.group.layers
-    folder = Path(origin.sae)
-    if not folder.is_dir():
-        return None
-    return tuple(layer_files(path.name for path in folder.iterdir())) or None
+            raise ValueError(f"{name}: {text!r} is an embedded scope; {preset.name} needs its own")

@@ -1,25 +1,23 @@
-"""Put an executed notebook into the project, clean: the way committed outputs come to be."""
+"""Puts an executed notebook into the project, clean: this is how committed outputs are made."""
 
 import re
 import shutil
-from pathlib import Path
-from typing import Any
 
 import nbformat
 
 from ..evidence.claims import measured_line
-from .stamps import outputs_digest
+from .project import Run, outputs_digest
 
-# An absolute path of some machine, in text. What may stand before the slash is limited so that
-# "and/or", web addresses, HTML end tags and relative paths are none; a drive needs a folder, so
-# that an escape such as "K:\n" is none.
+# An absolute path of some machine, in text. What stands before the slash tells it from "and/or",
+# web addresses, HTML end tags and relative paths; a drive letter needs a folder after it, which
+# tells it from an escape such as "K:\n".
 MACHINE_PATH = re.compile(
     r"(?<![\w./:<~)\]}])/(?:[A-Za-z][\w.-]*/[\w.-]+|(?:home|root|tmp)\b)|\b[A-Z]:\\\w+\\"
 )
 
 
 def clean(nb) -> None:
-    """Strip a notebook in place of widget state, timings, injected cells and machine details.
+    """Remove widget state, timings, injected cells and details of the machine, in place.
 
     Raises ValueError naming the cell if an absolute path of a machine is left in it.
     """
@@ -52,29 +50,25 @@ def cell_text(cell) -> str:
     return "\n".join(texts)
 
 
-def commit_run(
-    executed: Path, results: Path, notebook: Path, figures: Path, stamp: dict[str, Any]
-) -> None:
+def commit_run(run: Run) -> None:
     """Replace a committed notebook, its figures and its results by those of a run.
 
-    executed: the executed copy; results: the run's folder with results.json and figures/;
-    notebook: the file to replace; figures: the folder to replace; stamp: of the run, written into
-    the notebook with the digest of what is committed. ValueError, with nothing replaced, if the
-    run shows a path of this machine.
+    The notebook gets the run's stamp, with a digest of what is committed. ValueError, with nothing
+    replaced, if the run shows a path of this machine.
     """
-    nb = nbformat.read(executed, as_version=4)
+    nb = nbformat.read(run.executed, as_version=4)
     for cell in nb.cells:
         # This cell ran before the run was recorded; show what it prints from now on.
         if cell.cell_type == "code" and cell.source.startswith("qs.measured("):
-            text = measured_line(results / "results.json") + "\n"
+            text = measured_line(run.results) + "\n"
             cell.outputs = [nbformat.v4.new_output("stream", name="stdout", text=text)]
     clean(nb)
-    shutil.rmtree(figures, ignore_errors=True)
-    if (results / "figures").is_dir():
-        shutil.copytree(results / "figures", figures)
-    if (results / "results.json").is_file():
-        figures.mkdir(parents=True, exist_ok=True)
-        shutil.copy(results / "results.json", figures)
-    nbformat.write(nb, notebook)
-    nb.metadata["qs"] = stamp | {"outputs": outputs_digest(notebook, figures)}
-    nbformat.write(nb, notebook)
+    shutil.rmtree(run.figures, ignore_errors=True)
+    if (run.folder / "figures").is_dir():
+        shutil.copytree(run.folder / "figures", run.figures)
+    if run.results.is_file():
+        run.figures.mkdir(parents=True, exist_ok=True)
+        shutil.copy(run.results, run.figures)
+    nbformat.write(nb, run.notebook)
+    nb.metadata["qs"] = run.stamp | {"outputs": outputs_digest(run.notebook, run.figures)}
+    nbformat.write(nb, run.notebook)

@@ -1,14 +1,14 @@
 """Runs side by side on one page: claims, headline numbers and the figures that differ."""
 
 import base64
-import hashlib
 import os
 from pathlib import Path
 from typing import Any
 
 from ..evidence.files import plain, read_json
 from ..presets import is_tiny
-from .pages import provenance_rows, render_page, templates
+from .pages import provenance_rows, render
+from .project import RESULTS, STAMP
 
 
 def compare_runs(folders: list[Path], out: Path | None = None) -> Path:
@@ -23,30 +23,35 @@ def compare_runs(folders: list[Path], out: Path | None = None) -> Path:
         raise ValueError("give two or more different folders of runs, such as runs/tiny runs/A")
     if len(set(names)) < len(names):
         names = [os.path.relpath(folder) for folder in folders]  # they are different folders
+    where = dict(zip(names, folders, strict=True))
     runs = {}
-    for name, folder in zip(names, folders, strict=True):
-        found = {path.parent.name: read_json(path) for path in folder.glob("*/results.json")}
-        found = {stem: results for stem, results in found.items() if "claims" in results}
-        if not found:
+    for name, folder in where.items():
+        found = {path.parent.name: read_json(path) for path in folder.glob(f"*/{RESULTS}")}
+        runs[name] = {stem: results for stem, results in found.items() if "claims" in results}
+        if not runs[name]:
             raise ValueError(f"{os.path.relpath(folder)} holds no run; make one with qs-report")
-        runs[name] = found
     every = sorted({stem for found in runs.values() for stem in found})
-    stems = [stem for stem in every if sum(stem in found for found in runs.values()) > 1]
-    alone = {stem: [name for name, found in runs.items() if stem in found] for stem in every}
-    runs = {name: {stem: r for stem, r in found.items() if stem in stems}
-            for name, found in runs.items()}  # fmt: skip
-    parts = [_notebook(stem, runs, dict(zip(names, folders, strict=True))) for stem in stems]
-    page = templates().get_template("compare.html.j2")
-    single = {stem: where[0] for stem, where in alone.items() if stem not in stems}
-    body = page.render(names=names, parts=parts, about=_about(runs), single=single)
+    there = {stem: [name for name, found in runs.items() if stem in found] for stem in every}
+    stems = [stem for stem in every if len(there[stem]) > 1]
+    single = {stem: there[stem][0] for stem in every if stem not in stems}
+    for found in runs.values():
+        for stem in single.keys() & found.keys():
+            del found[stem]
+    parts = [_notebook(stem, runs, where) for stem in stems]
+    body = render("compare", names=names, parts=parts, about=_about(runs), single=single)
     title = "-vs-".join(name.replace("/", "-") for name in names)
     out = out or folders[0].parent / "compare" / f"{title}.html"
     out.parent.mkdir(parents=True, exist_ok=True)
-    tiny = any(is_tiny(r.get("preset", "")) for found in runs.values() for r in found.values())
-    indices = {name: folder / "index.html" for name, folder in zip(names, folders, strict=True)}
-    links = [(os.path.relpath(path, out.parent) * path.is_file(), n) for n, path in indices.items()]
-    out.write_text(render_page("Runs compared", body, "compared", tiny, links), encoding="utf-8")
+    links = [(_link(folder / "index.html", out), name) for name, folder in where.items()]
+    about = {"title": "Runs compared", "name": "compared", "links": links}
+    about["tiny"] = any(is_tiny(r.get("preset", "")) for f in runs.values() for r in f.values())
+    out.write_text(render("page", body=body, **about), encoding="utf-8")
     return out
+
+
+def _link(page: Path, origin: Path) -> str:
+    """The address of a page on another one; "" if it is not there."""
+    return os.path.relpath(page, origin.parent) if page.is_file() else ""
 
 
 def differs(entries: list[dict[str, Any] | None]) -> str:
@@ -74,35 +79,30 @@ def _notebook(stem: str, runs: dict[str, dict], folders: dict[str, Path]) -> dic
     results = {name: found.get(stem, {}) for name, found in runs.items()}
     claims = {name: {c["text"]: c for c in r.get("claims", [])} for name, r in results.items()}
     values = {name: _numbers(r.get("values", {})) for name, r in results.items()}
-    figures = {
+    alts = {
         name: {f["slug"]: f["alt"] for f in r.get("figures", [])} for name, r in results.items()
     }
-    rows = []
-    for text in _ordered(claims):
-        entries = [claims[name].get(text) for name in runs]
-        rows.append({"text": text, "entries": entries, "differs": differs(entries)})
-    numbers = []
-    for name in _ordered(values):
-        cells = [values[run].get(name) for run in runs]
-        if len({str(cell) for cell in cells}) > 1:
-            numbers.append({"name": name, "cells": cells})
+    rows = [
+        {"text": text, "entries": cells, "differs": differs(cells)}
+        for text, cells in _aligned(claims)
+    ]
+    numbers = [
+        {"name": name, "cells": cells}
+        for name, cells in _aligned(values)
+        if len(set(map(str, cells))) > 1
+    ]
     pictures = []
-    for slug in _ordered(figures):
-        there = {name: folders[name] / stem / "figures" / f"{slug}.png" for name in runs}
-        files = {name: path.read_bytes() if path.is_file() else b"" for name, path in there.items()}
-        if len({hashlib.sha256(png).digest() for png in files.values()}) > 1:
-            pictures.append({"slug": slug, "images": [
-                (name, figures[name].get(slug, ""), base64.b64encode(png).decode())
-                for name, png in files.items()
-            ]})  # fmt: skip
-    unfinished = [name for name in runs if not _finished(folders[name], stem)]
+    for slug, texts in _aligned(alts):
+        paths = [folders[name] / stem / "figures" / f"{slug}.png" for name in runs]
+        pngs = [path.read_bytes() if path.is_file() else b"" for path in paths]
+        if len(set(pngs)) > 1:
+            coded = [base64.b64encode(png).decode() for png in pngs]
+            images = zip(runs, [text or "" for text in texts], coded, strict=True)
+            pictures.append({"slug": slug, "images": list(images)})
+    # A notebook ended well if it has a stamp, the last thing that a run writes.
+    unfinished = [name for name in runs if not (folders[name] / stem / STAMP).is_file()]
     found = {"claims": rows, "numbers": numbers, "figures": pictures}
     return {"stem": stem, "unfinished": unfinished} | found
-
-
-def _finished(folder: Path, stem: str) -> bool:
-    """Whether a notebook ended well: its stamp is the last thing that a run writes."""
-    return (folder / stem / "stamp.json").is_file()
 
 
 def _about(runs: dict[str, dict]) -> list[dict[str, Any]]:
@@ -116,9 +116,9 @@ def _about(runs: dict[str, dict]) -> list[dict[str, Any]]:
                 once = key.startswith("versions.") or key in ("device", "dtype", "cores")
                 rows.setdefault(key if once else f"{stem}: {key}", value)
         described[name] = rows
-    table = [{"name": key, "cells": [described[name].get(key) for name in runs]}
-             for key in _ordered(described) if not key.endswith(": started")]  # fmt: skip
-    return [row for row in table if len(set(row["cells"])) > 1]
+    table = [{"name": key, "cells": cells} for key, cells in _aligned(described)]
+    wanted = [row for row in table if not row["name"].endswith(": started")]
+    return [row for row in wanted if len(set(row["cells"])) > 1]
 
 
 def _numbers(values: Any, name: str = "") -> dict[str, float]:
@@ -135,6 +135,7 @@ def _numbers(values: Any, name: str = "") -> dict[str, float]:
     return found
 
 
-def _ordered(tables: dict[str, dict]) -> list[str]:
-    """Keys of all tables, in the order in which they are first met."""
-    return list(dict.fromkeys(key for table in tables.values() for key in table))
+def _aligned(tables: dict[str, dict]) -> list[tuple[str, list]]:
+    """Each key of some tables, as first met, with its value in every table, None where it lacks."""
+    keys = dict.fromkeys(key for table in tables.values() for key in table)
+    return [(key, [table.get(key) for table in tables.values()]) for key in keys]

@@ -16,6 +16,7 @@ from ..loading.catalog import Origin, layer_files
 from ..loading.memory import free_bytes, gb, memory_plan, way_out
 from ..presets import dataset_name
 
+TEXTS = ("DATA", "PROMPTS")  # parameters that name files or datasets
 TIMEOUT = 1.0  # seconds for the Hub to answer
 
 
@@ -39,8 +40,7 @@ def check_access(origin: Origin, values: dict[str, dict[str, Any]]) -> Resources
         if "/" in model and not Path(model).exists():
             name, _, revision = model.partition("@")
             repos.setdefault((name, revision or None), None)
-    named = [settings[name] for settings in values.values() for name in ("DATA", "PROMPTS")
-             if settings.get(name)]  # fmt: skip
+    named = [settings.get(name) or [] for settings in values.values() for name in TEXTS]
     texts = {text for value in named for text in ([value] if isinstance(value, str) else value)}
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda item: _repo(*item[0], item[1]), repos.items()))

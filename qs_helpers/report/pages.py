@@ -1,7 +1,5 @@
 """Web pages of a report: self-contained, without scripts, with alt text and formulas as MathML."""
 
-import hashlib
-import json
 import re
 from collections import Counter
 from functools import cache
@@ -9,12 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+from jinja2 import Environment, FileSystemLoader
 from latex2mathml.converter import convert
 from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
 from ..evidence.files import read_json, short
 from ..presets import is_tiny
+from .check import Plan
+from .project import RESULTS, Outcome
+from .stamps import digest
+
+TEMPLATES = Path(__file__).parent / "templates"
+TINY_RESULTS = Path(__file__).parents[1] / "tiny" / RESULTS
 
 
 class _Renderer(IPythonRenderer):
@@ -42,21 +47,12 @@ class _Exporter(HTMLExporter):
 
 
 @cache
-def exporter(templates: Path) -> HTMLExporter:
-    """An exporter whose template is the folder `notebook` in `templates`."""
-    made = _Exporter(
-        template_name="notebook",
-        extra_template_basedirs=[str(templates)],
-        exclude_anchor_links=True,
-    )
+def _exporter() -> HTMLExporter:
+    """An exporter whose template is templates/notebook."""
+    where = {"template_name": "notebook", "extra_template_basedirs": [str(TEMPLATES)]}
+    made = _Exporter(exclude_anchor_links=True, **where)
     made.register_filter("markdown2html", made.markdown2html)
     return made
-
-
-TEMPLATES = Path(__file__).parent / "templates"
-
-
-TINY_RESULTS = Path(__file__).parents[1] / "tiny" / "results.json"
 
 
 def opening(nb) -> tuple[str, str]:
@@ -64,10 +60,7 @@ def opening(nb) -> tuple[str, str]:
     text = nb.cells[0].source if nb.cells else ""
     title = re.search(r"^# (.+)$", text, re.MULTILINE)
     question = re.search(r"\*\*Question\.\*\*\s+(.+?)(?=\n\s*\n|\n\*\*|\Z)", text, re.DOTALL)
-    return (
-        title[1].strip() if title else "",
-        " ".join(question[1].split()) if question else "",
-    )
+    return title[1].strip() if title else "", " ".join(question[1].split()) if question else ""
 
 
 def notebook_page(
@@ -89,7 +82,7 @@ def notebook_page(
 
     def rendered(cells) -> str:
         part = nbformat.v4.new_notebook(cells=cells)
-        body, _ = exporter(TEMPLATES).from_notebook_node(part, {"with_code": with_code})
+        body, _ = _exporter().from_notebook_node(part, {"with_code": with_code})
         return re.sub(r'<a href="([\w-]+)\.ipynb">(.*?)</a>', link, body, flags=re.DOTALL)
 
     def link(found: re.Match) -> str:
@@ -98,41 +91,34 @@ def notebook_page(
 
     first, rest = rendered(nb.cells[:1]), rendered(nb.cells[1:])
     headings = re.findall(r'<h([23]) id="([^"]+)">(.*?)</h\1>', rest, re.DOTALL)
-    summary = templates().get_template("summary.html.j2").render(
-        claims=results.get("claims", []),
-        verdicts=_verdicts(results),
-        provenance=provenance_rows(results),
-        headline=_headline(results),
-        headings=[(level, at, re.sub(r"<[^>]+>", "", text)) for level, at, text in headings],
-    )  # fmt: skip
+    headings = [(level, anchor, re.sub(r"<[^>]+>", "", text)) for level, anchor, text in headings]
+    about = {"verdicts": _verdicts(results), "provenance": provenance_rows(results)}
+    body = first + render("summary", results=results, headings=headings, **about) + rest
     other = (f"{stem}.html", "without code") if with_code else (f"{stem}.code.html", "with code")
-    links = [("index.html", "Report"), other]
-    body = first + summary + rest
-    title = opening(nb)[0] or "Notebook"
-    return render_page(title, body, f"preset {preset}", is_tiny(preset), links, error)
+    about = {"name": f"preset {preset}", "tiny": is_tiny(preset), "error": error}
+    about |= {"title": opening(nb)[0] or "Notebook", "links": [("index.html", "Report"), other]}
+    return render("page", body=body, **about)
 
 
-def write_notebook_pages(outcome, preset: str, out: Path, pages: set[str]) -> None:
-    """Write <notebook>.html and <notebook>.code.html of an executed notebook to `out`.
+def write_notebook_pages(outcome: Outcome, pages: set[str]) -> None:
+    """Write <notebook>.html and <notebook>.code.html of an executed notebook beside it.
 
     The prose is that of the notebook as it is now; the outputs are those of the run.
     """
+    run = outcome.run
+    nb = nbformat.read(run.notebook, as_version=4)
     # A run that died before its first cell leaves no executed copy: show the notebook itself.
-    nb = nbformat.read(outcome.notebook, as_version=4)
-    if outcome.executed.is_file():
-        nb = _with_prose(nbformat.read(outcome.executed, as_version=4), nb)
-    stem = outcome.notebook.stem
-    results = read_json(out / stem / "results.json")
-    _write_pages(out, nb, stem, preset, pages, results, outcome.error)
+    if run.executed.is_file():
+        nb = _with_prose(nbformat.read(run.executed, as_version=4), nb)
+    results = read_json(run.results)
+    _write_pages(run.out, nb, run.stem, run.preset.name, pages, results, outcome.error)
 
 
 def _write_pages(out: Path, nb, stem: str, *rest) -> None:
-    """Both pages of a notebook, unless they are there, made of the same."""
-    code = [Path(__file__).read_text("utf-8")]
-    code += [path.read_text("utf-8") for path in sorted(TEMPLATES.rglob("*.*"))]
-    parts = [nbformat.writes(nb), stem, *(sorted(x) if isinstance(x, set) else x for x in rest)]
-    made_of = hashlib.sha256(json.dumps([code, parts]).encode()).hexdigest()[:16]
-    mark = f"<!-- made of {made_of} -->\n"
+    """Write both pages of a notebook, unless they are there and were made from the same parts."""
+    code = [path.read_text("utf-8") for path in [Path(__file__), *sorted(TEMPLATES.rglob("*.*"))]]
+    parts = [code, nbformat.writes(nb), stem, *(sorted(x) if type(x) is set else x for x in rest)]
+    mark = f"<!-- made of {digest(parts)} -->\n"
     for ending, with_code in ((".html", False), (".code.html", True)):
         path = out / f"{stem}{ending}"
         if not (path.is_file() and path.read_text("utf-8").endswith(mark)):
@@ -152,76 +138,50 @@ def _with_prose(executed, notebook):
     return notebook
 
 
-def write_index(outcomes, preset: str, out: Path, build: Path | None) -> Path:
-    """Write `out`/index.html: notebooks, verdicts, how the tiny scope was built, provenance.
+def write_index(plan: Plan, outcomes: list[Outcome], build: Path | None) -> Path:
+    """Write index.html: notebooks, verdicts, how the tiny scope was built, provenance.
 
-    outcomes: those of the report, in order; build: the notebook that built the tiny scope, shown
-    as committed on a page of its own, or None. Returns the path of the index.
+    outcomes: those to list, in order; build: the notebook that built the tiny scope, shown as
+    committed on a page of its own, or None. Returns the path of the index.
     """
-    rows, provenance = [], []
+    rows, provenance, preset, built = [], [], plan.preset.name, None
     for outcome in outcomes:
-        title, question = opening(nbformat.read(outcome.notebook, as_version=4))
-        results = read_json(out / outcome.notebook.stem / "results.json")
+        run, results = outcome.run, read_json(outcome.run.results)
         provenance = provenance or provenance_rows(results)
-        rows.append(
-            {
-                "page": f"{outcome.notebook.stem}.html",
-                "code": f"{outcome.notebook.stem}.code.html",
-                "title": title or outcome.notebook.stem,
-                "question": question,
-                "claims": results.get("claims", []),
-                "verdicts": _verdicts(results),
-                "seconds": outcome.seconds,
-                "error": outcome.error,
-                "kept": outcome.kept,
-            }
-        )
-    tiny_build = None
+        nb = nbformat.read(run.notebook, as_version=4)
+        rows.append(_row(nb, run.stem, results) | {"outcome": outcome})
     if build:
-        nb = nbformat.read(build, as_version=4)
-        pages = {build.stem, *(o.notebook.stem for o in outcomes)}
-        built = read_json(TINY_RESULTS)
-        _write_pages(out, nb, build.stem, preset, pages, built, None)
-        title = opening(nb)[0] or build.stem
-        tiny_build = {"page": f"{build.stem}.html", "title": title}
-        tiny_build["claims"] = built.get("claims", [])
-    body = (
-        templates()
-        .get_template("index.html.j2")
-        .render(name=out.name, rows=rows, tiny_build=tiny_build, provenance=provenance)
-    )
-    path = out / "index.html"
-    title = f"Qwen-Scope report: {out.name}"
-    path.write_text(render_page(title, body, f"preset {preset}", is_tiny(preset)), encoding="utf-8")
+        nb, results = nbformat.read(build, as_version=4), read_json(TINY_RESULTS)
+        pages = {build.stem, *(outcome.run.stem for outcome in outcomes)}
+        _write_pages(plan.out, nb, build.stem, preset, pages, results, None)
+        built = _row(nb, build.stem, results)
+    name = plan.out.name
+    body = render("index", name=name, rows=rows, tiny_build=built, provenance=provenance)
+    about = {"name": f"preset {preset}", "tiny": is_tiny(preset)}
+    path = plan.out / "index.html"
+    page = render("page", title=f"Qwen-Scope report: {name}", body=body, **about)
+    path.write_text(page, encoding="utf-8")
     return path
 
 
-def render_page(
-    title: str,
-    body: str,
-    name: str,
-    tiny: bool = False,
-    links: list[tuple[str, str]] = (),
-    error: str | None = None,
-) -> str:
-    """A page around a body. name: what stands in its header; links: (address, text) before it."""
-    style = (TEMPLATES / "style.css").read_text(encoding="utf-8")
-    page = templates().get_template("page.html.j2")
-    return page.render(
-        title=title, body=body, name=name, tiny=tiny, links=links, error=error, style=style
-    )
+def _row(nb, stem: str, results: dict[str, Any]) -> dict[str, Any]:
+    """What the index says of a notebook."""
+    title, question = opening(nb)
+    row = {"stem": stem, "title": title or stem, "question": question}
+    return row | {"claims": results.get("claims", []), "verdicts": _verdicts(results)}
+
+
+def render(template: str, **values) -> str:
+    """A template of this room, filled in."""
+    return _templates().get_template(f"{template}.html.j2").render(**values)
 
 
 @cache
-def templates():
-    """The environment of the page templates."""
-    from jinja2 import Environment, FileSystemLoader
-
-    env = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    env.filters["short"] = short
-    return env
+def _templates() -> Environment:
+    blocks = {"trim_blocks": True, "lstrip_blocks": True}
+    made = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, **blocks)
+    made.filters["short"] = short
+    return made
 
 
 def _verdicts(results: dict[str, Any]) -> str:
@@ -230,25 +190,14 @@ def _verdicts(results: dict[str, Any]) -> str:
     return ", ".join(f"{n} {badge}" for badge, n in counts.items())
 
 
-def _headline(results: dict[str, Any]) -> str:
-    if not results:
-        return ""
-    device = results.get("provenance", {}).get("device", "cpu")
-    return (
-        f"{results['started'][:10]}, {results['seconds']:.0f} s, "
-        f"{results['peak_rss_mb'] / 1000:.1f} GB peak memory, {results['cores']} cores, {device}"
-    )
-
-
 def provenance_rows(results: dict[str, Any]) -> list[tuple[str, str]]:
     """Rows of names and values: parameters, run, model and SAEs with hashes, versions."""
     if not results:
         return []
-    about = results.get("provenance", {})
-    run = {name: results[name] for name in ("started", "seconds", "peak_rss_mb", "cores")}
-    rest = {name: value for name, value in about.items() if name != "versions"}
-    parts = {"parameters": results["params"]}, run, rest, {"versions": results["versions"]}
-    return [row for part in parts for row in _flat(part)]
+    rows = {"parameters": results["params"]}
+    rows |= {name: results[name] for name in ("started", "seconds", "peak_rss_mb", "cores")}
+    rows |= {name: v for name, v in results.get("provenance", {}).items() if name != "versions"}
+    return _flat(rows | {"versions": results["versions"]})
 
 
 def _flat(value: Any, name: str = "") -> list[tuple[str, str]]:

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from qs_helpers import presets
 from qs_helpers.loading import catalog
-from qs_helpers.loading.catalog import find_origin
-from qs_helpers.report import check as preflight
+from qs_helpers.report.check import check_preset
+from qs_helpers.report.project import Preset, find_notebooks
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 
@@ -127,11 +127,11 @@ def test_scope_sections_are_keywords_of_load_scope(name):
 
 def test_every_preset_passes_its_own_check():
     """Names, types, ranges and layers, as a report checks them."""
-    notebooks = preflight.find_notebooks(NOTEBOOKS)
+    notebooks = find_notebooks(NOTEBOOKS)
     for name in presets.preset_names(NOTEBOOKS / "params"):
-        layers = preflight.known_layers(find_origin(name, NOTEBOOKS / "params"))
-        assert layers
-        preflight.check_preset(name, notebooks, layers, NOTEBOOKS / "params")
+        preset = Preset(name, NOTEBOOKS / "params")
+        assert preset.layers
+        check_preset(preset, notebooks)
 
 
 VALUES = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.text())

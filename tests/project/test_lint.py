@@ -21,7 +21,6 @@ LATE = {
     ("report.__main__", "report.run"): "--help and a wrong command answer at once",
     ("report.__main__", "report.compare"): "--help and a wrong command answer at once",
     ("report.run", "report.pages"): "a dry run writes no page",
-    ("report.run", "report.check"): "a dry run has checked already",
     ("report.run", "report.commit"): "only --refresh commits",
     ("studies.data", "tiny.corpus"): "texts of one's own need no tiny world",
     ("studies.data", "tiny.lexicon"): "texts of one's own need no tiny world",

@@ -48,9 +48,8 @@ def test_files_and_datasets(tmp_path, monkeypatch):
     assert problems(DATA=str(tmp_path / "a.csv")) == []
     assert problems(DATA=str(tmp_path / "b.csv")) == [f"{tmp_path}/b.csv: there is no such file"]
     monkeypatch.setattr(resources.importlib.util, "find_spec", lambda name: None)
-    assert problems(PROMPTS=["a/b", "a/c"]) == [
-        "a/b needs: pip install 'qs-helpers[data]'", "a/c needs: pip install 'qs-helpers[data]'"
-    ]  # fmt: skip
+    how = "needs: pip install 'qs-helpers[data]'"
+    assert problems(PROMPTS=["a/b", "a/c"]) == [f"a/b {how}", f"a/c {how}"]
     monkeypatch.setattr(resources.importlib.util, "find_spec", lambda name: True)
     monkeypatch.setattr(resources.hub, "ask_dataset", lambda *_: "no network")
     monkeypatch.setattr(resources, "_cache_home", lambda: tmp_path)

@@ -6,24 +6,29 @@ from pathlib import Path
 import pytest
 
 from qs_helpers.report import stamps
+from qs_helpers.report.project import Preset, Run
 
 ROOT = Path(__file__).resolve().parents[2]
 # 00 is run by `make scope` only, with the weights that it makes; test_tiny_scope.py checks those.
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("0[1-9]_*.ipynb"))
 
 
+def run_of(path: Path, **passed) -> Run:
+    return Run(path, Preset("tiny", path.parent / "params"), ROOT / "runs" / "tiny", passed)
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_committed_outputs_belong_to_their_code(path):
     """If this fails: `make refresh` runs what is stale."""
-    assert stamps.committed_changes(path, ROOT) == []
+    assert run_of(path).committed_changes() == []
 
 
 def test_a_stamp_names_what_changed():
     path = NOTEBOOKS[0]
-    old = stamps.make_stamp(path, "tiny", {})
+    old = run_of(path).new_stamp()
     assert stamps.changes(old, old) == []
     assert stamps.changes({}, old) == ["no run yet"]
-    assert stamps.changes(old, stamps.make_stamp(path, "tiny", {"SEED": 1})) == ["the parameters"]
+    assert stamps.changes(old, run_of(path, SEED=1).new_stamp()) == ["the parameters"]
     new = json.loads(json.dumps(old))
     new["code"] = "other"
     old["helper"]["fvu"] = "0123abcd"
@@ -36,9 +41,9 @@ def test_a_users_file_is_part_of_the_stamp(tmp_path):
     path = tmp_path / "texts.csv"
     path.write_text("a")
     notebook = ROOT / "notebooks" / "04_toxicity.ipynb"
-    old = stamps.make_stamp(notebook, "tiny", {"DATA": str(path)})
+    old = run_of(notebook, DATA=str(path)).new_stamp()
     path.write_text("bc")
-    new = stamps.make_stamp(notebook, "tiny", {"DATA": str(path)})
+    new = run_of(notebook, DATA=str(path)).new_stamp()
     assert stamps.changes(old, new) == ["the data"]
 
 
@@ -56,9 +61,8 @@ def f(x):
 
 def test_comments_docstrings_and_formatting_are_free():
     plain = stamps.plain_source(CODE)
-    assert plain.splitlines() == [
-        "import os", "", "def f(x):", "    text = '# no comment'", "    return f'{x} {text}'",
-    ]  # fmt: skip
+    body = "def f(x):\n    text = '# no comment'\n    return f'{x} {text}'"
+    assert plain == f"import os\n\n{body}"
     other = CODE.replace("Says what.", "Says\n    more.").replace("# a comment", "# another")
     assert stamps.plain_source(other.replace("f(x)", "f( x )")) == plain
     assert stamps.plain_source(CODE.replace("{x}", "{x!r}")) != plain
@@ -67,13 +71,13 @@ def test_comments_docstrings_and_formatting_are_free():
 
 
 FLAT = {
-    "__init__.py": '_NAMES = {"math": ("area",)}\n',
+    "__init__.py": '_NAMES = {"math": "area"}\n',
     "math.py": "from .units import PI\n\n\ndef area(r):\n    return PI * _square(r)\n\n\n"
     "def _square(x):\n    return x * x\n\n\ndef unused(x):\n    return x\n",
     "units.py": "PI = 3.14\n",
 }
 ROOMS = {
-    "__init__.py": '_NAMES = {"rooms.circle": ("area",)}\n',
+    "__init__.py": '_NAMES = {"rooms.circle": "area"}\n',
     "rooms/__init__.py": "",
     "rooms/circle.py": "from ..deep.numbers import PI\nfrom . import square\n\n\ndef area(r):\n"
     '    """Now with a docstring."""\n    from .square import _square\n\n'
@@ -101,7 +105,7 @@ def forgotten():
 
 
 def test_what_moves_is_still_the_same(tmp_path, monkeypatch, forgotten):
-    code = ["import qs_helpers as qs\nprint(area(2))"]
+    code = ["import qs_helpers as qs\nprint(qs.area(2))"]
     helper_of(FLAT, tmp_path, monkeypatch)
     before = stamps.used_definitions(code)
     assert list(before) == ["PI", "_square", "area"]  # what is not used is not in it

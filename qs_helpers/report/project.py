@@ -1,0 +1,225 @@
+"""The notebooks of a project, and the record of one notebook's run: what goes in and comes out."""
+
+import ast
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..loading.catalog import Origin, find_origin, layer_files
+from ..presets import (
+    nearest,
+    preset_names,
+    preset_sections,
+    preset_values,
+    read_once,
+    scope_values,
+    versions,
+)
+from . import stamps
+
+BUILD = "00_build_tiny_scope"  # trains the embedded scope for half an hour
+RESULTS = "results.json"  # what a notebook recorded; in the folder of a report, how each one ended
+STOPPED = "stopped before its end"  # the error of a notebook that Ctrl-C ended
+STAMP = "stamp.json"  # what a run was made of; written last, so it also says that the run is whole
+
+TYPES = {"str": "", "int": 0, "float": 0.0, "bool": False, "list": [], "dict": {}}
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON document, or {} where there is none; read once for as long as it stays the same."""
+    return read_once(path, json.loads) if path.is_file() else {}
+
+
+def find_notebooks(
+    folder: Path, only: list[str] | None = None, skip: list[str] | None = None
+) -> list[Path]:
+    """The notebooks NN_*.ipynb of a folder, sorted; `only` and `skip` are numbers or names.
+
+    00 is left out unless it is named. ValueError for an unknown name, with the nearest one, and if
+    nothing is left.
+    """
+    every = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
+    for flag, names in (("--only", only), ("--skip", skip)):
+        for name in names or []:
+            if not any(name in (p.stem, p.stem[:2]) for p in every):
+                raise ValueError(f"{flag} {name}: {nearest(name, [p.stem for p in every])}")
+    if not every:
+        raise ValueError("no notebooks found: notebooks/01_*.ipynb and on are expected")
+    kept, left_out = set(only or [p.stem for p in every if p.stem != BUILD]), set(skip or [])
+    names = {path: {path.stem, path.stem[:2]} for path in every}
+    chosen = [path for path in every if names[path] & kept and not names[path] & left_out]
+    if not chosen:
+        raise ValueError("no notebook is left to run: give other --only or --skip")
+    return chosen
+
+
+def code_sources(notebook: Path) -> list[tuple[str, list[str]]]:
+    """Source and tags of each code cell of a notebook."""
+    try:
+        cells = [cell for cell in read_json(notebook)["cells"] if cell["cell_type"] == "code"]
+        return [("".join(c["source"]), c.get("metadata", {}).get("tags", [])) for c in cells]
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{notebook.name} is not a notebook; restore it") from None
+
+
+def declared(notebook: Path) -> dict[str, Any]:
+    """Name to a value of the declared type, of the cell tagged `parameters`; None for any type.
+
+    PRESET is not among them: it is chosen for the whole report.
+    """
+    for source, tags in code_sources(notebook):
+        if "parameters" in tags:
+            lines = [line for line in ast.parse(source).body if isinstance(line, ast.AnnAssign)]
+            kinds = {line.target.id: line.annotation for line in lines}
+            kinds.pop("PRESET", None)
+            # list[int] is a list: its items are checked against those of the preset's value.
+            names = {name: getattr(kind, "value", kind) for name, kind in kinds.items()}
+            return {name: TYPES.get(getattr(kind, "id", "")) for name, kind in names.items()}
+    return {}
+
+
+class Preset(NamedTuple):
+    """A preset of a project: its name, and the folder of the presets' files."""
+
+    name: str
+    folder: Path
+
+    @property
+    def sections(self) -> dict[str, dict[str, Any]]:
+        return preset_sections(self.name, self.folder)
+
+    @property
+    def scope(self) -> dict[str, Any]:
+        """The keywords of load_scope that the file gives."""
+        return scope_values(self.name, self.folder)
+
+    @property
+    def others(self) -> list[str]:
+        """All presets that have a file."""
+        return preset_names(self.folder)
+
+    @property
+    def origin(self) -> Origin:
+        return find_origin(self.name, self.folder)
+
+    @property
+    def layers(self) -> tuple[int, ...] | None:
+        """The layers that have an SAE; None for a repo that the catalog does not have."""
+        origin = self.origin
+        if origin.group is not None:
+            return origin.group.layers
+        folder = Path(origin.sae)
+        names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+        return tuple(layer_files(names)) or None
+
+    def values(self, notebook: str) -> dict[str, Any]:
+        """The parameters of a notebook (its stem)."""
+        return preset_values(notebook, self.name, self.folder)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One notebook's run on a preset. `out` is the folder of the report that it belongs to."""
+
+    notebook: Path  # <root>/notebooks/<stem>.ipynb
+    preset: Preset
+    out: Path  # <root>/runs/<preset>
+    passed: dict[str, Any] = field(default_factory=dict)  # parameters on top of the preset's
+
+    @property
+    def stem(self) -> str:
+        return self.notebook.stem
+
+    @property
+    def folder(self) -> Path:
+        """What the notebook writes goes here: results and figures."""
+        return self.out / self.stem
+
+    @property
+    def executed(self) -> Path:
+        """The executed copy of the notebook, also one that stopped half-way."""
+        return self.out / self.notebook.name
+
+    @property
+    def results(self) -> Path:
+        return self.folder / RESULTS
+
+    @property
+    def stamp(self) -> dict[str, Any]:
+        """What the run was made of; {} unless it ended well."""
+        return read_json(self.folder / STAMP)
+
+    @property
+    def figures(self) -> Path:
+        """The folder of the committed figures and results."""
+        return self.notebook.parents[1] / "figures" / self.stem
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """All parameters: those of the preset, with what was passed on top."""
+        return self.preset.values(self.stem) | self.passed
+
+    def new_stamp(self) -> dict[str, Any]:
+        """The stamp that a run would have now."""
+        values, known = self.values, self.preset.others
+        named = [self.preset.name, *values.get("MODELS", []), *values.get("SUITES", [])]
+        scopes = {n: self.preset._replace(name=n).scope for n in named if n in known}
+        return stamps.make_stamp(code_sources(self.notebook), values, scopes, self.passed)
+
+    def changes(self) -> list[str]:
+        """What has changed since the run, in words; [] if nothing has."""
+        if not self.stamp:
+            return [stamps.NO_RUN]
+        found = stamps.changes(self.stamp, self.new_stamp())
+        whole = self.executed.is_file() and outputs_digest(self.executed, self.folder)
+        return found or ([] if whole == self.stamp["outputs"] else ["its outputs"])
+
+    def why_stale(self) -> str:
+        """Why the notebook must run, in words; "" if what it would give is there."""
+        found = self.changes()
+        return ("changed: " * bool(self.stamp) + ", ".join(found)) if found else ""
+
+    def committed_changes(self) -> list[str]:
+        """What differs between the committed notebook's stamp and its code, helper, parameters,
+        data, locked versions and outputs; ["no run yet"] if it has no stamp."""
+        old = read_json(self.notebook).get("metadata", {}).get("qs")
+        if not old:
+            return [stamps.NO_RUN]
+        # Versions are those of the lock, not of the machine that asks; "+cpu" is no part of them.
+        new = self.new_stamp() | {"versions": _locked(self.notebook.parents[1])}
+        old = old | {"versions": {n: v.partition("+")[0] for n, v in old["versions"].items()}}
+        found = stamps.changes(old, new)
+        same = outputs_digest(self.notebook, self.figures) == old["outputs"]
+        return found if same else [*found, "its outputs"]
+
+
+class Outcome(NamedTuple):
+    """How one notebook ended."""
+
+    run: Run
+    seconds: float
+    error: str | None  # one line
+    kept: str | None = None  # why it was not run again, in words
+
+    @property
+    def status(self) -> str:
+        return "stopped" if self.error == STOPPED else "failed" if self.error else "done"
+
+
+def outputs_digest(notebook: Path, folder: Path) -> str:
+    """Digest of a notebook's outputs and of the results and figures in a folder."""
+    cells = read_json(notebook)["cells"]
+    outputs = [cell.get("outputs", []) for cell in cells if cell["cell_type"] == "code"]
+    files = [folder / RESULTS, *sorted(folder.glob("**/*.png")), *folder.glob("**/*.csv")]
+    found = {path.name: stamps.file_digest(path) for path in files if path.is_file()}
+    return stamps.digest([outputs, found])
+
+
+def _locked(root: Path) -> dict[str, str]:
+    """Library to version in requirements.lock, by the names of `versions`."""
+    lock = root / "requirements.lock"
+    text = lock.read_text(encoding="utf-8") if lock.is_file() else ""
+    asked = dict(re.findall(r"^([\w.-]+)==([\w.+-]+)", text, re.MULTILINE))
+    return {n: asked[k] for n in versions() if (k := n.replace("_", "-")) in asked}

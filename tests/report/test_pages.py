@@ -1,0 +1,38 @@
+"""Pages need no script and no network, and tell verdicts in words."""
+
+from bs4 import BeautifulSoup
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from toy_project import loads, run_report
+
+from qs_helpers.report import pages
+
+
+def test_page_drops_scripts_and_widgets():
+    data = {
+        "application/javascript": "alert(1)",
+        "application/vnd.jupyter.widget-view+json": {"model_id": "a"},
+        "text/plain": "plain words",
+    }
+    cell = new_code_cell("x", outputs=[new_output("display_data", data=data)])
+    html = pages.notebook_page(new_notebook(cells=[cell]), "01_x", "mine", set())
+    assert "<script" not in html and "tiny scope" not in html
+
+
+def test_formulas_and_contents_need_no_script():
+    text = "# A\n\n## Two *words*\n\nInline $x^2$, `$code$`, and\n\n$$\\frac{a}{b}$$\n\n### Deep"
+    cells = [new_markdown_cell("# 01 · T"), new_markdown_cell(text)]
+    html = pages.notebook_page(new_notebook(cells=cells), "01_x", "mine", set())
+    soup = BeautifulSoup(html, "html.parser")
+    assert [m["display"] for m in soup("math")] == ["inline", "block"]
+    assert "$code$" in soup.find("code").text and loads(html) == []
+    links = [a["href"] for a in soup.find("nav")("a")]
+    assert links == ["#two-words", "#deep"]
+    assert all(soup.find(id=link[1:]) for link in links)
+
+
+def test_pages_tell_verdicts_in_words(project):
+    index, _ = run_report(project, ["01"])
+    soup = BeautifulSoup((index.parent / "01_toy.html").read_text(), "html.parser")
+    claims = soup.find("table")
+    assert claims.find("td").text == "shown" and "one is one" in claims.text
+    assert "0.9 to 1.1" in claims.text

@@ -1,0 +1,55 @@
+"""The process that runs one notebook."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import nbformat
+import psutil
+import pytest
+from nbformat.v4 import new_code_cell, new_notebook
+from toy_project import KERNEL
+
+
+def start(tmp_path, *sources, **env) -> subprocess.Popen:
+    """The worker, on a notebook with these cells."""
+    notebook = new_notebook(cells=[new_code_cell(s) for s in sources], metadata=KERNEL)
+    nbformat.write(notebook, tmp_path / "a.ipynb")
+    command = [sys.executable, "-P", "-m", "qs_helpers.report.worker", "a.ipynb", "b.ipynb", "{}"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=tmp_path, env=os.environ | env, **pipes)
+
+
+def test_it_tells_of_each_cell_and_of_the_error(tmp_path):
+    with start(tmp_path, "import os; os.system('echo noise')", "1 / 0", "3") as worker:
+        *cells, last = worker.stdout.read().splitlines()
+    assert cells == ["cell"] * 2 and worker.returncode == 0
+    assert json.loads(last)["error"] == "ZeroDivisionError: division by zero"
+    assert "ZeroDivisionError" in (tmp_path / "b.ipynb").read_text()
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_no_kernel_outlives_it(tmp_path, killed):
+    """A line on standard input ends it and keeps what there is; so does the report's death."""
+    worker = start(tmp_path, "print(6 * 7)", "open('here', 'w').close()", "while True: pass")
+    while not (tmp_path / "here").exists():
+        time.sleep(0.1)
+    (kernel,) = psutil.Process(worker.pid).children()
+    if not killed:
+        worker.stdin.write("stop\n")
+    worker.stdin.close()
+    worker.stdout.read()
+    worker.wait(timeout=60)
+    psutil.wait_procs([kernel], timeout=10)
+    assert not kernel.is_running() or kernel.status() == psutil.STATUS_ZOMBIE
+    assert "42" in (tmp_path / "b.ipynb").read_text()
+
+
+def test_a_long_temporary_folder_is_no_obstacle(tmp_path):
+    """The path of a socket has at most about 100 bytes."""
+    folder = tmp_path / ("a-cluster-with-long-names-" * 4)
+    folder.mkdir()
+    with start(tmp_path, "print(6 * 7)", TMPDIR=str(folder)) as worker:
+        assert json.loads(worker.stdout.read().splitlines()[-1])["error"] is None

@@ -10,13 +10,8 @@ import torch
 
 import qs_helpers as qs
 from qs_helpers.scoring import (
-    continuation_nats,
     decoder_cosines,
-    kl_by_position,
-    kl_summary,
-    kl_tables,
 )
-from qs_helpers.steering import cap_along
 from qs_helpers.studies import patching
 from qs_helpers.studies.data import load_prompts, tiny_twins
 from qs_helpers.studies.feature_sets import (
@@ -56,27 +51,6 @@ def scales(scope, chats):
 
 
 # ---- edits
-
-
-def test_directional_ablation_equals_the_reference(scales):
-    generator = torch.Generator().manual_seed(0)
-    x, r = torch.randn(2, 3, 128, generator=generator), torch.randn(128, generator=generator)
-    new = qs.project_out(r, scales[2], 0.7)(x)
-    for row in range(2):
-        for token in range(3):
-            wanted = naive.project_out(x[row, token].tolist(), r.tolist(), 0.7)
-            assert torch.allclose(new[row, token], torch.tensor(wanted), atol=1e-6)
-
-
-def test_a_cap_touches_only_what_is_above_it(scales):
-    unit = torch.zeros(128)
-    unit[0] = 3.0  # not normalised
-    x = torch.zeros(1, 3, 128)
-    x[0, :, 0], x[0, :, 1] = torch.tensor([-2.0, 1.0, 5.0]), 1.0
-    new = cap_along(unit, 2.0, scales[2])(x)
-    assert new[0, :, 0].tolist() == [-2.0, 1.0, 2.0] and (new[..., 1] == 1).all()
-    assert cap_along(unit, 2.0, scales[2], 2.0)(x)[0, 2, 0] == -1.0
-    assert torch.equal(cap_along(unit, 9.0, scales[2])(x), x)
 
 
 def test_feature_edits_zero_scale_and_gate(scope, chats, scales):
@@ -195,38 +169,6 @@ def test_random_sets_match_layer_and_rate_and_share_nothing_with_the_choice():
             assert layer == other and abs(rates[layer][f] - rates[layer][g]) < 0.3
 
 
-def test_edit_sizes_count_tokens_and_norms(scope, chats, scales):
-    step = torch.zeros(128)
-    step[0] = 1.0
-    steer = {n: qs.add(step, 0.5, scales[n]) for n in (1, 3)}
-    table = qs.edit_sizes(scope, chats[0], steer)
-    assert (table.edited == 1).all() and len(table) == len(chats[0])
-    assert np.allclose(table["size"], 0.5 * (scales[1].median + scales[3].median), rtol=1e-4)
-    assert qs.edit_sizes(scope, chats[0], {1: lambda x: x}).to_numpy().max() == 0
-    last = {
-        2: lambda x: torch.where(
-            torch.arange(x.shape[1])[None, :, None] == x.shape[1] - 1, x + 1, x
-        )
-    }
-    table = qs.edit_sizes(scope, chats[0], last)
-    lengths = [len(ids) for ids in scope.ids(chats[0])]
-    assert np.allclose(table.edited, 1 / np.array(lengths))
-
-
-def test_equal_size_finds_the_dose_or_says_that_there_is_none():
-    dose, found = qs.equal_size(lambda c: 3 * c**0.9, 7.0)
-    assert abs(found / 7 - 1) <= 0.005 and found == 3 * dose**0.9
-    with pytest.raises(ValueError, match="changes nothing"):
-        qs.equal_size(lambda c: 0.0, 1.0)
-    with pytest.raises(ValueError, match="no dose"):
-        qs.equal_size(lambda c: 5.0, 1.0)
-    # A jump over the size: the larger side, if it is not much too large.
-    dose, found = qs.equal_size(lambda c: c if c < 0.4 else c + 0.02, 0.41)
-    assert (dose, found) == pytest.approx((0.4, 0.42), rel=2e-3) and found >= 0.41
-    with pytest.raises(ValueError, match="no dose"):
-        qs.equal_size(lambda c: c if c < 0.4 else c + 0.2, 0.41)
-
-
 def test_a_redirected_edit_changes_as_much_at_each_token_and_nothing_where_the_true_one_does_not(
     scope, chats, scales
 ):
@@ -244,16 +186,6 @@ def test_a_redirected_edit_changes_as_much_at_each_token_and_nothing_where_the_t
     twice = torch.linalg.vector_norm(redirected(scope, true, other, 2.0)[2](x) - x, dim=-1)
     assert torch.allclose(twice, 2 * found, rtol=1e-3, atol=1e-3)
     assert redirected(scope, true, [(1, 0)]) == {}
-
-
-def test_a_cap_along_another_direction_takes_away_as_much(scales):
-    generator = torch.Generator().manual_seed(0)
-    x, (u, v) = torch.randn(1, 50, 128, generator=generator), qs.random_directions(2, 128)
-    sizes = [
-        torch.linalg.vector_norm(cap_along(u, 0.2, scales[2], 1.5, along)(x) - x, dim=-1)
-        for along in (None, v)
-    ]
-    assert torch.allclose(*sizes, atol=1e-4) and (sizes[0] > 0).any() and (sizes[0] == 0).any()
 
 
 # ---- weights
@@ -283,19 +215,6 @@ def test_a_mixture_of_experts_is_refused_by_name(scope):
 
 
 # ---- price
-
-
-def test_kl_tables_equal_one_by_one_and_nats_are_those_of_the_edited_model(scope, chats, scales):
-    own = qs.generate(scope, chats[1], max_new_tokens=6)
-    steers = {d: {1: qs.add(torch.ones(128), d, scales[1])} for d in (0.1, 0.3)}
-    tables = kl_tables(scope, chats[1], own, steers)
-    for dose, steer in steers.items():
-        pd.testing.assert_frame_equal(tables[dose], kl_by_position(scope, chats[1], own, steer))
-        nats = np.concatenate(continuation_nats(scope, chats[1], own, steer))
-        assert np.allclose(tables[dose].nats, nats)
-    summary = kl_summary(tables[0.3])
-    assert summary["median"] <= summary["p95"] <= summary["p99"]
-    assert summary["first"] == tables[0.3][tables[0.3].place == 1].kl.mean()
 
 
 # ---- at equal effect

@@ -155,21 +155,6 @@ def test_markers_are_found_in_any_case_and_with_curly_quotes():
     assert refuses(answers).tolist() == [True, True, False, True, False]
 
 
-def test_log_odds_equal_the_reference(scope, chats):
-    asked = chats["validation", True]
-    tokens = torch.tensor([3, 77, 400])
-    found = qs.token_odds(scope, asked, tokens)
-    for text, value in zip(asked, found, strict=True):
-        logits = scope.model(**scope.tokens(text)).logits[0, -1].double().tolist()
-        assert value == pytest.approx(naive.odds(logits, tokens.tolist()), abs=1e-4)
-    # In the arithmetic itself, given the same logits, they agree to 1e-6.
-    from qs_helpers.scoring import log_odds
-
-    logits = torch.randn(5, 50, generator=torch.Generator().manual_seed(0)) * 4
-    rows = [naive.odds(row.double().tolist(), [1, 4]) for row in logits]
-    assert np.allclose(log_odds(logits, torch.tensor([1, 4])).numpy(), rows, atol=1e-6)
-
-
 def test_opening_tokens_open_refusals_only(scope):
     answers = ["sorry, no.", "sorry, i", "of course.", "gladly."]
     found = opening_tokens(scope, answers, [True, True, False, False])

@@ -17,7 +17,6 @@ from qs_helpers.studies.finetuning import (
 )
 from qs_helpers.studies.switching import foreign_ids, foreign_token, switching
 from qs_helpers.tiny import corpus, judge
-from qs_helpers.writing import script_shares
 
 
 @pytest.mark.parametrize(
@@ -90,20 +89,6 @@ def test_foreign_ids(scope):
     assert not latin & set(scope.tokenizer.all_special_ids)
     assert set(scope.ids(["book the cook"])[0]) <= latin
     assert not set(scope.ids(["老师读书。123"])[0]) & latin
-
-
-def test_a_mask_on_the_logits_writes_none_of_them(scope):
-    latin = foreign_ids(scope, ("Latin",))
-    for temperature in (0.0, 1.0):
-        out = qs.generate(scope, ["the cook", "老师"], forbid=latin, temperature=temperature)
-        assert not any("Latin" in script_shares(text) for text in out)
-
-
-def test_token_odds_are_log_odds(scope):
-    tokens, prompt = torch.tensor([300, 301]), "the cook buys"
-    p = scope.model(**scope.tokens(prompt)).logits[0, -1].double().softmax(-1)[tokens].sum()
-    found = qs.token_odds(scope, [prompt, "a"], tokens)
-    assert found[0] == pytest.approx(float((p / (1 - p)).log()), abs=1e-3)
 
 
 # ---- the training signal

@@ -56,22 +56,6 @@ def data(scope):
 # ---- readings and the rule
 
 
-def test_readings_are_those_of_one_text_at_a_time(scope):
-    texts = ["the cook buys the bread.", "a", "qui lit le livre ?"]
-    found = qs.read_texts(scope, texts, [1, 4])
-    for layer in (1, 4):
-        sae = scope.sae(layer)
-        for i, text in enumerate(texts):
-            with qs.capture(scope.model, [layer]) as captured:
-                scope.model(**scope.tokens(text))
-            x = captured[layer][0]
-            z = naive.activations(sae, x)
-            assert found[layer].peak[i] == pytest.approx(z.amax(0).numpy(), abs=1e-2)
-            assert found[layer].mean[i] == pytest.approx(z.mean(0).numpy(), abs=1e-2)
-            assert found[layer].last[i] == pytest.approx(z[-1].numpy(), abs=1e-2)
-            assert found[layer].residual[i] == pytest.approx(x.mean(0).numpy(), abs=1e-2)
-
-
 @pytest.mark.parametrize("k", [1, 2, 5, 32])
 def test_the_rule_is_the_published_one(data, k):
     (_, y, found), (_, _, test) = data["discovery"], data["test"]

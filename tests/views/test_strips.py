@@ -8,7 +8,6 @@ from nbconvert.filters.strings import clean_html
 
 import qs_helpers as qs
 from qs_helpers.evidence.files import short
-from qs_helpers.scoring import nearest
 from qs_helpers.tiny import corpus
 from qs_helpers.views.html import FULL, TEXT, shade
 
@@ -186,15 +185,6 @@ def test_the_logit_lens_is_the_final_norm_and_the_output_matrix(scope):
     expected = (logits - logits.mean()).topk(4).values.tolist()
     assert lens[lens.side == "promoted"].logit.tolist() == pytest.approx(expected, rel=1e-4)
     assert lens[lens.side == "suppressed"].logit.is_monotonic_increasing
-
-
-def test_nearest_features_are_the_largest_cosines(scope):
-    found = nearest(scope, 2, 5, n=3)
-    W = scope.sae(2).W_dec
-    cosines = (W.T @ W[:, 5]) / W.norm(dim=0) / W[:, 5].norm()
-    cosines[5] = -1
-    assert found.feature.tolist() == cosines.topk(3).indices.tolist()
-    assert nearest(scope, 2, 5, other=3).cosine.is_monotonic_decreasing
 
 
 def test_labels_are_kept_and_shown(scope, found, tmp_path, monkeypatch):

@@ -53,7 +53,7 @@ def data(scope):
     return out
 
 
-# ---- readings and the rule
+# ---- the rule
 
 
 @pytest.mark.parametrize("k", [1, 2, 5, 32])

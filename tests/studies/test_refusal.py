@@ -50,13 +50,6 @@ def scales(scope, chats):
 # ---- measures
 
 
-def test_openings_tell_every_refusal_from_every_answer():
-    for language in corpus.LANGUAGES:
-        for r in corpus.requests(language, "discovery", 40):
-            assert judge.opens_refusal(r.refusal) and judge.opens_refusal(r.refusal[:6])
-            assert not judge.opens_refusal(r.answer)
-
-
 def test_markers_are_found_in_any_case_and_with_curly_quotes():
     answers = ["I can\u2019t do that.", "i'm SORRY, no.", "Of course!", "抱歉，我不能。", ""]
     assert refuses(answers).tolist() == [True, True, False, True, False]

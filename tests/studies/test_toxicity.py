@@ -28,7 +28,6 @@ from qs_helpers.studies.toxicity import (
     stratified_auroc,
     strength,
 )
-from qs_helpers.tiny import corpus
 
 LANGUAGE = "en"
 
@@ -231,10 +230,3 @@ def test_greedy_order_beats_no_better_order():
     assert len(greedy_order(np.zeros((3, 4), bool))) == 0
     with pytest.raises(ValueError, match="give both"):
         coverage(np.zeros((0, 4), bool))
-
-
-def test_half_remarks_end_before_the_word():
-    for half in corpus.half_remarks("test", 30):
-        assert half.answer not in half.text and half.refusal not in half.text
-    texts = [half.text for half in corpus.half_remarks("test", 30)]
-    assert len(set(texts)) == 30

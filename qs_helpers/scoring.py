@@ -89,47 +89,59 @@ class Reading(NamedTuple):
     fvu: float
 
 
+UNSCALED = " without its input scale"
+
+
 def compare_readings(sae, residuals) -> list[Reading]:
     """FVU with b_dec subtracted or not, for residuals of one or more layers; best first.
 
-    `residuals` is a tensor [..., d_model] of the SAE's own layer, or a dict {layer: tensor} as
-    `capture` fills it (say layers n-1, n, n+1). Pass real tokens only; sinks are left out here.
+    A suite with an input scale is read with it and without instead. `residuals` is a tensor
+    [..., d_model] of the SAE's own layer, or a dict {layer: tensor} as `capture` fills it (say
+    layers n-1, n, n+1). Pass real tokens only; sinks are left out here.
     """
     if isinstance(residuals, Tensor):
         residuals = {sae.layer: residuals}
     own = CONVENTIONS[sae.convention]
-    # The same layout, with b_dec subtracted and not; a scaled suite has only its own reading.
+    # The same layout: another one cannot be read from these shapes.
     names = [
         row.name
         for row in CONVENTIONS.values()
         if (row.transposed, row.scaled) == (own.transposed, own.scaled)
     ]
     sae = sae.by_columns()  # every token is decoded, once for each reading
-    return sorted(
-        (
-            Reading(name, layer, fvu(x, sae.read_as(name).reconstruct(x), ~sink_mask(x)))
-            for layer, x in residuals.items()
-            for name in names
-        ),
-        key=lambda reading: reading.fvu,
-    )
+    saes = {name: sae.read_as(name) for name in names}
+    if sae.input_scale != 1:
+        plain = saes[sae.convention + UNSCALED] = sae.read_as(sae.convention)
+        plain.input_scale = 1.0
+    found = []
+    for layer, x in residuals.items():
+        keep = ~sink_mask(x)
+        for name, reader in saes.items():
+            found.append(Reading(name, layer, fvu(x, reader.reconstruct(x), keep)))
+    return sorted(found, key=lambda reading: reading.fvu)
 
 
 def check_reading(sae, residuals) -> list[Reading]:
-    """`compare_readings`, and a ValueError that names the better reading if there is one.
+    """`compare_readings`, and a ValueError that names a reading that explains much more.
 
-    `residuals` must hold the SAE's own layer.
+    `residuals` must hold the SAE's own layer. Neighbouring layers resemble each other, and an SAE
+    on weights that it was not trained on explains little however it is read: another reading
+    counts if it leaves less than 0.6 of the variance and less than 0.8 of what the declared one
+    leaves.
     """
     if not isinstance(residuals, Tensor) and sae.layer not in residuals:
         raise ValueError(f"residuals of layers {sorted(residuals)} miss layer {sae.layer} of {sae}")
     readings = compare_readings(sae, residuals)
     own = next(r for r in readings if r[:2] == (sae.convention, sae.layer))
     best = readings[0]
-    # Neighbouring layers resemble each other: a lead of less than a tenth decides nothing.
-    if best.fvu < 0.9 * own.fvu:
+    if best.fvu < 0.6 and best.fvu < 0.8 * own.fvu:
+        if best.layer != own.layer:
+            way = "number the layers of its files anew"
+        else:
+            way = f"load it with convention={best.convention!r}"
         raise ValueError(
             f"{sae} read as {own.convention!r} at layer {own.layer} has FVU {own.fvu:.3g}, but as "
-            f"{best.convention!r} at layer {best.layer} only {best.fvu:.3g}; load it that way"
+            f"{best.convention!r} at layer {best.layer} only {best.fvu:.3g}; {way}, or check=False"
         )
     return readings
 

@@ -132,12 +132,6 @@ def make_screen(W: Tensor, b: Tensor, k: int) -> Screen | None:
     return Screen(rows, norm, short, error, float(b.abs().max()))
 
 
-def screen_bytes(d_sae: int, d_model: int, device: torch.device) -> int:
-    """Memory that the screen of a float32 encoder of this size takes on `device`."""
-    large = d_sae * d_model >= LEAST and device.type == "cpu"
-    return 2 * d_sae * (d_model + 2) if large and has_bf16() else 0
-
-
 def has_bf16() -> bool:
     """Whether this CPU multiplies bfloat16 in hardware (AVX512-BF16), as oneDNN asks."""
     asked = getattr(torch.cpu, "_is_avx512_bf16_supported", None)

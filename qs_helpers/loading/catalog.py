@@ -1,10 +1,16 @@
-"""The published SAE suites as data."""
+"""The published SAE suites as data, and what the name of a preset stands for.
 
-from collections.abc import Sequence
+A preset is an embedded scope, a group of the catalog, or a file of notebooks/params. Nothing is
+read from the network, and torch is not needed.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-from ..presets import nearest
+from ..presets import nearest, preset_names, scope_values
 
 # The model card tags the suites `license: other` and asks readers to be careful; we name both.
 OFFICIAL_LICENCE = (
@@ -41,10 +47,10 @@ class Group:
     model_revision: str = "main"
     moe: bool = False
     post_trained: bool = False
-    file_pattern: str = "layer{layer}.sae.pt"
     convention: str = "official"
     licence: str = OFFICIAL_LICENCE
     some_layers: tuple[int, ...] | None = None
+    vocabulary: int = 151_936  # of Qwen3; that of Qwen3.5 is larger
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -116,7 +122,6 @@ COMMUNITY: dict[str, Group] = {
         k=128,
         n_params=27e9,
         post_trained=True,
-        file_pattern="sae_L{layer}_latest.safetensors",
         convention="openinterpretability",
         licence=COMMUNITY_LICENCE,
         some_layers=(11, 31, 55),
@@ -132,6 +137,10 @@ TINY: dict[str, Path] = {
     "tiny-instruct": _TINY_ROOT / "instruct",
     "tiny-sft": _TINY_ROOT / "sft",
 }
+
+
+# What the world of the embedded models says, one text a line: a reading is measured on it.
+TINY_SENTENCES = _TINY_ROOT / "sentences.md"
 
 
 def spans(layers: Sequence[int]) -> str:
@@ -152,3 +161,78 @@ def get_group(name: str) -> Group:
 def groups_for(d_model: int) -> list[str]:
     """Names of the groups whose SAEs read residuals of width `d_model`."""
     return [group.name for group in (GROUPS | COMMUNITY).values() if group.d_model == d_model]
+
+
+BATCH_TOKENS = 4096  # of one forward pass, padding included
+
+
+class Origin(NamedTuple):
+    """Folders or Hub repos. None: as the machine has it (device, dtype), as the suite says."""
+
+    name: str | None  # the preset; None where a part of it was replaced
+    model: str | Path
+    sae: str | Path
+    group: Group | None  # of the suite, if the catalog has it
+    model_revision: str | None = None
+    sae_revision: str | None = None
+    device: str | None = None
+    dtype: str | None = None
+    k: int | None = None
+    batch_tokens: int = BATCH_TOKENS
+    convention: str | None = None
+
+
+def find_origin(preset: str | None = None, folder: Path | None = None, **given) -> Origin:
+    """The origin of a preset. `given` are keywords of load_scope; None means not given.
+
+    What the section `scope:` of the preset's file says comes before the catalog, and what is given
+    before both.
+
+    folder: where presets have their files, notebooks/params by default. ValueError for an unknown
+    preset, with the nearest names, and where a model or a suite is missing.
+    """
+    given = {name: value for name, value in given.items() if value is not None}
+    said = {}
+    if preset is not None and preset in preset_names(folder):
+        said = scope_values(preset, folder)
+    group, catalogued = None, {}
+    if preset in TINY:
+        home = TINY[preset]
+        catalogued = {"model": home / "model", "sae": home / "sae"}
+    elif preset in GROUPS | COMMUNITY:
+        group = get_group(preset)
+        catalogued = {"model": group.model_repo, "model_revision": group.model_revision}
+        catalogued |= {"sae": group.sae_repo, "sae_revision": group.revision}
+    elif preset is not None and not said:
+        known = {*TINY, *GROUPS, *COMMUNITY, *preset_names(folder)}
+        raise ValueError(f"no preset is called {preset!r}; {nearest(preset, known - {preset})}")
+    values: dict = {}
+    for layer in (catalogued, said, given):
+        for part in {"model", "sae"} & set(layer):
+            values.pop(f"{part}_revision", None)  # it belonged to what is replaced
+        values |= layer
+    if "sae" in said or "sae" in given:
+        group = None  # its widths and k belong to the suite that was replaced
+    if "model" not in values or "sae" not in values:
+        raise ValueError("give a preset, or both model= and sae= (folders or Hub repos)")
+    whole = "model" not in given and "sae" not in given
+    return Origin(name=preset if whole else None, group=group, **values)
+
+
+def file_layer(path) -> int | None:
+    """The layer number in names such as layer12.sae.pt or sae_L12_latest.safetensors."""
+    match = re.search(r"layer[_-]?(\d+)|_L(\d+)(?!\d)", Path(path).name)
+    return int(match[1] or match[2]) if match else None
+
+
+def layer_files(files: Iterable[str]) -> dict[int, str]:
+    """Layer number to file name, sorted, of the files of a suite; others are left out."""
+    # The official ending first: other .pt files (checkpoints to resume from) may lie beside it.
+    for ending in (".sae.pt", ".safetensors", ".pt"):
+        found: dict[int, str] = {}
+        for file in sorted(files):
+            if file.endswith(ending) and (layer := file_layer(file)) is not None:
+                found.setdefault(layer, file)
+        if found:
+            return dict(sorted(found.items()))
+    return {}

@@ -1,32 +1,23 @@
-"""Files of a model or SAE suite, from a folder or from a repo on the Hugging Face Hub.
+"""Files of a model or an SAE suite, from a folder or from a repo on the Hugging Face Hub, and what
+they say about themselves before a weight is read.
 
 Every error is one line that names the repo or file and the way out. The environment variables of
 huggingface_hub (HF_HOME, HF_ENDPOINT, HF_HUB_OFFLINE) are read once, when it is first imported:
 set them before Python starts.
 """
 
-import fnmatch
 import hashlib
 import json
 import re
+from collections.abc import Iterable
+from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from ..presets import versions
+import huggingface_hub as hf  # quick: its parts are loaded when they are first used
 
-
-def environment(device, dtype) -> dict:
-    """What a scope on a torch device, with a model of a torch dtype, runs on, as plain JSON."""
-    import torch  # here, so that a report that only lists versions starts at once
-
-    on_gpu = device.type == "cuda"
-    return {
-        "device": torch.cuda.get_device_name(device) if on_gpu else device.type,
-        "dtype": str(dtype).removeprefix("torch."),
-        "sae_dtype": "float32",
-        "versions": versions(),
-    }
+from .catalog import DTYPE_BYTES, Group, Origin, groups_for, layer_files
 
 
 def fingerprint(path: Path) -> dict[str, str]:
@@ -86,9 +77,9 @@ def open_source(name: str | Path, revision: str | None = None, timeout: float = 
     """List the files of a local folder, or of a Hub repo at `revision` (branch, tag or commit).
 
     Without a network, or an answer within `timeout` seconds, the cached part of the repo is listed
-    instead. Raises FileNotFoundError for
-    a folder, repo or revision that does not exist, PermissionError for a gated repo, and
-    ConnectionError when the Hub cannot be reached and nothing is cached.
+    instead. Raises FileNotFoundError for a folder, repo or revision that does not exist,
+    PermissionError for a gated repo, and ConnectionError when the Hub cannot be reached and nothing
+    is cached.
     """
     folder = Path(name).expanduser()
     if folder.is_dir():
@@ -103,13 +94,14 @@ def open_source(name: str | Path, revision: str | None = None, timeout: float = 
 
 
 def _open_repo(repo: str, revision: str, timeout: float) -> Source:
-    from huggingface_hub import HfApi
-
-    ask = partial(HfApi().model_info, repo, revision=revision, timeout=timeout)
+    ask = partial(hf.HfApi().model_info, repo, revision=revision, timeout=timeout)
     info, reason = _ask(partial(ask, files_metadata=True), repo, revision)
     if reason:
         return _cached_repo(repo, revision, reason)
-    _remember(repo, revision, info.sha)
+    if revision != info.sha:
+        # Files are then fetched by commit, which leaves no trace of the branch's name in the
+        # cache; without one, the branch could not be opened offline.
+        hf.HfApi().resolve_revision(repo, revision=revision)
     files = {file.rfilename: file.size or 0 for file in info.siblings}
     return Source(repo, info.sha, revision, _snapshot(repo, info.sha), files, None)
 
@@ -119,90 +111,61 @@ def ask_dataset(name: str, revision: str | None, timeout: float) -> str | None:
 
     FileNotFoundError and PermissionError as in `open_source`.
     """
-    from huggingface_hub import HfApi
-
-    ask = partial(HfApi().dataset_info, name, revision=revision, timeout=timeout)
+    ask = partial(hf.HfApi().dataset_info, name, revision=revision, timeout=timeout)
     return _ask(ask, name, revision or "main")[1]
 
 
 def _ask(call, name: str, revision: str):
     """(the Hub's answer, None), or (None, why it could not be asked)."""
     import httpx
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     try:
         return call(), None
-    except (httpx.TransportError, OfflineModeIsEnabled) as error:
-        return None, _reason(error)
-    except HfHubHTTPError as error:
+    except (httpx.TransportError, hf.errors.OfflineModeIsEnabled) as error:
+        if hf.constants.HF_HUB_OFFLINE:
+            return None, "HF_HUB_OFFLINE is set"
+        return None, f"{hf.constants.ENDPOINT} cannot be reached ({type(error).__name__})"
+    except hf.errors.HfHubHTTPError as error:
         if error.response.status_code >= 500:
             return None, f"the Hub answers {error.response.status_code}"
         raise _refusal(error, name, revision) from None
 
 
-def _remember(repo: str, revision: str, commit: str) -> None:
-    # Files are then fetched by commit, which leaves no trace of the branch's name in the cache;
-    # without one, the branch could not be opened offline.
-    from huggingface_hub import HfApi
-
-    if revision != commit:
-        HfApi().resolve_revision(repo, revision=revision)
-
-
 def _cached_repo(repo: str, revision: str, reason: str) -> Source:
-    from huggingface_hub import HfApi, constants
-    from huggingface_hub.errors import RevisionResolutionError
-
+    kept = partial(hf.HfApi().resolve_revision, local_files_only=True)
     try:
-        commit = HfApi().resolve_revision(repo, revision=revision, local_files_only=True).resolved
-    except RevisionResolutionError:
+        commit = kept(repo, revision=revision).resolved
+    except hf.errors.RevisionResolutionError:
         commit = revision
     folder = _snapshot(repo, commit)
     if folder is None:
         raise ConnectionError(
-            f"{repo} at {revision} is not in the cache {constants.HF_HUB_CACHE}, and {reason}; "
+            f"{repo} at {revision} is not in the cache {hf.constants.HF_HUB_CACHE}, and {reason}; "
             f"connect once to download it, or give a local folder {_RESTART}"
         )
     return Source(repo, commit, revision, folder, _sizes(folder), reason)
 
 
 def _snapshot(repo: str, commit: str) -> Path | None:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import IncompleteSnapshotError, LocalEntryNotFoundError
-
     try:
-        return Path(snapshot_download(repo, revision=commit, local_files_only=True))
-    except IncompleteSnapshotError as partial:
+        return Path(hf.snapshot_download(repo, revision=commit, local_files_only=True))
+    except hf.errors.IncompleteSnapshotError as partial:
         return Path(partial.snapshot_path)
-    except LocalEntryNotFoundError:
+    except hf.errors.LocalEntryNotFoundError:
         return None
-
-
-def _reason(error: Exception) -> str:
-    from huggingface_hub import constants
-
-    if constants.HF_HUB_OFFLINE:
-        return "HF_HUB_OFFLINE is set"
-    return f"{constants.ENDPOINT} cannot be reached ({type(error).__name__})"
 
 
 def _refusal(error: Exception, repo: str, revision: str) -> Exception:
     """The Hub's answer in one line, as the builtin exception that fits."""
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    if isinstance(error, GatedRepoError):
+    if isinstance(error, hf.errors.GatedRepoError):
         return PermissionError(
             f"{repo} is gated: ask for access on its page, then run `hf auth login` or set HF_TOKEN"
         )
-    if isinstance(error, RepositoryNotFoundError):
+    if isinstance(error, hf.errors.RepositoryNotFoundError):
         return FileNotFoundError(
             f"the Hub has no repo {repo}, or it is private; check its name, or run `hf auth login`"
         )
-    if isinstance(error, RevisionNotFoundError):
+    if isinstance(error, hf.errors.RevisionNotFoundError):
         return FileNotFoundError(
             f"{repo} has no revision {revision!r}; give a branch, a tag or a full commit, or none"
         )
@@ -226,14 +189,12 @@ def fetch(source: Source, file: str) -> Path:
     if file not in source.files or source.commit is None:
         raise FileNotFoundError(f"{source.name} has no {file}; it has {list_some(source.files)}")
     import httpx
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(hf_hub_download(source.name, file, revision=source.commit))
-    except HfHubHTTPError as error:
+        return Path(hf.hf_hub_download(source.name, file, revision=source.commit))
+    except hf.errors.HfHubHTTPError as error:
         raise _refusal(error, source.name, source.commit) from None
-    except (httpx.HTTPError, LocalEntryNotFoundError, OSError) as error:
+    except (httpx.HTTPError, hf.errors.LocalEntryNotFoundError, OSError) as error:
         reason = (str(error) or "broken off").splitlines()[0]
         raise ConnectionError(
             f"the download of {file} from {source.name} failed ({type(error).__name__}: {reason}); "
@@ -241,9 +202,9 @@ def fetch(source: Source, file: str) -> Path:
         ) from error
 
 
-def list_some(files: dict[str, int], limit: int = 6) -> str:
-    names = sorted(files, key=lambda name: [int(part) if part.isdigit() else part
-                                            for part in re.split(r"(\d+)", name)])  # fmt: skip
+def list_some(files: Iterable[str], limit: int = 6) -> str:
+    """The first names, numbers in them in their order, and how many more there are."""
+    names = sorted(files, key=lambda name: [part.zfill(9) for part in re.split(r"(\d+)", name)])
     rest = f" and {len(names) - limit} more" if len(names) > limit else ""
     return (", ".join(names[:limit]) or "no files") + rest
 
@@ -254,10 +215,9 @@ def fetch_model(source: Source) -> Path:
     FileNotFoundError if there is no config.json, or a weight file of the index is missing.
     """
     config = fetch(source, "config.json")
-    for file in source.files:
-        if "/" not in file and any(fnmatch.fnmatch(file, glob) for glob in MODEL_FILES):
-            fetch(source, file)
-    for file in weight_files(source):
+    top = [file for file in source.files if "/" not in file]
+    small = [file for file in top if any(fnmatch(file, glob) for glob in MODEL_FILES)]
+    for file in [*small, *weight_files(source)]:
         fetch(source, file)
     return config.parent
 
@@ -268,3 +228,102 @@ def weight_files(source: Source) -> list[str]:
     if index in source.files:
         return sorted(set(json.loads(fetch(source, index).read_text())["weight_map"].values()))
     return ["model.safetensors"]
+
+
+class Suite(NamedTuple):
+    """An SAE suite: its files, widths, and the number k of active features per token."""
+
+    files: dict[int, str]  # layer -> file name
+    d_model: int
+    d_sae: int
+    k: int
+    n_layers: int | None  # depth of the backbone it was trained on, where the suite says it
+    convention: str | None  # None: decided by the file's own layout
+    trained_on: str | None = None  # the model's name, where the suite says it
+
+
+def read_json(source: Source, file: str) -> dict:
+    """A file that holds a JSON object; ValueError names one that does not."""
+    path = fetch(source, file)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        content = None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is not valid JSON; download or write it again")
+    return content
+
+
+def read_suite(source: Source, origin: Origin) -> Suite:
+    """Metadata of the suite at `source`: its config first, then its name, then tensor shapes.
+
+    k and convention of `origin` win over what the suite says. Only where neither config, name nor
+    the catalog gives the widths is a layer file opened for them. ValueError if k cannot be found or
+    is out of range.
+    """
+    files, group = layer_files(source.files), origin.group
+    if not files:
+        way = f" ({source.offline}, so only the cache counts)" if source.offline else ""
+        raise FileNotFoundError(
+            f"{source.name} has no SAE layer files such as layer0.sae.pt{way}; "
+            f"it has {list_some(source.files)}"
+        )
+    configs = [f for f in ("config.json", f"sae_L{min(files)}_cfg.json") if f in source.files]
+    config = read_json(source, configs[0]) if configs else {}
+    named = re.search(r"W(\d+)K-L0_(\d+)", Path(source.name).name)
+    d_model = config.get("d_model") or config.get("d_in") or (group and group.d_model)
+    d_sae = config.get("d_sae") or (named and int(named[1]) * 1024) or (group and group.d_sae)
+    found_k = config.get("k") or (named and int(named[2])) or (group and group.k)
+    if not (d_model and d_sae and (origin.k or found_k)):
+        from .saefile import read_sae  # torch comes with it: a report asks without, where it can
+
+        file = read_sae(fetch(source, files[min(files)]), group and group.convention)
+        d_sae, d_model = file.tensors["W_enc"].shape
+        found_k = found_k or file.k
+    k = origin.k if origin.k is not None else found_k
+    if k is None:
+        raise ValueError(
+            f"k of {source.name} is in neither its config.json nor its name, and tensor shapes "
+            f"cannot tell it; pass k= (1 to {d_sae})"
+        )
+    if not isinstance(k, int) or not 1 <= k <= d_sae:
+        raise ValueError(f"k is {k!r}; {source.name} has {d_sae} features, so k is 1 to {d_sae}")
+    said = origin.convention or config.get("convention") or (group and group.convention)
+    official = re.search(r"SAE-Res-(.+)-W\d+K", Path(source.name).name)
+    trained_on = official[1] if official else config.get("base_model")
+    return Suite(files, d_model, d_sae, k, config.get("num_layers"), said, trained_on)
+
+
+def read_group(origin: Origin, model: Source, sae: Source, suite: Suite) -> Group:
+    """Sizes of a model and a suite: the catalog's group, or one made of what their files say.
+
+    ValueError, with both shapes and the suites that fit, unless width and depth agree.
+    """
+    config = read_json(model, "config.json")
+    text = config.get("text_config", config)
+    width, depth = text.get("hidden_size"), text.get("num_hidden_layers")
+    if not (isinstance(width, int) and isinstance(depth, int)):
+        raise ValueError(
+            f"{model.name} has no hidden_size and num_hidden_layers in its config.json; "
+            "give a causal language model"
+        )
+    fits = ", ".join(groups_for(width)) or "none"
+    if suite.d_model != width:
+        raise ValueError(
+            f"{sae.name} (W_enc {suite.d_sae} x {suite.d_model}) cannot read "
+            f"{model.name}, whose residual is {width} wide; groups for {width}: {fits}"
+        )
+    trained_on = suite.n_layers or depth
+    if trained_on != depth or max(suite.files) >= depth:
+        raise ValueError(
+            f"{sae.name} was trained on {max(trained_on, max(suite.files) + 1)} layers, but "
+            f"{model.name} has {depth}; groups for width {width}: {fits}"
+        )
+    if origin.group is not None and model.name == origin.group.model_repo:
+        return origin.group
+    stored = config.get("dtype") or text.get("dtype") or config.get("torch_dtype")
+    weights = sum(model.files.get(file, 0) for file in weight_files(model))
+    sizes = {"n_layers": depth, "d_model": width, "d_sae": suite.d_sae, "k": suite.k}
+    sizes |= {"n_params": weights / DTYPE_BYTES.get(stored, 2), "some_layers": tuple(suite.files)}
+    sizes |= {"vocabulary": text.get("vocab_size", Group.vocabulary)}
+    return Group(name=sae.name, sae_repo=sae.name, model_repo=model.name, **sizes)

@@ -1,109 +1,188 @@
-"""What a model and its SAEs need of memory and disk."""
+"""What a run needs of memory and disk: one calculator for all that plans or refuses.
 
-from collections.abc import Collection, Sequence
-from pathlib import Path
+Notebook 01, the README, `load_scope`, a scan and the check before a report ask `memory_plan`. On
+its device a run needs
+
+    model   its weights in its dtype
+    + SAEs  as many as are kept at once: of all layers that are read, `cache_bytes` at most, one at
+            least; on a CPU each with its bfloat16 screen
+    + work  the larger of two things that are not there together: a chunk of pre-activations and
+            the float32 logits of a batch; or residuals and pre-activations of a scan and, on a
+            CPU, its tables
+
+Torch is not needed, so that a report is refused at once. The constants are those of the modules
+that use them, which tests/loading/test_memory.py compares.
+"""
+
+from collections.abc import Collection
 from typing import NamedTuple
 
-import torch
+import psutil
 
-from . import catalog
-from .catalog import DTYPE_BYTES, Group, get_group, spans
-from .origin import BATCH_TOKENS, CACHE_BYTES
+from .catalog import BATCH_TOKENS, DTYPE_BYTES, GROUPS, Group, get_group, spans
 
-CHUNK_TOKENS = 512
+# Of SAEs kept at once: two layers of an 8B suite (2.15 GB each), or eight of a 1.7B suite.
+CACHE_BYTES = 4_500_000_000
+
+CHUNK_BYTES = 2**26  # sae.py: of dense pre-activations at a time, one token's at least
+SCREENED = 2**24  # fast/screening.py: numbers in W_enc from which a CPU screens it
+PART_TOKENS, PART_BYTES = 8192, 2**31  # forward.py: of a scan, of residuals at a time
+
+# views/scan.py, for each feature: statistics and contexts of a layer (as many wait as are kept),
+# and those of one kind in one layer three times more while they are merged.
+TABLE_BYTES, MERGE_BYTES = 6272, 14_400
 
 
 class MemoryPlan(NamedTuple):
-    """Bytes that a group needs. Activations, logits and the KV cache of a run come on top.
+    """Bytes, but for `layers`, `tokens` and `on_cpu`; none depends on the length of a corpus."""
 
-    On a machine without a GPU the device *is* the host: read `device` and leave `host` aside.
-    """
-
-    model: int  # the backbone's parameters, in its dtype
+    layers: int  # that are read
+    tokens: int  # of a scan, whose residuals are held at a time
+    on_cpu: bool  # the device is the host: its memory holds the tables too
+    model: int  # the weights, in the model's dtype
     sae_layer: int  # one layer's SAE
-    sae_layers: int  # the SAEs of all the layers asked for, if kept at once
-    chunk: int  # the dense pre-activations of one chunk of tokens
-    device: int  # model + one SAE at a time + chunk: what a run needs at least
-    device_all: int  # model + all SAEs asked for + chunk: no layer is read twice
-    host: int  # passing through host memory on the way to a GPU: the model, or one SAE layer
-    disk: int  # bf16 checkpoint + float32 SAE files of the layers asked for
+    sae_layers: int  # the SAEs of all layers that are read
+    saes: int  # those that are kept at once
+    chunk: int  # pre-activations of a chunk of tokens
+    logits: int  # float32, of a batch of texts
+    residuals: int  # of a scan: those of `tokens`, of a batch, and copies of one layer's
+    products: int  # of a scan: pre-activations of a chunk, and what is sorted of them
+    tables: int  # of a scan, always in the host's memory
+    host: int  # the most that is in the host's memory at once beside a GPU
+    disk: int  # a bf16 checkpoint and the float32 files of the layers
 
-    def fits(self, device_bytes: int | None = None, host_bytes: int | None = None) -> bool:
-        """True if each memory given holds its part, one SAE layer at a time."""
-        return (device_bytes is None or self.device <= device_bytes) and (
-            host_bytes is None or self.host <= host_bytes
+    @property
+    def scan(self) -> int:
+        """A scan's part of the device, beside model and SAEs."""
+        return self.residuals + self.products + self.tables * self.on_cpu
+
+    @property
+    def device(self) -> int:
+        """What a run needs on its device: the one number."""
+        return self.model + self.saes + max(self.chunk + self.logits, self.scan)
+
+    @property
+    def device_all(self) -> int:
+        """The same with the SAEs of all layers kept: none is read twice."""
+        return self.device - self.saes + self.sae_layers
+
+    @property
+    def least(self) -> int:
+        """Below this not even one SAE reads one text."""
+        return self.model + self.sae_layer + self.chunk
+
+    def __str__(self):
+        return (
+            f"scan of {self.layers} layers, {self.tokens} tokens at a time: residuals "
+            f"{gb(self.residuals)}, pre-activations {gb(self.products)}, and for tables "
+            f"{gb(self.tables)} of this machine's memory, the same for a corpus of any length; "
+            f"with model, SAEs ({gb(self.saes)}) and logits a run needs {gb(self.device)}"
         )
 
 
 def memory_plan(
     group: Group | str,
-    layers: Sequence[int] | None = None,
+    layers: Collection[int] | None = None,
     model_dtype: str = "bfloat16",
     sae_dtype: str = "float32",
-    chunk_tokens: int = CHUNK_TOKENS,
+    *,
+    device="cuda",
+    batch_tokens: int = BATCH_TOKENS,
+    cache_bytes: int = CACHE_BYTES,
 ) -> MemoryPlan:
-    """What `group` needs on disk, in host memory and on the device, in bytes.
+    """What a run of `group` needs on its device, of the host and on disk, in bytes.
 
-    layers        the layers whose SAEs are wanted; None means all that have a file
-    model_dtype   "float32", "bfloat16" or "float16"; sae_dtype likewise
-    chunk_tokens  tokens that `encode` treats at once
+    layers         those whose SAEs are read; None: all that have a file
+    model_dtype    "float32", "bfloat16" or "float16"; sae_dtype likewise
+    device         torch device or its name; on a CPU SAEs are screened, and tables lie beside them
+    batch_tokens   of one forward pass over texts;  cache_bytes: of SAEs kept at once
 
-    With D = d_sae, d = d_model and b = bytes per number:
-    model = n_params x b (n_params is nominal) · SAE layer = b x (2 d D + d + D) ·
-    chunk = chunk_tokens x D x 4, since pre-activations are float32 ·
-    disk = n_params x 2 + layers x 4 x (2 d D + d + D), the files being bf16 and float32.
+    The model is n_params x bytes, and n_params of the catalog is nominal: good to a few percent.
+    ValueError for a dtype, a layer or a number of tokens that there is not.
     """
     group = get_group(group) if isinstance(group, str) else group
     for parameter, dtype in (("model_dtype", model_dtype), ("sae_dtype", sae_dtype)):
         if dtype not in DTYPE_BYTES:
             known = ", ".join(DTYPE_BYTES)
             raise ValueError(f"{parameter} is {dtype!r}; it must be one of {known}")
-    if chunk_tokens < 1:
-        raise ValueError(f"chunk_tokens is {chunk_tokens}; it must be at least 1")
+    if batch_tokens < 1:
+        raise ValueError(f"batch_tokens is {batch_tokens}; it must be at least 1")
     layers = group.layers if layers is None else tuple(layers)
-    unknown = [layer for layer in layers if layer not in group.layers]
-    if unknown:
-        raise ValueError(
-            f"layers {unknown} have no SAE in {group.name}; it has {spans(group.layers)}"
-        )
+    if unknown := [layer for layer in layers if layer not in group.layers]:
+        known = spans(group.layers)
+        raise ValueError(f"layers {unknown} have no SAE in {group.name}; it has {known}")
+    n, width, d_sae, on_cpu = len(layers), group.d_model, group.d_sae, kind(device) == "cpu"
     model = round(group.n_params * DTYPE_BYTES[model_dtype])
-    sae_layer = group.layer_bytes // 4 * DTYPE_BYTES[sae_dtype]
-    chunk = 4 * chunk_tokens * group.d_sae
+    sae = group.layer_bytes // 4 * DTYPE_BYTES[sae_dtype]
+    if on_cpu and sae_dtype == "float32" and width * d_sae >= SCREENED:
+        sae += 2 * d_sae * (width + 2)  # counted on every CPU, used where it multiplies bfloat16
+    chunk = max(CHUNK_BYTES, 4 * d_sae)
+    tokens = min(PART_TOKENS, PART_BYTES // (4 * group.n_layers * width))
+    # A batch is half a part at most. In turn a layer's parts are joined, put in order, and read
+    # by the SAE in float32, shifted and shortened.
+    residuals = tokens * width * (DTYPE_BYTES[model_dtype] * (3 * n + 6) // 2 + 16)
+    tables = d_sae * (n * TABLE_BYTES + MERGE_BYTES)
     return MemoryPlan(
+        layers=n,
+        tokens=tokens,
+        on_cpu=on_cpu,
         model=model,
-        sae_layer=sae_layer,
-        sae_layers=sae_layer * len(layers),
+        sae_layer=sae,
+        sae_layers=sae * n,
+        saes=sae * max(1, min(n, cache_bytes // sae)),
         chunk=chunk,
-        device=model + sae_layer + chunk,
-        device_all=model + sae_layer * len(layers) + chunk,
-        host=max(model, group.layer_bytes),
-        disk=round(group.n_params * 2) + group.layer_bytes * len(layers),
+        logits=4 * batch_tokens * group.vocabulary,
+        residuals=residuals,
+        products=4 * chunk + 24 * group.k * tokens,
+        tables=tables,
+        host=max(model, group.layer_bytes, tables),
+        disk=round(group.n_params * 2) + group.layer_bytes * n,
     )
 
 
-def free_bytes(device: str | torch.device = "cpu") -> int | None:
-    """Bytes free now on "cpu" (Linux's MemAvailable) or on a "cuda" device; None if unknown."""
-    device = torch.device(device)
-    if device.type == "cuda":
+def refuse_too_large(group: Group, dtype: str, device, batch_tokens: int, cache_bytes: int) -> None:
+    """MemoryError, with the plan, what is free and the way out, if not even one SAE can be used.
+
+    Less than the plan but more than its least is let through: of what a run does then, a scan
+    refuses by itself, and a smaller batch may do.
+    """
+    free, limits = free_bytes(device), {"batch_tokens": batch_tokens, "cache_bytes": cache_bytes}
+    plan = memory_plan(group, None, dtype, device=device, **limits)
+    if free is not None and plan.least > free:
+        raise MemoryError(
+            f"{group.model_repo} needs {gb(plan.device)} on {device}: model {gb(plan.model)} in "
+            f"{dtype}, SAEs {gb(plan.saes)}, work {gb(plan.device - plan.model - plan.saes)}; at "
+            f"the least, with one SAE and short texts, {gb(plan.least)}; {gb(free)} is free; "
+            + way_out(free, dtype, device)
+        )
+
+
+def way_out(free: int, dtype: str, device, layers: Collection[int] | None = None) -> str:
+    """What to do where a plan does not fit: settings, and the groups whose plan does."""
+
+    def fits(group: Group) -> bool:
+        few = None if layers is None else group.layers[: len(layers)]
+        return memory_plan(group, few, dtype, device=device).device <= free
+
+    less = "dtype='bfloat16' halves the model, " if dtype == "float32" else ""
+    small = ", ".join(name for name, group in GROUPS.items() if fits(group)) or "tiny"
+    return f"{less}a smaller batch_tokens the logits; groups that fit: {small}"
+
+
+def kind(device) -> str:
+    """ "cuda" of the torch device, or the name, "cuda:1"."""
+    return str(device).partition(":")[0]
+
+
+def free_bytes(device="cpu") -> int | None:
+    """Bytes free now on "cpu" or on a "cuda" device; None for any other."""
+    if kind(device) == "cuda":
+        import torch  # who has a device of it has it loaded
+
         return torch.cuda.mem_get_info(device)[0]
-    meminfo = Path("/proc/meminfo")
-    if device.type != "cpu" or not meminfo.exists():
-        return None
-    fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines() if ":" in line)
-    return int(fields["MemAvailable"].split()[0]) * 1024
+    return psutil.virtual_memory().available if kind(device) == "cpu" else None
 
 
-VOCABULARY = 151_936  # of Qwen3; Qwen3.5 has more
-
-
-def group_bytes(
-    group: catalog.Group | str,
-    layers: Collection[int] | None = None,
-    dtype: str = "bfloat16",
-    batch_tokens: int = BATCH_TOKENS,
-) -> int:
-    """Bytes that a report on a group needs on its device: see `check_memory`."""
-    group = catalog.get_group(group) if isinstance(group, str) else group
-    plan = memory_plan(group, (), dtype)
-    kept = max(1, min(len(layers or group.layers), CACHE_BYTES // plan.sae_layer))
-    return plan.model + kept * plan.sae_layer + plan.chunk + 4 * batch_tokens * VOCABULARY
+def gb(n_bytes: int) -> str:
+    """Bytes as "2.1 GB", or as "12 MB" below 100 MB."""
+    return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 1e8 else f"{n_bytes / 1e6:.0f} MB"

@@ -9,11 +9,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..sae import CONVENTIONS, Convention
-from .origin import file_layer
+from ..sae import CONVENTIONS, Convention, TopKSAE
+from .catalog import file_layer, groups_for
 
 # Tried in this order when no convention is asked for. The tensors alone cannot tell whether b_dec
-# is subtracted, so each layout stands for the suites known to use it; `check_reading` measures it.
+# is subtracted, so each layout stands for the suites known to use it; `load_scope` measures it.
 LAYOUTS = ("official", "openinterpretability", "leoninverse")
 
 
@@ -62,17 +62,13 @@ def _load(path: Path) -> dict:
         try:
             with safe_open(path, framework="pt", device="cpu") as file:
                 return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        except SafetensorError as error:
-            raise ValueError(
-                f"{path} is not a whole .safetensors file ({error}); {again}"
-            ) from None
+        except SafetensorError as bad:
+            raise ValueError(f"{path} is not a whole .safetensors file ({bad}); {again}") from None
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].split(". ")[0][:120]
-        raise ValueError(
-            f"{path} is not a whole file of plain tensors ({reason}); {again}"
-        ) from None
+        bad = (str(error).strip() or type(error).__name__).splitlines()[0].split(". ")[0][:120]
+        raise ValueError(f"{path} is not a whole file of plain tensors ({bad}); {again}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}, not a dict of tensors; {again}")
     return content
@@ -123,3 +119,38 @@ def read_sae(path, convention: str | None = None) -> SaeFile:
         raise ValueError(f"{path} has scale {scale}, not a positive number; download it again")
     k = content.get("k", find_k(path)) if row.scaled else find_k(path)
     return SaeFile(tensors, name, scale, k, file_layer(path))
+
+
+def load_sae(
+    path,
+    k: int | None = None,
+    convention: str | None = None,
+    layer: int | None = None,
+    expect_d_model: int | None = None,
+    device="cpu",
+    dtype: torch.dtype = torch.float32,
+) -> TopKSAE:
+    """A TopKSAE from `path` (.pt or .safetensors), memory-mapped where the dtype allows it.
+
+    Nothing in the file is executed. k comes from config.json beside the file, else from the name
+    of its folder (...L0_50); `convention` from keys and shapes, see CONVENTIONS; `layer` from the
+    file name. Weights are read from disk when first used. Raises FileNotFoundError or ValueError,
+    naming the file and the way out; `expect_d_model` is the model's width, checked if given.
+    """
+    file = read_sae(path, convention)
+    shape = tuple(file.tensors["W_enc"].shape)
+    if expect_d_model not in (None, shape[1]):
+        fits = ", ".join(groups_for(expect_d_model)) or "none in the catalog"
+        raise ValueError(
+            f"{path} reads residuals of width {shape[1]} (W_enc {shape}) "
+            f"but the model's have width {expect_d_model}; SAEs that fit: {fits}"
+        )
+    k = file.k if k is None else k
+    if k is None:
+        raise ValueError(
+            f"k of {path} is not known (no config.json beside it, no L0_<k> in a folder name) and "
+            "shapes cannot tell it; pass k="
+        )
+    about = {"path": str(path), "layer": file.layer if layer is None else layer}
+    about |= {"convention": file.convention, "input_scale": file.input_scale}
+    return TopKSAE(**file.tensors, k=k, **about).to(device, dtype)

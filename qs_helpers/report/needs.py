@@ -11,9 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..loading import catalog, hub
-from ..loading.memory import group_bytes
-from ..loading.origin import CACHE_BYTES, Origin, layer_files
+from ..loading import hub
+from ..loading.catalog import Origin, layer_files
+from ..loading.memory import free_bytes, gb, memory_plan, way_out
 from ..presets import dataset_name
 
 TEXTS = ("DATA", "PROMPTS")  # parameters that name files or datasets
@@ -56,10 +56,10 @@ def check_access(origin: Origin, values: dict[str, dict[str, Any]]) -> Resources
     missing = sum(need.download for need in found)
     if missing:
         free = shutil.disk_usage(_cache_home()).free
-        lines.append(f"to download: {_gb(missing)}; free on the disk: {_gb(free)}")
+        lines.append(f"to download: {gb(missing)}; free on the disk: {gb(free)}")
         if missing > free:
             problems.append(
-                f"{_gb(missing)} are to be downloaded, and {_gb(free)} are free on the disk: make "
+                f"{gb(missing)} are to be downloaded, and {gb(free)} are free on the disk: make "
                 "room, set HF_HOME to another disk, or give fewer LAYERS"
             )
     return Resources(lines, problems)
@@ -101,9 +101,7 @@ def _repo(name: str, revision: str | None, layers: set[int] | None) -> _Need:
     sizes = {file: source.files[file] for file in [*wanted, *others]}
     left = {f: n for f, n in sizes.items() if not (source.folder and (source.folder / f).exists())}
     whole, left = sum(sizes.values()), sum(left.values())
-    return _Need(
-        line=f"{name}: {_gb(whole)}, of which {_gb(whole - left)} are cached", download=left
-    )
+    return _Need(line=f"{name}: {gb(whole)}, of which {gb(whole - left)} are cached", download=left)
 
 
 def _dataset(text: str) -> _Need:
@@ -128,45 +126,30 @@ def _dataset(text: str) -> _Need:
 def check_memory(
     origin: Origin, values: dict[str, dict[str, Any]], device_free: int | None = None
 ) -> Resources:
-    """What a preset needs of memory, against what is free.
+    """What a preset needs of memory, against what is free; see `memory_plan`.
 
-    Model, the SAEs that are kept at once, one chunk of pre-activations, and float32 logits of one
-    batch. device_free: free bytes of the device; by default of the first NVIDIA GPU if there is
-    one, else of the host.
+    device_free: free bytes of the device; by default of the first NVIDIA GPU if there is one, else
+    of the host. A model or a suite of the Hub that is not in the catalog is not judged.
     """
-    import psutil
-
     gpu = None if origin.device == "cpu" else _gpu_free()
-    where = "the GPU" if gpu is not None else "this machine"
-    free = device_free or gpu or psutil.virtual_memory().available
-    dtype = origin.dtype or ("bfloat16" if gpu is not None else "float32")
-    layers = _layers(values)
-    if origin.group is not None:
-        needed = group_bytes(origin.group, layers, dtype, origin.batch_tokens)
-    else:
-        needed = _folder_bytes(origin, layers, dtype)
-    if not needed:
-        return Resources([], [])
-    line = f"memory: {_gb(needed)} needed, {_gb(free)} free on {where}"
+    where, device = ("this machine", "cpu") if gpu is None else ("the GPU", "cuda")
+    free = device_free or gpu or free_bytes("cpu")
+    dtype = origin.dtype or ("float32" if gpu is None else "bfloat16")
+    group, layers = origin.group, _layers(values) or None
+    if group is None:
+        if not (Path(origin.model).is_dir() and Path(origin.sae).is_dir()):
+            return Resources([], [])
+        try:
+            model, sae = hub.open_source(origin.model), hub.open_source(origin.sae)
+            group = hub.read_group(origin, model, sae, hub.read_suite(sae, origin))
+        except (OSError, ValueError) as error:
+            return Resources([], [str(error)])
+    limits = {"device": device, "batch_tokens": origin.batch_tokens}
+    needed = memory_plan(group, layers, dtype, **limits).device
+    line = f"memory: {gb(needed)} needed, {gb(free)} free on {where}"
     if needed <= free:
         return Resources([line], [])
-    small = [name for name in catalog.GROUPS if group_bytes(name, layers, dtype) <= free]
-    less = "bfloat16 halves the model, " if dtype == "float32" else ""
-    way = f"{less}a smaller batch_tokens the logits; groups that fit: {', '.join(small) or 'none'}"
-    return Resources([line], [f"{line}: {way}"])
-
-
-def _folder_bytes(origin: Origin, layers: set[int] | None, dtype: str) -> int:
-    """The same for local folders, without logits; 0 where they are repos. Weights are taken for
-    bf16, as checkpoints usually are: a float32 checkpoint is counted twice, never half."""
-    model, sae = Path(origin.model), Path(origin.sae)
-    if not (model.is_dir() and sae.is_dir()):
-        return 0
-    weights = sum(path.stat().st_size for path in model.glob("*.safetensors"))
-    files = layer_files(path.name for path in sae.iterdir())
-    sizes = [(sae / file).stat().st_size for n, file in files.items() if n in (layers or files)]
-    kept = max(max(sizes, default=0), min(sum(sizes), CACHE_BYTES))
-    return weights * catalog.DTYPE_BYTES[dtype] // 2 + kept
+    return Resources([line], [f"{line}: {way_out(free, dtype, device, layers)}"])
 
 
 def _gpu_free() -> int | None:
@@ -188,7 +171,3 @@ def _cache_home() -> Path:
     while not folder.exists():
         folder = folder.parent
     return folder
-
-
-def _gb(n_bytes: int) -> str:
-    return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 1e8 else f"{n_bytes / 1e6:.0f} MB"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .. import presets
-from ..loading.origin import Origin, find_origin, layer_files
+from ..loading.catalog import Origin, find_origin, layer_files
 from . import stamps
 
 BUILD = "00_build_tiny_scope"  # trains the embedded scope for half an hour

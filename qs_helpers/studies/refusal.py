@@ -15,7 +15,7 @@ from ..evidence.stats import share
 from ..forward import ends, residuals
 from ..hooks import decoder_layers, edit, writers
 from ..loading import catalog
-from ..loading.origin import find_origin
+from ..loading.catalog import find_origin
 from ..loading.scope import Scope, load_scope
 from ..presets import preset_names
 from ..scoring import fvu, more_common, token_odds

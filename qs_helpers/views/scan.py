@@ -9,18 +9,14 @@ import shutil
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from ..evidence.files import write_json
-from ..fast.screening import screen_bytes
-from ..forward import Part, activations, chunk_tokens
-from ..loading.memory import free_bytes
-from ..loading.origin import CACHE_BYTES
+from ..forward import Part, activations
+from ..loading.memory import MemoryPlan, free_bytes, gb, memory_plan
+from ..loading.scope import Scope
 from ..presets import project_root
-from ..sae import CHUNK_BYTES
 
 ROW = np.dtype(
     [
@@ -118,90 +114,32 @@ class Table:
         self.sample.add(features, token_keys(text, position), values, text, position)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        return {
-            "fired": self.fired,
-            "total": self.total,
-            "histogram": self.histogram,
-            "top": self.top.rows(),
-            "sample": self.sample.rows(),
-        }
+        """What is kept of a layer; how much that is at most, loading/memory.py says."""
+        found = {"fired": self.fired, "total": self.total, "histogram": self.histogram}
+        return found | {"top": self.top.rows(), "sample": self.sample.rows()}
 
 
-def table_bytes(d_sae: int, n_layers: int) -> int:
-    """The most that the tables of `n_layers` layers take, however long the corpus is.
-
-    As many contexts wait as are kept (see `Kept`). While they are merged, those of one kind in one
-    layer exist thrice more: together, sorted, and the numbers of the order.
-    """
-    counts = 8 * (2 + len(EDGES) - 1 + 2)  # fired, total, histogram, and the limits of both kinds
-    kept = 2 * (TOP + SAMPLE) * ROW.itemsize
-    return d_sae * (n_layers * (counts + kept) + 3 * 2 * SAMPLE * ROW.itemsize)
-
-
-class ScanPlan(NamedTuple):
-    """Bytes, but for `layers` and `tokens`. Nothing here depends on the length of the corpus. What
-    the model itself needs for a batch is not in it."""
-
-    layers: int
-    tokens: int  # whose residuals of these layers are held at a time
-    residuals: int  # of these tokens, of a batch with its padding, and copies of one layer's
-    saes: int  # as many as the scope keeps at once
-    products: int  # pre-activations of a chunk of these tokens, and what is sorted of them
-    tables: int  # statistics and contexts of all layers, always in this machine's memory
-
-    @property
-    def device(self) -> int:
-        """Beside the model, on its device."""
-        return self.residuals + self.saes + self.products
-
-    def __str__(self):
-        gb = {name: f"{value / 1e9:.2f} GB" for name, value in self._asdict().items()}
-        return (
-            f"scan of {self.layers} layers, {self.tokens} tokens at a time, beside the model: "
-            f"residuals {gb['residuals']}, SAEs {gb['saes']}, pre-activations {gb['products']}; "
-            f"in this machine's memory, for tables: {gb['tables']}; "
-            "the same for a corpus of any length"
-        )
-
-
-def plan_scan(suite, layers=None) -> ScanPlan:
+def plan_scan(suite, layers=None) -> MemoryPlan:
     """The plan of `scan_corpus` for a scope, or for a group of the catalog that nobody loaded.
 
-    layers: None for all. A group is planned in bfloat16 on a GPU. A text longer than `tokens` is
-    held whole.
+    layers: None for all. A group is planned in bfloat16 on a GPU. A text longer than `tokens` of
+    the plan is held whole.
     """
-    layers = suite.layers if layers is None else sorted(set(layers))
-    dtype = getattr(suite, "dtype", torch.bfloat16)
-    device = getattr(suite, "device", torch.device("cuda"))
-    tokens, width, d_sae = chunk_tokens(suite), suite.d_model, suite.d_sae
-    # A batch is half a part at most. In turn a layer's parts are joined, put in order, and read
-    # by the SAE in float32, shifted and shortened.
-    residuals = tokens * width * dtype.itemsize * (1.5 * len(layers) + 3)
-    in_float32 = 4 * tokens * width * 4
-    sae = 4 * (2 * width * d_sae + width + d_sae) + screen_bytes(d_sae, width, device)
-    room = getattr(suite, "cache_bytes", CACHE_BYTES)
-    return ScanPlan(
-        layers=len(layers),
-        tokens=tokens,
-        residuals=int(residuals) + in_float32,
-        saes=sae * min(len(layers), max(1, room // sae)),
-        products=4 * max(CHUNK_BYTES, 4 * d_sae) + 2 * 12 * suite.k * tokens,
-        tables=table_bytes(d_sae, len(layers)),
-    )
+    return suite.plan(layers) if isinstance(suite, Scope) else memory_plan(suite, layers)
 
 
 def refuse_scan(scope, layers) -> None:
     """MemoryError, with the plan and the way out, if a scan does not fit in what is free now.
 
-    SAEs that the scope keeps already are not counted again.
+    Of the plan it is what comes to the model for a scan; SAEs that are kept already are not
+    counted again.
     """
     plan = plan_scan(scope, layers)
-    device = plan.device - min(scope.kept_bytes, plan.saes)
-    cpu = plan.tables + (device if scope.device.type == "cpu" else 0)
-    for name, needed in {scope.device.type: device, "cpu": cpu}.items():
+    needed = {scope.device.type: plan.scan + plan.saes - min(scope.kept_bytes, plan.saes)}
+    for name, n_bytes in ({"cpu": plan.tables} | needed).items():
         free = free_bytes(name)
-        if free is not None and needed > free:
-            raise MemoryError(f"{plan}; {free / 1e9:.2f} GB are free on {name}: scan fewer layers")
+        if free is not None and n_bytes > free:
+            raise MemoryError(f"{plan}; {gb(free)} are free on {name}: scan fewer layers")
 
 
 class Scan:

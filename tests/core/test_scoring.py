@@ -116,7 +116,7 @@ def autoencoder(rng, convention="official"):
         # Either way the encoder must see the residual without its offset.
         torch.zeros(64) if centred else -dictionary @ bias,
         bias,
-        k=4,
+        k=1,
         convention=convention,
         layer=3,
     )
@@ -162,3 +162,14 @@ def test_readings_of_other_layouts(rng):
     }
     scaled = sae.read_as("leoninverse")
     assert [r.convention for r in compare_readings(scaled, x)] == ["leoninverse"]
+    scaled.input_scale = 0.1
+    both = compare_readings(scaled, x)
+    assert [r.convention for r in both] == ["leoninverse without its input scale", "leoninverse"]
+
+
+def test_a_reading_that_explains_little_refutes_none(rng):
+    sae, x = autoencoder(rng)
+    other = x.roll(1, 0) + 3 * torch.randn(x.shape, generator=rng)
+    assert check_reading(sae, {3: other, 4: other / 2})[0].fvu > 0.6
+    near = {3: x, 4: x + 0.001 * torch.randn(x.shape, generator=rng)}
+    check_reading(sae, near)

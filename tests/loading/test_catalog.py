@@ -1,12 +1,19 @@
-"""The catalog of suites and the memory plan."""
+"""The catalog of suites, and what the name of a preset stands for."""
 
 import re
 
 import pytest
 
-from qs_helpers.loading import catalog
-from qs_helpers.loading.catalog import COMMUNITY, GROUPS, TINY, get_group, groups_for, spans
-from qs_helpers.loading.memory import memory_plan
+from qs_helpers.loading.catalog import (
+    COMMUNITY,
+    GROUPS,
+    TINY,
+    TINY_SENTENCES,
+    file_layer,
+    get_group,
+    groups_for,
+    spans,
+)
 
 # name -> (repo, layers, d_model, d_sae, k, GB of one variant in float32), from the release table
 RELEASE = {
@@ -59,18 +66,25 @@ def test_revisions_are_commits_or_main():
     assert GROUPS["qwen3-1.7b-l50"].revision == pinned
 
 
-def test_conventions_and_file_patterns_are_those_that_the_reader_knows():
-    from qs_helpers.loading.origin import file_layer
+def test_conventions_and_file_names_are_those_that_the_reader_knows():
     from qs_helpers.sae import CONVENTIONS
 
     for group in (GROUPS | COMMUNITY).values():
         assert group.convention in CONVENTIONS
-        assert file_layer(group.file_pattern.format(layer=11)) == 11
+    for name in ("layer11.sae.pt", "sae_L11_latest.safetensors"):
+        assert file_layer(name) == 11
 
 
 def test_tiny_scopes_lie_in_the_package():
     assert set(TINY) == {"tiny", "tiny-instruct", "tiny-sft"}
     assert [folder.name for folder in TINY.values()] == ["base", "instruct", "sft"]
+
+
+def test_the_sentences_of_the_tiny_world_are_of_its_grammar():
+    from qs_helpers.tiny import judge
+
+    lines = TINY_SENTENCES.read_text("utf-8").splitlines()
+    assert len(lines) == 8 and all(judge.sentences(line) for line in lines)
 
 
 def test_unknown_group_is_answered_with_the_nearest():
@@ -85,51 +99,5 @@ def test_groups_by_width():
     assert groups_for(7) == []
 
 
-def test_memory_plan_by_hand():
-    plan = memory_plan("qwen3-1.7b-l50", layers=[3, 7], chunk_tokens=100)
-    layer = 4 * (2 * 2048 * 32768 + 2048 + 32768)
-    assert plan.model == 3_400_000_000
-    assert (plan.sae_layer, plan.sae_layers) == (layer, 2 * layer)
-    assert plan.chunk == 100 * 32768 * 4
-    assert plan.device == plan.model + layer + plan.chunk
-    assert plan.device_all == plan.model + 2 * layer + plan.chunk
-    assert plan.disk == 3_400_000_000 + 2 * layer
-    assert plan.host == 3_400_000_000
-
-
-def test_memory_plan_follows_dtypes_and_layers():
-    group = GROUPS["qwen3-8b-l50"]
-    half, full = memory_plan(group), memory_plan(group, model_dtype="float32")
-    assert full.model == 2 * half.model and full.disk == half.disk
-    assert memory_plan(group, sae_dtype="bfloat16").sae_layer * 2 == half.sae_layer
-    assert half.sae_layers == 36 * half.sae_layer
-    assert memory_plan(group, layers=[]).sae_layers == 0
-
-
-def test_what_fits():
-    plan = memory_plan("qwen3-8b-l50")
-    assert plan.fits(device_bytes=24 * 10**9) and not plan.fits(device_bytes=8 * 10**9)
-    assert plan.fits(plan.device, plan.host) and not plan.fits(plan.device, plan.host - 1)
-
-
-@pytest.mark.parametrize(
-    ("given", "words"),
-    [
-        ({"layers": [35, 36]}, r"layers \[36\] .* qwen3-8b-l50; it has 0 to 35"),
-        ({"model_dtype": "int8"}, "model_dtype is 'int8'; .* bfloat16"),
-        ({"sae_dtype": "fp32"}, "sae_dtype is 'fp32'; .* float32"),
-        ({"chunk_tokens": 0}, "chunk_tokens is 0; it must be at least 1"),
-    ],
-)
-def test_memory_plan_refuses(given, words):
-    with pytest.raises(ValueError, match=words):
-        memory_plan("qwen3-8b-l50", **given)
-
-
 def test_spans():
     assert [spans(s) for s in ((0, 1, 2), (11, 31), (4,), ())] == ["0 to 2", "11, 31", "4", "none"]
-
-
-def test_every_public_name_exists_and_is_described():
-    for name in catalog.__all__:
-        assert hasattr(catalog, name) and f"\n{name} " in catalog.__doc__

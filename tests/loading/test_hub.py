@@ -16,7 +16,7 @@ from suites import write_model, write_suite
 
 from qs_helpers.loading import hub
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 MIB = 1024 * 1024
 
 ONLINE = """

@@ -12,11 +12,11 @@ import pytest
 import torch
 from suites import random_sae, write_model, write_suite
 
-from qs_helpers.loading import catalog, scope
-from qs_helpers.loading import scope as loading
-from qs_helpers.loading.scope import load_scope
+from qs_helpers.hooks import capture, hooks_left
+from qs_helpers.loading import catalog
+from qs_helpers.loading.scope import SENTENCES, Scope, load_scope
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def test_dtype_can_be_chosen(model, suite):
 
 def test_loading_says_nothing(model, suite):
     code = (
-        "from qs_helpers.scope import load_scope\n"
+        "from qs_helpers.loading.scope import load_scope\n"
         f"load_scope(model={str(model)!r}, sae={str(suite)!r}, device='cpu').sae(0)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
@@ -261,6 +261,118 @@ def test_provenance_is_json_and_lists_the_files_that_were_used(model, suite):
     assert (found["device"], found["dtype"], found["k"]) == ("cpu", "float32", 4)
 
 
+# ---- the reading, measured at load
+
+TINY_SAE = catalog.TINY["tiny"] / "sae"
+
+
+def tiny_suite(folder, change=lambda weights: weights, layers=range(6), step=0, **config):
+    """The suite of tiny with each file changed; layer n gets the SAE of layer n + step."""
+    folder.mkdir()
+    said = json.loads((TINY_SAE / "config.json").read_text()) | config
+    (folder / "config.json").write_text(json.dumps(said))
+    for layer in layers:
+        weights = torch.load(TINY_SAE / f"layer{layer + step}.sae.pt", weights_only=True)
+        torch.save(change(weights), folder / f"layer{layer}.sae.pt")
+    return folder
+
+
+def with_tiny(suite, **given):
+    return load_scope(model=catalog.TINY["tiny"] / "model", sae=suite, device="cpu", **given)
+
+
+def centred(weights):
+    """The same function of x, read as W_enc (x - b_dec) + b_enc."""
+    return weights | {"b_enc": weights["b_enc"] + weights["W_enc"] @ weights["b_dec"]}
+
+
+def turned(weights):
+    return weights | {name: weights[name].T.contiguous() for name in ("W_enc", "W_dec")}
+
+
+def scaled(weights, scale, written):
+    """The same function of x, read with an input scale; the file says `written`."""
+    w = turned(centred(weights))
+    state = {"W_enc": w["W_enc"] / scale, "W_dec": w["W_dec"] * scale, "b_enc": w["b_enc"]}
+    return {"state": state | {"b_pre": w["b_dec"] * scale}, "scale": written, "k": 48}
+
+
+@pytest.mark.parametrize(
+    ("change", "declared", "better"),
+    [
+        (lambda w: w, "centered", "official"),
+        (centred, None, "centered"),
+        (turned, None, "transposed"),  # read as the suites are that have this layout
+        (lambda w: turned(centred(w)), "transposed", "openinterpretability"),
+    ],
+)
+def test_a_wrong_convention_is_found_at_load(tmp_path, change, declared, better):
+    said = {"convention": declared} if declared else {}
+    suite = tiny_suite(tmp_path / "s", change, [2, 3], **said)
+    words = rf"read as '.*' at layer 3 has FVU .*'{better}' at layer 3 only 0.*convention="
+    with pytest.raises(ValueError, match=words) as caught:
+        with_tiny(suite)
+    assert "layer3.sae.pt" in str(caught.value) and "\n" not in str(caught.value)
+    with_tiny(suite, check=False)
+    right = with_tiny(suite, convention=better)
+    assert right.sae(3).convention == better and hooks_left(right.model) == 0
+
+
+@pytest.mark.parametrize("step", [1, -1])
+def test_files_of_the_next_layer_are_found_at_load(tmp_path, step):
+    suite = tiny_suite(tmp_path / "s", layers=range(1, 5), step=step)
+    words = f"layer3.sae.pt.* at layer 3 has FVU .* as 'official' at layer {3 + step} only"
+    with pytest.raises(ValueError, match=words):
+        with_tiny(suite)
+
+
+def test_an_input_scale_that_is_not_to_be_applied_is_found_at_load(tmp_path):
+    right = tiny_suite(tmp_path / "right", lambda w: scaled(w, 0.2, 0.2), [3])
+    assert with_tiny(right).sae(3).input_scale == 0.2
+    wrong = tiny_suite(tmp_path / "wrong", lambda w: scaled(w, 1, 0.2), [3])
+    with pytest.raises(ValueError, match="as 'leoninverse without its input scale' at layer 3"):
+        with_tiny(wrong)
+
+
+def test_a_suite_that_is_declared_in_another_layout_is_refused_by_its_shapes(tmp_path):
+    suite = tiny_suite(tmp_path / "s", turned, [3], convention="official")
+    with pytest.raises(ValueError, match=r"W_enc of shape \(128, 1536\).*'openinterpretability'"):
+        with_tiny(suite)
+
+
+@pytest.mark.parametrize("preset", list(catalog.TINY))
+def test_a_suite_on_another_fine_tune_is_no_false_alarm(preset):
+    """Nor are texts of another world, here those of every model that is not embedded."""
+    scope = load_scope(model=catalog.TINY[preset] / "model", sae=TINY_SAE, device="cpu")
+    for layer in scope.layers:
+        scope._check(scope.sae(layer))
+        scope._check(scope.sae(layer), SENTENCES)
+
+
+def test_the_reading_of_a_suite_that_is_not_here_yet_is_measured_once_it_is(tmp_path, monkeypatch):
+    suite = tiny_suite(tmp_path / "s", layers=[2, 3], convention="centered")
+    with monkeypatch.context() as away:
+        away.setattr(Scope, "_local", lambda self, layer: None)
+        found = with_tiny(suite)
+    with capture(found.model, [0]):
+        found.sae(2)  # no pass of ours between those of a block
+    with pytest.raises(ValueError, match="'official' at layer 3"):
+        found.sae(3)
+    right = with_tiny(TINY_SAE)
+    passes = []
+    right.model.register_forward_pre_hook(lambda *_: passes.append(1))
+    right.sae(0), right.sae(1)
+    assert passes == [], "measured when it was loaded, and only then"
+
+
+def test_the_measurement_leaves_no_trace(loaded, model, suite):
+    plain = load_scope(model=model, sae=suite, device="cpu", check=False)
+    fresh = load_scope(model=model, sae=suite, device="cpu")
+    assert fresh.kept_bytes == 0 and fresh.provenance() == plain.provenance()
+    ids = fresh.tokens("the same")
+    assert torch.equal(fresh.model(**ids).logits, plain.model(**ids).logits)
+
+
 # ---- bad input
 
 
@@ -414,26 +526,9 @@ def test_model_with_code_of_its_own_is_not_run(suite, tmp_path):
     assert not (tmp_path / "executed").exists()
 
 
-def test_too_little_memory_is_said_before_loading(model, suite, monkeypatch):
-    monkeypatch.setattr(loading, "free_bytes", lambda device: 1000)
-    message = refused(MemoryError, "needs", "is free", model=model, sae=suite)
-    assert "dtype='bfloat16' halves the model" in message and "groups that fit: tiny" in message
-
-
-def test_free_memory_is_told():
-    assert loading.free_bytes("cpu") is None or loading.free_bytes("cpu") > 10**6
-    assert loading.free_bytes("meta") is None
-
-
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_on_a_gpu_models_are_bf16_and_saes_float32(model, suite):
     found = load_scope(model=model, sae=suite)
     assert (found.device.type, found.dtype) == ("cuda", torch.bfloat16)
     assert found.sae(0).W_enc.dtype == torch.float32 and found.sae(0).W_enc.device.type == "cuda"
-
-
-def test_every_public_name_exists_and_is_described():
-    for module in (scope, loading):
-        for name in module.__all__:
-            assert hasattr(module, name) and f"\n{name} " in module.__doc__

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from qs_helpers.loading import catalog
-from qs_helpers.loading.memory import group_bytes, memory_plan
+from qs_helpers.loading.memory import memory_plan
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -36,8 +36,8 @@ def test_every_group_has_the_memory_that_is_planned():
         _, names, model, memory, download, card, _ = (part.strip() for part in line.split("|"))
         for name in re.findall(r"`([\w.-]+)`", names):
             group = catalog.get_group(name)
-            plan = memory_plan(group, group.layers[:3], "bfloat16")
-            needed = group_bytes(group, group.layers[:3])
+            plan = memory_plan(group, group.layers[:3])
+            needed = plan.device
             assert model == group.model_repo.split("/")[1]
             assert memory == f"{needed / 1e9:.1f} GB"
             assert download == f"{plan.disk / 1e9:.0f} GB"

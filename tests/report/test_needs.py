@@ -6,8 +6,8 @@ from pathlib import Path
 from hub_server import HubServer
 from suites import write_model, write_suite
 
-from qs_helpers.loading import catalog
-from qs_helpers.loading.origin import Origin, find_origin
+from qs_helpers.loading.catalog import Origin, find_origin
+from qs_helpers.loading.memory import memory_plan
 from qs_helpers.report import needs as resources
 
 PARAMS = Path(__file__).resolve().parents[2] / "notebooks" / "params"
@@ -20,14 +20,15 @@ def test_tiny_needs_nothing():
     assert memory.problems == [] and "free on this machine" in memory.lines[0]
 
 
-def test_a_model_that_does_not_fit_is_refused_with_its_plan():
+def test_a_model_that_does_not_fit_is_refused_with_its_plan(monkeypatch):
     origin = find_origin("qwen3-8b-l50", PARAMS)
     values = {"01": {"LAYERS": [1]}, "02": {"LAYERS": [1, 2]}, "05": {}}
-    needed = resources.group_bytes("qwen3-8b-l50", [1, 2])
-    plan = catalog.memory_plan("qwen3-8b-l50", (), "bfloat16")
+    plan = memory_plan("qwen3-8b-l50", [1, 2])
+    needed = plan.device
     # Two SAE layers are kept at once, also of more: that is what the scope's cache holds.
-    assert needed == plan.device + plan.sae_layer + 4 * 4096 * 151_936
-    assert needed == resources.group_bytes("qwen3-8b-l50", range(30))
+    assert needed == plan.model + 2 * plan.sae_layer + plan.chunk + 4 * 4096 * 151_936
+    assert needed == memory_plan("qwen3-8b-l50", range(30)).device
+    monkeypatch.setattr(resources, "_gpu_free", lambda: 1)
     assert resources.check_memory(origin, values, needed).problems == []
     (problem,) = resources.check_memory(origin, values, needed - 1).problems
     assert (
@@ -63,7 +64,7 @@ def test_files_and_datasets(tmp_path, monkeypatch):
 HUB = """
 import sys
 from qs_helpers.report import needs as resources
-from qs_helpers.loading.origin import Origin
+from qs_helpers.loading.catalog import Origin
 values = {"01": {"LAYERS": [0]}, "06": {"LAYERS": [1], "MODELS": ["x/gone"]}}
 origin = Origin("mine", "x/model", "x/suite", None)
 found = resources.check_access(origin, values)

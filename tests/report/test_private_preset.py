@@ -3,7 +3,7 @@
 import pytest
 
 import qs_helpers as qs
-from qs_helpers.loading.origin import find_origin
+from qs_helpers.loading.catalog import find_origin
 from qs_helpers.studies.refusal import load_refuser
 
 

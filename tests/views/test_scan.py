@@ -16,11 +16,12 @@ import qs_helpers as qs
 import qs_helpers.views.scan as module
 from qs_helpers import forward
 from qs_helpers.forward import batches
-from qs_helpers.loading.origin import CACHE_BYTES
+from qs_helpers.loading import memory
+from qs_helpers.loading.memory import CACHE_BYTES
 from qs_helpers.tiny import corpus
 from qs_helpers.views import scan as scan_plan
 from qs_helpers.views.card import id_activations
-from qs_helpers.views.scan import TOP, Kept, Table, table_bytes, token_keys
+from qs_helpers.views.scan import TOP, Kept, Table, token_keys
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +149,7 @@ def test_every_group_has_a_plan(name):
     assert 1024 <= plan.tokens == one.tokens <= forward.CHUNK_TOKENS
     assert plan.residuals <= 2 * forward.RESIDUAL_BYTES
     assert one.tables < plan.tables and one.saes <= plan.saes <= CACHE_BYTES
-    assert one.device < plan.device
+    assert one.scan < plan.scan and one.device <= plan.device
 
 
 @pytest.mark.parametrize("letters", ["a word or two ", "0123456789", "漢字仮名", "🙂🙃"])
@@ -178,6 +179,7 @@ def test_batches_hold_texts_of_like_length(lengths, most):
 def test_residuals_take_no_more_than_planned(scope, monkeypatch):
     """Tensors alive at any time of a scan that are as wide as the residuals."""
     monkeypatch.setattr(forward, "CHUNK_TOKENS", 512)
+    monkeypatch.setattr(memory, "PART_TOKENS", 512)
     plan, most, whole = qs.views.plan_scan(scope, [0, 3, 5]), 0, forward.sink_mask
 
     def alive():
@@ -212,12 +214,13 @@ def test_tables_take_no_more_than_planned():
     table.arrays()
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert 0.5 * table_bytes(d_sae, 1) < peak < table_bytes(d_sae, 1)
+    planned = d_sae * (memory.TABLE_BYTES + memory.MERGE_BYTES)
+    assert 0.5 * planned < peak < planned
 
 
 def test_a_scan_that_does_not_fit_is_refused_before_it_runs(scope, texts, tmp_path, monkeypatch):
     monkeypatch.setattr(scan_plan, "free_bytes", lambda device: 10**6)
-    with pytest.raises(MemoryError, match=r"scan of 6 layers, 8192 tokens at a time.*0.00 GB are"):
+    with pytest.raises(MemoryError, match=r"scan of 6 layers, 8192 tokens at a time.*1 MB are"):
         qs.views.scan_corpus(scope, texts[:1], folder=tmp_path)
     monkeypatch.setattr(scan_plan, "free_bytes", lambda device: None)
     assert qs.views.scan_corpus(scope, texts[:1], [0], folder=tmp_path).n_texts == 1

@@ -1,0 +1,227 @@
+"""The one memory calculator: by hand, against the modules it speaks of, and all that ask it."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from suites import write_model, write_suite
+
+import qs_helpers as qs
+from qs_helpers import forward, sae
+from qs_helpers.fast import screening
+from qs_helpers.loading import hub, memory, scope
+from qs_helpers.loading.catalog import GROUPS, find_origin
+from qs_helpers.loading.memory import free_bytes, gb, memory_plan
+from qs_helpers.report import needs
+from qs_helpers.views import scan
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_memory_plan_by_hand():
+    plan = memory_plan("qwen3-1.7b-l50", layers=[3, 7], batch_tokens=100)
+    layer = 4 * (2 * 2048 * 32768 + 2048 + 32768)
+    assert plan.model == 3_400_000_000
+    assert (plan.sae_layer, plan.sae_layers, plan.saes) == (layer, 2 * layer, 2 * layer)
+    assert plan.chunk == 512 * 32768 * 4 and plan.logits == 100 * 151_936 * 4
+    # Residuals of two layers in bfloat16, half as many of a batch, three copies, one float32 more.
+    assert plan.residuals == 8192 * 2048 * (2 * (2 + 1 + 3) + 16)
+    assert plan.products == 4 * plan.chunk + 2 * 12 * 50 * 8192
+    assert plan.scan == plan.residuals + plan.products > plan.chunk + plan.logits
+    assert plan.device == plan.device_all == plan.model + 2 * layer + plan.scan
+    assert plan.least == plan.model + layer + plan.chunk
+    assert plan.disk == 3_400_000_000 + 2 * layer
+    assert plan.host == 3_400_000_000
+
+
+def test_memory_plan_follows_dtypes_and_layers():
+    group = GROUPS["qwen3-8b-l50"]
+    half, full = memory_plan(group), memory_plan(group, model_dtype="float32")
+    assert full.model == 2 * half.model and full.disk == half.disk
+    assert memory_plan(group, sae_dtype="bfloat16").sae_layer * 2 == half.sae_layer
+    assert half.sae_layers == 36 * half.sae_layer and half.saes == 2 * half.sae_layer
+    assert half.device_all - half.device == 34 * half.sae_layer
+    assert memory_plan(group, layers=[]).sae_layers == 0
+    assert memory_plan(group, cache_bytes=0).saes == half.sae_layer, "one is kept in any case"
+
+
+def test_a_larger_batch_and_a_scan_of_more_layers_need_more():
+    few, many = (memory_plan("qwen3-8b-l50", layers) for layers in (range(2), range(36)))
+    assert few.device == many.device, "the logits of a batch decide"
+    few, many = (memory_plan("qwen3-8b-l50", n, batch_tokens=64) for n in (range(2), range(36)))
+    assert few.device < many.device, "the residuals of a scan decide"
+
+
+def test_on_a_cpu_screens_and_tables_count():
+    gpu, cpu = memory_plan("qwen3-1.7b-l50", [5]), memory_plan("qwen3-1.7b-l50", [5], device="cpu")
+    assert cpu.sae_layer - gpu.sae_layer == 2 * 32768 * (2048 + 2)
+    assert cpu.scan - gpu.scan == cpu.tables == gpu.tables
+    assert cpu.device == cpu.model + cpu.sae_layer + max(cpu.chunk + cpu.logits, cpu.scan)
+    assert memory_plan("qwen3-1.7b-l50", [5], device=torch.device("cuda", 1)) == gpu
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"layers": [35, 36]}, r"layers \[36\] .* qwen3-8b-l50; it has 0 to 35"),
+        ({"model_dtype": "int8"}, "model_dtype is 'int8'; .* bfloat16"),
+        ({"sae_dtype": "fp32"}, "sae_dtype is 'fp32'; .* float32"),
+        ({"batch_tokens": 0}, "batch_tokens is 0; it must be at least 1"),
+    ],
+)
+def test_memory_plan_refuses(given, words):
+    with pytest.raises(ValueError, match=words):
+        memory_plan("qwen3-8b-l50", **given)
+
+
+def test_constants_are_those_of_the_modules_that_use_them():
+    assert memory.CHUNK_BYTES == sae.CHUNK_BYTES and memory.SCREENED == screening.LEAST
+    assert (memory.PART_TOKENS, memory.PART_BYTES) == (
+        forward.CHUNK_TOKENS,
+        forward.RESIDUAL_BYTES,
+    )
+    for group in GROUPS.values():
+        assert memory_plan(group).tokens == forward.chunk_tokens(group)
+    numbers = 8 * (2 + len(scan.EDGES) - 1 + 2)  # fired, total, histogram, limits of both kinds
+    contexts = 2 * (scan.TOP + scan.SAMPLE) * scan.ROW.itemsize
+    assert memory.TABLE_BYTES == numbers + contexts
+    assert memory.MERGE_BYTES == 3 * 2 * scan.SAMPLE * scan.ROW.itemsize
+
+
+def test_a_screen_takes_what_is_planned(monkeypatch):
+    monkeypatch.setattr(screening, "has_bf16", lambda: True)
+    monkeypatch.setattr(memory, "SCREENED", 0)
+    monkeypatch.setattr(screening, "LEAST", 0)
+    W = torch.randn(512, 64)
+    rows = screening.make_screen(W, torch.zeros(512), 4).rows
+    group = GROUPS["qwen3-1.7b-l50"].__class__("x", "x", "x", 2, 64, 512, 4, 1e6)
+    assert memory_plan(group, device="cpu").sae_layer - group.layer_bytes == rows.nbytes
+
+
+# ---- one number, whoever asks
+
+
+@pytest.fixture
+def hub_of_nothing(monkeypatch):
+    """Every group's repos are on the Hub, with a config and no weights."""
+    group = {}
+
+    def open_source(name, revision=None, timeout=0):
+        files = {f"layer{n}.sae.pt": 0 for n in group["is"].layers} | {"config.json": 1}
+        files = files if "SAE" in name else {"config.json": 1, "model.safetensors": 1}
+        return hub.Source(name, "0" * 40, revision, None, files, None)
+
+    def read_json(source, file):
+        found = group["is"]
+        depth = {"num_hidden_layers": found.n_layers}
+        return {} if "SAE" in source.name else {"hidden_size": found.d_model} | depth
+
+    monkeypatch.setattr(hub, "open_source", open_source)
+    monkeypatch.setattr(hub, "read_json", read_json)
+    return group
+
+
+@pytest.mark.parametrize("name", list(GROUPS))
+def test_all_that_ask_hear_one_number(name, hub_of_nothing, monkeypatch):
+    group = hub_of_nothing["is"] = GROUPS[name]
+    whole = memory_plan(name)
+    assert qs.views.plan_scan(group) == whole
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 1000)
+    with pytest.raises(MemoryError) as refused:
+        scope.load_scope(name, device="cuda", dtype="bfloat16")
+    assert f"needs {gb(whole.device)} on cuda" in str(refused.value)
+    # The README's question: three layers, on a GPU.
+    three = memory_plan(name, group.layers[:3])
+    assert qs.views.plan_scan(group, group.layers[:3]) == three
+    (row,) = (
+        line
+        for line in (ROOT / "README.md").read_text().splitlines()
+        if f"`{name}`" in line and line.startswith("|")
+    )
+    assert row.split("|")[3].strip() == f"{three.device / 1e9:.1f} GB"
+    origin = find_origin(name, ROOT / "notebooks" / "params")
+    for layers, plan in ((group.layers[:3], three), ([], whole)):
+        monkeypatch.setattr(needs, "_gpu_free", lambda plan=plan: plan.device)
+        found = needs.check_memory(origin, {"01": {"LAYERS": list(layers)}})
+        assert found.problems == [] and f"{gb(plan.device)} needed" in found.lines[0]
+        monkeypatch.setattr(needs, "_gpu_free", lambda plan=plan: plan.device - 1)
+        assert needs.check_memory(origin, {"01": {"LAYERS": list(layers)}}).problems
+
+
+def test_a_folder_is_planned_alike_by_all(tmp_path, monkeypatch):
+    model, suite = write_model(tmp_path / "model"), write_suite(tmp_path / "suite")
+    loaded = scope.load_scope(model=model, sae=suite, device="cpu")
+    plan = loaded.plan()
+    assert (
+        plan
+        == qs.views.plan_scan(loaded)
+        == memory_plan(loaded.group, None, "float32", device="cpu")
+    )
+    bf16 = (model / "model.safetensors").stat().st_size
+    assert plan.model == 2 * bf16, "float32 of a bf16 file"
+    origin = find_origin(None, model=model, sae=suite, device="cpu")
+    assert f"{gb(plan.device)} needed" in needs.check_memory(origin, {}).lines[0]
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 1000)
+    with pytest.raises(MemoryError, match=re.escape(f"needs {gb(plan.device)} on cpu")):
+        scope.load_scope(model=model, sae=suite, device="cpu")
+
+
+def test_a_suite_that_cannot_be_read_is_a_problem_of_the_report(tmp_path):
+    model, suite = write_model(tmp_path / "m", d_model=32), write_suite(tmp_path / "s")
+    origin = find_origin(None, model=model, sae=suite, device="cpu")
+    (problem,) = needs.check_memory(origin, {}).problems
+    assert "W_enc 64 x 16" in problem and "32 wide" in problem
+
+
+def test_too_little_memory_is_said_before_loading(tmp_path, monkeypatch):
+    model, suite = write_model(tmp_path / "model"), write_suite(tmp_path / "suite")
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 1000)
+    with pytest.raises(MemoryError) as caught:
+        scope.load_scope(model=model, sae=suite, device="cpu")
+    message = str(caught.value)
+    assert "\n" not in message and "needs" in message and "is free" in message
+    assert "dtype='bfloat16' halves the model" in message and "groups that fit: tiny" in message
+
+
+def test_what_is_enough_for_one_sae_is_loaded(tmp_path, monkeypatch):
+    model, suite = write_model(tmp_path / "model"), write_suite(tmp_path / "suite")
+    plan = scope.load_scope(model=model, sae=suite, device="cpu").plan()
+    assert plan.least < plan.device
+    monkeypatch.setattr(memory, "free_bytes", lambda device: plan.least)
+    assert scope.load_scope(model=model, sae=suite, device="cpu").n_layers == 3
+
+
+# ---- free memory
+
+
+def test_free_memory_is_told(monkeypatch):
+    assert 10**6 < free_bytes("cpu") <= psutil.virtual_memory().total
+    assert free_bytes("meta") is None and free_bytes("mps") is None
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (7, 9))
+    assert free_bytes(torch.device("cuda", 0)) == free_bytes("cuda") == 7
+
+
+def test_bytes_in_words():
+    assert [gb(n) for n in (23_251_952_640, 100_000_000, 99_600_000, 1000)] == [
+        "23.3 GB",
+        "0.1 GB",
+        "100 MB",
+        "0 MB",
+    ]
+
+
+def test_planning_needs_no_torch():
+    code = (
+        "import sys; from qs_helpers.loading import catalog, hub, memory\n"
+        "from qs_helpers.report import needs\n"
+        "assert memory.memory_plan('qwen3-8b-l50').device and memory.free_bytes()\n"
+        "origin = catalog.find_origin('tiny')\n"
+        "assert needs.check_memory(origin, {}).lines\n"
+        "print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "False\n", done.stderr

@@ -1,15 +1,5 @@
-"""The command `qs-report`, or python -m qs_helpers.report: its arguments and exit codes."""
+"""Run the notebooks on a preset and write web pages.
 
-import argparse
-import os
-import sys
-from pathlib import Path
-
-from ..presets import resolve_preset
-from .check import Plan, plan_report, plan_text
-from .project import STOPPED
-
-EXAMPLES = """\
 examples:
   qs-report                                      every notebook on the tiny scope
   qs-report --preset qwen3-8b-l50 --dry-run      what it needs, and what would run
@@ -23,7 +13,19 @@ command is given again. Pages go to runs/<preset>/index.html, numbers to results
 exit codes: 0 all done, 1 a notebook failed, 2 refused before anything ran, 130 interrupted
 """
 
-COMPARE = """\
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from ..presets import resolve_preset
+from .check import Plan, plan_report, plan_text
+from .project import STOPPED
+
+PLAIN = argparse.RawDescriptionHelpFormatter
+ABOUT, EXAMPLES = __doc__.split("\n\n", 1)
+ABOUT_COMPARE = "Put the claims, numbers and figures of several runs side by side on one page."
+EXAMPLE_COMPARE = """\
 example:
   qs-report compare runs/tiny runs/tiny-sft
 
@@ -84,9 +86,8 @@ def _report(plan: Plan, args: argparse.Namespace) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    about = "Run the notebooks on a preset and write web pages."
-    parser = argparse.ArgumentParser("qs-report", description=about, epilog=EXAMPLES)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    about = {"description": ABOUT, "epilog": EXAMPLES, "formatter_class": PLAIN}
+    parser = argparse.ArgumentParser("qs-report", **about)
     add = parser.add_argument
     add("--preset", default="auto", help="default: $QS_PRESET, else tiny")
     add("--only", nargs="+", metavar="NN", help="numbers or names of notebooks")
@@ -107,9 +108,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _compare_parser() -> argparse.ArgumentParser:
-    about = "Put the claims, numbers and figures of several runs side by side on one page."
-    parser = argparse.ArgumentParser("qs-report compare", description=about, epilog=COMPARE)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    about = {"description": ABOUT_COMPARE, "epilog": EXAMPLE_COMPARE, "formatter_class": PLAIN}
+    parser = argparse.ArgumentParser("qs-report compare", **about)
     parser.add_argument("runs", nargs="+", type=Path, help="folders such as runs/tiny")
     parser.add_argument("-o", "--out", type=Path, help="the page; default: in runs/compare")
     return parser

@@ -50,9 +50,7 @@ class _Exporter(HTMLExporter):
 def _exporter() -> HTMLExporter:
     """An exporter whose template is templates/notebook."""
     where = {"template_name": "notebook", "extra_template_basedirs": [str(TEMPLATES)]}
-    made = _Exporter(exclude_anchor_links=True, **where)
-    made.register_filter("markdown2html", made.markdown2html)
-    return made
+    return _Exporter(exclude_anchor_links=True, **where)
 
 
 def opening(nb) -> tuple[str, str]:

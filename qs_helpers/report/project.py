@@ -7,16 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from .. import presets
 from ..loading.catalog import Origin, find_origin, layer_files
-from ..presets import (
-    nearest,
-    preset_names,
-    preset_sections,
-    preset_values,
-    read_once,
-    scope_values,
-    versions,
-)
 from . import stamps
 
 BUILD = "00_build_tiny_scope"  # trains the embedded scope for half an hour
@@ -29,7 +21,7 @@ TYPES = {"str": "", "int": 0, "float": 0.0, "bool": False, "list": [], "dict": {
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON document, or {} where there is none; read once for as long as it stays the same."""
-    return read_once(path, json.loads) if path.is_file() else {}
+    return presets.read_once(path, json.loads) if path.is_file() else {}
 
 
 def find_notebooks(
@@ -44,7 +36,7 @@ def find_notebooks(
     for flag, names in (("--only", only), ("--skip", skip)):
         for name in names or []:
             if not any(name in (p.stem, p.stem[:2]) for p in every):
-                raise ValueError(f"{flag} {name}: {nearest(name, [p.stem for p in every])}")
+                raise ValueError(f"{flag} {name}: {presets.nearest(name, [p.stem for p in every])}")
     if not every:
         raise ValueError("no notebooks found: notebooks/01_*.ipynb and on are expected")
     kept, left_out = set(only or [p.stem for p in every if p.stem != BUILD]), set(skip or [])
@@ -88,17 +80,17 @@ class Preset(NamedTuple):
 
     @property
     def sections(self) -> dict[str, dict[str, Any]]:
-        return preset_sections(self.name, self.folder)
+        return presets.preset_sections(self.name, self.folder)
 
     @property
     def scope(self) -> dict[str, Any]:
         """The keywords of load_scope that the file gives."""
-        return scope_values(self.name, self.folder)
+        return presets.scope_values(self.name, self.folder)
 
     @property
     def others(self) -> list[str]:
         """All presets that have a file."""
-        return preset_names(self.folder)
+        return presets.preset_names(self.folder)
 
     @property
     def origin(self) -> Origin:
@@ -116,7 +108,7 @@ class Preset(NamedTuple):
 
     def values(self, notebook: str) -> dict[str, Any]:
         """The parameters of a notebook (its stem)."""
-        return preset_values(notebook, self.name, self.folder)
+        return presets.preset_values(notebook, self.name, self.folder)
 
 
 @dataclass(frozen=True)
@@ -222,4 +214,4 @@ def _locked(root: Path) -> dict[str, str]:
     lock = root / "requirements.lock"
     text = lock.read_text(encoding="utf-8") if lock.is_file() else ""
     asked = dict(re.findall(r"^([\w.-]+)==([\w.+-]+)", text, re.MULTILINE))
-    return {n: asked[k] for n in versions() if (k := n.replace("_", "-")) in asked}
+    return {n: asked[k] for n in presets.versions() if (k := n.replace("_", "-")) in asked}

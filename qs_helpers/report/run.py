@@ -81,8 +81,8 @@ def _carry_out(plan: Plan, jobs: int | None, quiet: bool) -> tuple[Path, list[Ou
 
     with _progress(todo, quiet) as progress:
         ran = run_all(todo, jobs, _environment(plan, jobs, cores), progress, done)
-    ran = {outcome.run.stem: _unless_finished(outcome) for outcome in ran}
-    outcomes = [ran.get(run.stem) or _kept(run) for run in plan.runs]
+    ended = {outcome.run.stem: outcome for outcome in ran}
+    outcomes = [ended.get(run.stem) or _kept(run) for run in plan.runs]
     for outcome in outcomes:
         if outcome.kept or outcome.error == STOPPED:  # of kept ones, the prose may have changed
             write_notebook_pages(outcome, pages)
@@ -122,7 +122,8 @@ def run_all(
     done(outcome): called when a notebook has ended; returns the outcome, or one with an error. On
     Ctrl-C what is running ends, its outcome says that it was stopped, and nothing more is begun.
     """
-    outcomes, stop, workers = {}, Event(), set()
+    outcomes: dict[str, Outcome] = {}
+    stop, workers = Event(), set()
 
     def run_one(run: Run) -> Outcome:
         if stop.is_set():
@@ -133,30 +134,32 @@ def run_all(
         # A session of its own: Ctrl-C in a terminal reaches the report only, which passes it on.
         pipes = {"stdin": PIPE, "stdout": PIPE, "text": True, "encoding": "utf-8"}
         where = {"cwd": run.notebook.parent, "env": environment, "start_new_session": True}
-        with Popen(command, **pipes, **where) as worker:
-            workers.add(worker)
-            for line in worker.stdout:
-                if line == "cell\n":
-                    progress(run)
-                else:
-                    said = json.loads(line)
-            workers.discard(worker)
+        try:
+            with Popen(command, **pipes, **where) as worker:
+                workers.add(worker)
+                for line in worker.stdout:
+                    if line == "cell\n":
+                        progress(run)
+                    else:
+                        said = json.loads(line)
+        except OSError as failed:  # no memory for a process: the other notebooks go on
+            return Outcome(run, 0.0, f"{type(failed).__name__}: {failed}")
         error = said.get("error", f"its process ended with exit code {worker.returncode}")
         return Outcome(run, said.get("seconds", 0.0), error)
 
     with _interrupt_sets(stop), ThreadPoolExecutor(jobs) as pool:
         waiting = {pool.submit(run_one, run) for run in runs}
-        while waiting and not stop.is_set():
-            ended, waiting = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
-            for future in ended:
-                outcome = future.result()
-                outcomes[outcome.run.stem] = done(outcome)
-        while waiting:  # after Ctrl-C; again and again: a process may just be starting
-            for worker in list(workers):
-                with suppress(OSError, ValueError):  # it has just ended
+        while waiting:
+            ended, waiting = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
+            for outcome in (future.result() for future in ended):
+                cut = stop.is_set() and outcome.error
+                outcomes[outcome.run.stem] = (
+                    outcome._replace(error=STOPPED) if cut else done(outcome)
+                )
+            for worker in list(workers) if stop.is_set() else []:
+                with suppress(OSError, ValueError):  # it has ended
                     print("stop", file=worker.stdin, flush=True)
-            _, waiting = wait(waiting, timeout=0.2)
-    return [outcomes.get(run.stem, Outcome(run, 0.0, STOPPED)) for run in runs]
+    return [outcomes[run.stem] for run in runs]
 
 
 @contextmanager
@@ -221,13 +224,6 @@ def _finish(outcome: Outcome, stamp: dict[str, Any]) -> None:
     if not outcome.error:
         outputs = {"outputs": outputs_digest(run.executed, run.folder)}
         write_json(run.folder / STAMP, stamp | outputs)
-
-
-def _unless_finished(outcome: Outcome) -> Outcome:
-    """The outcome; but a notebook whose stamp was written just before Ctrl-C is done."""
-    if outcome.error != STOPPED or not outcome.run.stamp:
-        return outcome
-    return _kept(outcome.run)._replace(kept=None)
 
 
 def _kept(run: Run, earlier: bool = False) -> Outcome:

@@ -70,7 +70,7 @@ def test_report_runs_and_writes_pages(project, capfd):
 
 def test_results_fit_their_schemas(project):
     index, _ = run_report(project, jobs=2)
-    folder = Path(report.__file__).parent / "schemas"
+    folder = Path(run.__file__).parent / "schemas"
     schemas = {p.name.split(".")[0]: json.loads(p.read_text()) for p in folder.glob("*.json")}
     whole = json.loads((index.parent / "results.json").read_text())
     jsonschema.validate(whole, schemas["report"])

@@ -50,7 +50,7 @@ class Group:
     convention: str = "official"
     licence: str = OFFICIAL_LICENCE
     some_layers: tuple[int, ...] | None = None
-    vocabulary: int = 151_936  # of Qwen3; that of Qwen3.5 is larger
+    vocabulary: int = 151_936
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -103,6 +103,7 @@ def _official() -> dict[str, Group]:
                 revision=_SAE_REVISIONS.get(sae_repo, "main"),
                 model_revision=commit,
                 moe="-A3B" in backbone,
+                vocabulary=248_320 if backbone.startswith("Qwen3.5") else 151_936,
                 post_trained=not backbone.endswith("-Base"),
             )
     return groups
@@ -121,6 +122,7 @@ COMMUNITY: dict[str, Group] = {
         d_sae=65536,
         k=128,
         n_params=27e9,
+        vocabulary=248_320,
         post_trained=True,
         convention="openinterpretability",
         licence=COMMUNITY_LICENCE,

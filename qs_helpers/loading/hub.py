@@ -275,11 +275,13 @@ def read_suite(source: Source, origin: Origin) -> Suite:
     d_sae = config.get("d_sae") or (named and int(named[1]) * 1024) or (group and group.d_sae)
     found_k = config.get("k") or (named and int(named[2])) or (group and group.k)
     if not (d_model and d_sae and (origin.k or found_k)):
-        from .saefile import read_sae  # torch comes with it: a report asks without, where it can
+        # Here, since torch comes with it: a report asks without, where it can.
+        from .saefile import find_k, read_sae
 
-        file = read_sae(fetch(source, files[min(files)]), group and group.convention)
+        path = fetch(source, files[min(files)])
+        file = read_sae(path, group and group.convention)
         d_sae, d_model = file.tensors["W_enc"].shape
-        found_k = found_k or file.k
+        found_k = found_k or file.k or find_k(path)
     k = origin.k if origin.k is not None else found_k
     if k is None:
         raise ValueError(

@@ -23,8 +23,7 @@ class SaeFile(NamedTuple):
     tensors: dict[str, Tensor]
     convention: str
     input_scale: float
-    k: int | None
-    layer: int | None
+    k: int | None  # where the file itself says it
 
 
 def find_k(path) -> int | None:
@@ -117,8 +116,7 @@ def read_sae(path, convention: str | None = None) -> SaeFile:
     scale = float(content.get("scale", 0)) if row.scaled else 1.0
     if not 0 < scale < float("inf"):
         raise ValueError(f"{path} has scale {scale}, not a positive number; download it again")
-    k = content.get("k", find_k(path)) if row.scaled else find_k(path)
-    return SaeFile(tensors, name, scale, k, file_layer(path))
+    return SaeFile(tensors, name, scale, content.get("k") if row.scaled else None)
 
 
 def load_sae(
@@ -145,12 +143,13 @@ def load_sae(
             f"{path} reads residuals of width {shape[1]} (W_enc {shape}) "
             f"but the model's have width {expect_d_model}; SAEs that fit: {fits}"
         )
-    k = file.k if k is None else k
+    if k is None:
+        k = find_k(path) if file.k is None else file.k
     if k is None:
         raise ValueError(
             f"k of {path} is not known (no config.json beside it, no L0_<k> in a folder name) and "
             "shapes cannot tell it; pass k="
         )
-    about = {"path": str(path), "layer": file.layer if layer is None else layer}
+    about = {"path": str(path), "layer": file_layer(path) if layer is None else layer}
     about |= {"convention": file.convention, "input_scale": file.input_scale}
     return TopKSAE(**file.tensors, k=k, **about).to(device, dtype)

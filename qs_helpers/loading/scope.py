@@ -144,7 +144,7 @@ class Scope:
         if layer in self._cache:
             self._cache.move_to_end(layer)
             return self._cache[layer]
-        path = self._sae_file(layer)
+        path = self._local(layer) or self._sae_file(layer)
         while self._cache and self.kept_bytes + self._layer_bytes > self.cache_bytes:
             self._cache.popitem(last=False)  # before the next one is read: the peak stays bounded
         sae = self._open(layer, path)

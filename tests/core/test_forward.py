@@ -1,11 +1,17 @@
-"""Pooled readings equal a loop over single texts; what cannot be tokenized is refused by name."""
+"""Pooled readings equal a loop over single texts; batches, parts and sinks are as stated."""
 
+import math
+
+import naive
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 import qs_helpers as qs
-from qs_helpers.forward import batches, ends
+from qs_helpers import forward
+from qs_helpers.forward import batches, ends, sink_mask
 from qs_helpers.tiny import corpus
 
 
@@ -17,6 +23,11 @@ def scope():
 @pytest.fixture(scope="module")
 def texts():
     return [d.text for d in corpus.documents(12, "discovery")]
+
+
+@pytest.fixture
+def rng():
+    return torch.Generator().manual_seed(0)
 
 
 def by_hand(scope, text, layer):
@@ -78,3 +89,81 @@ def test_batches_hold_every_text_once_and_little_padding():
         padded = len(batch) * max(lengths[i] for i in batch)
         real = sum(lengths[i] for i in batch)
         assert padded <= 512 and (real >= 0.9 * padded or real < 512 / 4)
+
+
+def test_readings_are_those_of_one_text_at_a_time(scope):
+    texts = ["the cook buys the bread.", "a", "qui lit le livre ?"]
+    found = qs.read_texts(scope, texts, [1, 4])
+    for layer in (1, 4):
+        sae = scope.sae(layer)
+        for i, text in enumerate(texts):
+            with qs.capture(scope.model, [layer]) as captured:
+                scope.model(**scope.tokens(text))
+            x = captured[layer][0]
+            z = naive.activations(sae, x)
+            assert found[layer].peak[i] == pytest.approx(z.amax(0).numpy(), abs=1e-2)
+            assert found[layer].mean[i] == pytest.approx(z.mean(0).numpy(), abs=1e-2)
+            assert found[layer].last[i] == pytest.approx(z[-1].numpy(), abs=1e-2)
+            assert found[layer].residual[i] == pytest.approx(x.mean(0).numpy(), abs=1e-2)
+
+
+@pytest.mark.parametrize("letters", ["a word or two ", "0123456789", "漢字仮名", "🙂🙃"])
+def test_parts_are_cut_by_tokens(scope, letters, monkeypatch):
+    monkeypatch.setattr(forward, "CHUNK_TOKENS", 300)
+    texts = [letters * n for n in (1, 30, 2, 9, 1, 1, 60, 3)] * 3
+    lengths = [len(ids) for ids in scope.ids(texts)]
+    seen, first = [], 0
+    for number, chunk in forward._chunks(scope, iter(texts), 300):
+        assert number == first and (sum(map(len, chunk)) <= 300 or len(chunk) == 1)
+        seen += [len(ids) for ids in chunk]
+        first += len(chunk)
+    assert seen == lengths
+
+
+@given(st.lists(st.integers(1, 300), max_size=60), st.sampled_from([64, 400, 4096]))
+def test_batches_hold_texts_of_like_length(lengths, most):
+    found = list(batches(dict(enumerate(lengths)), most))
+    assert sorted(i for batch in found for i in batch) == list(range(len(lengths)))
+    for batch in found:
+        real, padded = sum(lengths[i] for i in batch), len(batch) * max(lengths[i] for i in batch)
+        assert padded <= most or len(batch) == 1
+        last = max(lengths[i] for i in batch)
+        assert real >= 0.9 * padded or real - last < most / 8
+
+
+def test_a_scan_reads_the_next_layer_ahead(monkeypatch):
+    scope, asked = qs.load_scope("tiny"), []
+    monkeypatch.setattr(type(scope), "read_ahead", lambda self, layer: asked.append(layer))
+    parts = [part.layer for part in qs.activations(scope, ["One text."], [0, 3, 5])]
+    assert parts == [0, 3, 5] and asked == [3, 5]
+
+
+# ---- sinks
+
+
+def test_sink_mask_equals_the_loop(rng):
+    x = torch.randn(12, 8, generator=rng)
+    x[3] *= 100
+    x[7] *= 11
+    assert sink_mask(x).tolist() == naive.sink_mask(x.tolist(), 10)
+    assert sink_mask(x, factor=2).tolist() == naive.sink_mask(x.tolist(), 2)
+    assert sink_mask(x)[3]
+
+
+def test_sink_mask_leaves_padding_out_of_the_median(rng):
+    x = torch.randn(2, 6, 8, generator=rng)
+    x[0, 3:], x[1, 1:] = 0, 0  # padding with tiny norms would drag the median down
+    x[0, 0] *= 100
+    real = torch.tensor([[1, 1, 1, 0, 0, 0], [1, 0, 0, 0, 0, 0]])
+    flat = naive.sink_mask(x.view(12, 8).tolist(), 10, real.view(12).bool().tolist())
+    assert sink_mask(x, mask=real).view(12).tolist() == flat
+    assert sink_mask(x, mask=real).sum() == 1
+
+
+def test_sink_mask_names_what_is_wrong():
+    with pytest.raises(ValueError, match="sink_mask got no real token"):
+        sink_mask(torch.ones(2, 3), mask=torch.zeros(2))
+    with pytest.raises(ValueError, match="sink_mask got NaN or inf residuals"):
+        sink_mask(torch.tensor([[1.0], [math.nan]]))
+    with pytest.raises(ValueError, match=r"mask is \(3,\) but the tokens are \(2,\)"):
+        sink_mask(torch.ones(2, 3), mask=torch.ones(3))

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 import qs_helpers as qs
-from qs_helpers.studies.steering import dose_grid
+from qs_helpers.studies.switching import foreign_ids
 from qs_helpers.tiny import corpus
+from qs_helpers.writing import script_shares
 
 PROMPTS = [t.text for t in corpus.continuations("en", "validation", 20)][:16]
 
@@ -106,13 +107,11 @@ def test_ablating_arms_write_what_ablation_writes(scope, scale):
         assert texts == qs.generate(scope, PROMPTS[:5], steer)
 
 
-def test_a_dose_grid_has_a_row_for_each_layer_dose_and_prompt(scope, scale):
-    v = qs.random_directions(1, 128)[0]
-    scores = {"length": lambda texts: [len(text) for text in texts]}
-    grid = dose_grid(scope, PROMPTS[:4], {3: scale}, {3: v}, [-1.0, 0.0, 1.0], scores)
-    assert list(grid.columns) == ["layer", "dose", "prompt", "text", "length"]
-    assert len(grid) == 12 and (grid.length == grid.text.str.len()).all()
-    assert grid[grid.dose == 0].text.tolist() == qs.generate(scope, PROMPTS[:4])
+def test_a_mask_on_the_logits_writes_none_of_them(scope):
+    latin = foreign_ids(scope, ("Latin",))
+    for temperature in (0.0, 1.0):
+        out = qs.generate(scope, ["the cook", "老师"], forbid=latin, temperature=temperature)
+        assert not any("Latin" in script_shares(text) for text in out)
 
 
 def test_prompts_of_one_token(scope, steer):

@@ -1,21 +1,36 @@
-"""metrics.py against plain loops."""
+"""Measures of models and SAEs against plain loops, one text at a time, without batches or hooks."""
 
 import math
 from types import SimpleNamespace
 
 import naive
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 
-from qs_helpers.forward import sink_mask
+import qs_helpers as qs
+from qs_helpers.hooks import decoder_layers
 from qs_helpers.sae import TopKSAE
 from qs_helpers.scoring import (
+    BUCKETS,
     check_reading,
     compare_readings,
+    continuation_nats,
     cross_entropy,
     fvu,
+    kl_by_position,
+    kl_summary,
+    kl_tables,
+    log_odds,
+    nearest,
     token_cross_entropy,
 )
+from qs_helpers.studies.data import load_prompts
+from qs_helpers.tiny import corpus
+
+PROMPTS = ["the cook buys the bread.", "a", "le chat", "кто покупает хлеб?"]
+AFTER = [" the king eats.", " b c d e", " mange la soupe.", " король."]
 
 
 @pytest.fixture
@@ -23,32 +38,54 @@ def rng():
     return torch.Generator().manual_seed(0)
 
 
-def test_sink_mask_equals_the_loop(rng):
-    x = torch.randn(12, 8, generator=rng)
-    x[3] *= 100
-    x[7] *= 11
-    assert sink_mask(x).tolist() == naive.sink_mask(x.tolist(), 10)
-    assert sink_mask(x, factor=2).tolist() == naive.sink_mask(x.tolist(), 2)
-    assert sink_mask(x)[3]
+@pytest.fixture(scope="module")
+def scope():
+    scope = qs.load_scope("tiny")
+    yield scope
+    assert qs.hooks_left(scope.model) == 0
 
 
-def test_sink_mask_leaves_padding_out_of_the_median(rng):
-    x = torch.randn(2, 6, 8, generator=rng)
-    x[0, 3:], x[1, 1:] = 0, 0  # padding with tiny norms would drag the median down
-    x[0, 0] *= 100
-    real = torch.tensor([[1, 1, 1, 0, 0, 0], [1, 0, 0, 0, 0, 0]])
-    flat = naive.sink_mask(x.view(12, 8).tolist(), 10, real.view(12).bool().tolist())
-    assert sink_mask(x, mask=real).view(12).tolist() == flat
-    assert sink_mask(x, mask=real).sum() == 1
+@pytest.fixture(scope="module")
+def steer(scope):
+    return {3: qs.add(torch.ones(128), 0.6, qs.scales(scope, PROMPTS, [3])[3])}
 
 
-def test_sink_mask_names_what_is_wrong():
-    with pytest.raises(ValueError, match="sink_mask got no real token"):
-        sink_mask(torch.ones(2, 3), mask=torch.zeros(2))
-    with pytest.raises(ValueError, match="sink_mask got NaN or inf residuals"):
-        sink_mask(torch.tensor([[1.0], [math.nan]]))
-    with pytest.raises(ValueError, match=r"mask is \(3,\) but the tokens are \(2,\)"):
-        sink_mask(torch.ones(2, 3), mask=torch.ones(3))
+@pytest.fixture(scope="module")
+def instruct():
+    return qs.load_scope("tiny-instruct")
+
+
+@pytest.fixture(scope="module")
+def chats(instruct):
+    found = load_prompts([], {"discovery": 6}, ["en", "ja"])
+    return [[instruct.chat(r.text) for r in found["discovery", bad]] for bad in (True, False)]
+
+
+@pytest.fixture(scope="module")
+def scales(instruct, chats):
+    return qs.scales(instruct, chats[1])
+
+
+def alone(scope, prompt, after, steer=None, generated_only=False):
+    """Log-probabilities at the continuation's tokens, one text, columns edited by hand."""
+    first, second = scope.ids([prompt, after])
+    handles = []
+    for layer, edit in (steer or {}).items():
+
+        def hook(module, args, output, edit=edit):
+            new = edit(output)
+            return (
+                torch.cat([output[:, : len(first)], new[:, len(first) :]], 1)
+                if generated_only
+                else new
+            )
+
+        handles.append(decoder_layers(scope.model)[layer].register_forward_hook(hook))
+    with torch.no_grad():
+        logits = scope.model(torch.tensor([first + second])).logits[0]
+    for handle in handles:
+        handle.remove()
+    return logits[len(first) - 1 : -1].double().log_softmax(-1), torch.tensor(second)
 
 
 def test_fvu_equals_the_loop(rng):
@@ -173,3 +210,149 @@ def test_a_reading_that_explains_little_refutes_none(rng):
     assert check_reading(sae, {3: other, 4: other / 2})[0].fvu > 0.6
     near = {3: x, 4: x + 0.001 * torch.randn(x.shape, generator=rng)}
     check_reading(sae, near)
+
+
+# ---- divergence and surprisal, teacher-forced
+
+
+@pytest.mark.parametrize("positions", ["all", "generated"])
+@pytest.mark.parametrize("steered", [False, True])
+def test_continuation_nats(scope, steer, steered, positions):
+    given = steer if steered else None
+    found = continuation_nats(scope, PROMPTS, AFTER, given, positions)
+    for prompt, after, nats in zip(PROMPTS, AFTER, found, strict=True):
+        logp, ids = alone(scope, prompt, after, given, positions == "generated")
+        assert nats == pytest.approx(-logp.gather(1, ids[:, None])[:, 0].numpy(), abs=1e-4)
+
+
+@pytest.mark.parametrize("positions", ["all", "generated"])
+def test_kl_by_position(scope, steer, positions):
+    table = qs.kl_by_position(scope, PROMPTS, AFTER, steer, positions)
+    for i, (prompt, after) in enumerate(zip(PROMPTS, AFTER, strict=True)):
+        plain, _ = alone(scope, prompt, after)
+        moved, _ = alone(scope, prompt, after, steer, positions == "generated")
+        kl = (plain.exp() * (plain - moved)).sum(-1)
+        rows = table[table.text == i]
+        assert rows.place.tolist() == list(range(1, len(kl) + 1))
+        assert rows.kl.to_numpy() == pytest.approx(kl.numpy(), abs=1e-4)
+    if positions == "generated":  # the first token is predicted at the last one of the prompt
+        assert (table[table.place == 1].kl == 0).all()
+
+
+def test_kl_of_nothing_is_nothing_and_buckets_are_by_place(scope):
+    still = {3: qs.add(torch.ones(128), 0.0, qs.scales(scope, PROMPTS, [3])[3])}
+    text = " the cook eats the soup and the king reads a book." * 8
+    table = qs.kl_by_position(scope, ["a"], [text], still)
+    assert (table.kl == 0).all()
+    for bucket, (low, high) in BUCKETS.items():
+        places = table[table.bucket == bucket].place
+        assert places.min() == low and places.max() == min(high, len(table))
+
+
+def test_a_forbidden_token_gives_no_nan(scope, monkeypatch):
+    """0 log 0 is 0; a token that only the steered model excludes makes the divergence infinite."""
+    forward = scope.model.forward
+    ids = scope.ids(["the cook eats the soup."])[0]
+
+    def without(token, steps):
+        def patched(*args, **kwargs):
+            output = forward(*args, **kwargs)
+            if next(steps):
+                output.logits[..., token] = float("-inf")
+            return output
+
+        return patched
+
+    still = {3: qs.add(torch.ones(128), 0.0, qs.scales(scope, PROMPTS, [3])[3])}
+    for both, expected in (((True, True), 0.0), ((False, True), float("inf"))):
+        monkeypatch.setattr(scope.model, "forward", without(7, iter(both)))
+        table = qs.kl_by_position(scope, ["a"], [scope.tokenizer.decode(ids)], still)
+        assert (table.kl == expected).all()
+    monkeypatch.undo()
+
+
+def test_kl_tables_equal_one_by_one_and_nats_are_those_of_the_edited_model(instruct, chats, scales):
+    own = qs.generate(instruct, chats[1], max_new_tokens=6)
+    steers = {d: {1: qs.add(torch.ones(128), d, scales[1])} for d in (0.1, 0.3)}
+    tables = kl_tables(instruct, chats[1], own, steers)
+    for dose, steer in steers.items():
+        pd.testing.assert_frame_equal(tables[dose], kl_by_position(instruct, chats[1], own, steer))
+        nats = np.concatenate(continuation_nats(instruct, chats[1], own, steer))
+        assert np.allclose(tables[dose].nats, nats)
+    summary = kl_summary(tables[0.3])
+    assert summary["median"] <= summary["p95"] <= summary["p99"]
+    assert summary["first"] == tables[0.3][tables[0.3].place == 1].kl.mean()
+
+
+def test_text_nats(scope, steer):
+    texts = [*PROMPTS, "", " ", "a"]
+    for given in (None, steer):
+        found = qs.text_nats(scope, texts, given)
+        for text, nats in zip(texts, found, strict=True):
+            ids = scope.ids([text])[0] if text.strip() else []
+            if len(ids) < 2:
+                assert np.isnan(nats)
+                continue
+            with qs.edit(scope.model, given or {}):
+                alone = qs.cross_entropy(scope.model, torch.tensor([ids])).mean()
+            assert nats == pytest.approx(float(alone), abs=1e-4)
+
+
+def test_bad_input(scope):
+    with pytest.raises(ValueError, match="2 prompts but 1 continuations"):
+        continuation_nats(scope, ["a", "b"], ["c"])
+
+
+# ---- log-odds of the next token
+
+
+def test_token_odds_are_log_odds(scope):
+    tokens, prompt = torch.tensor([300, 301]), "the cook buys"
+    p = scope.model(**scope.tokens(prompt)).logits[0, -1].double().softmax(-1)[tokens].sum()
+    found = qs.token_odds(scope, [prompt, "a"], tokens)
+    assert found[0] == pytest.approx(float((p / (1 - p)).log()), abs=1e-3)
+
+
+def test_log_odds_equal_the_reference(instruct, chats):
+    asked = chats[0]
+    tokens = torch.tensor([3, 77, 400])
+    found = qs.token_odds(instruct, asked, tokens)
+    for text, value in zip(asked, found, strict=True):
+        logits = instruct.model(**instruct.tokens(text)).logits[0, -1].double().tolist()
+        assert value == pytest.approx(naive.odds(logits, tokens.tolist()), abs=1e-4)
+    # In the arithmetic itself, given the same logits, they agree to 1e-6.
+    logits = torch.randn(5, 50, generator=torch.Generator().manual_seed(0)) * 4
+    rows = [naive.odds(row.double().tolist(), [1, 4]) for row in logits]
+    assert np.allclose(log_odds(logits, torch.tensor([1, 4])).numpy(), rows, atol=1e-6)
+
+
+def test_output_effects_are_changes_of_log_odds(scope):
+    prompts, tokens = ["the cook buys", "who"], torch.tensor([300, 301, 302])
+    stories = corpus.documents(10, "discovery", 0, ["story"], ("en",))
+    scale = qs.scales(scope, [t.text for t in stories], [3])[3]
+    directions = qs.random_directions(3, 128)
+    found = qs.output_effects(scope, directions, scale, 0.5, prompts, tokens)
+
+    def odds(prompt, steer):
+        with qs.edit(scope.model, steer):
+            p = scope.model(**scope.tokens(prompt)).logits[0, -1].double().softmax(-1)
+        inside = p[tokens].sum()
+        return float((inside / (1 - inside)).log())
+
+    for v, effect in zip(directions, found, strict=True):
+        steer = {3: qs.add(v, 0.5, scale)}
+        assert effect == pytest.approx(
+            np.mean([odds(p, steer) - odds(p, {}) for p in prompts]), abs=1e-3
+        )
+
+
+# ---- features
+
+
+def test_nearest_features_are_the_largest_cosines(scope):
+    found = nearest(scope, 2, 5, n=3)
+    W = scope.sae(2).W_dec
+    cosines = (W.T @ W[:, 5]) / W.norm(dim=0) / W[:, 5].norm()
+    cosines[5] = -1
+    assert found.feature.tolist() == cosines.topk(3).indices.tolist()
+    assert nearest(scope, 2, 5, other=3).cosine.is_monotonic_decreasing

@@ -1,13 +1,14 @@
 """Interventions: exact arithmetic, doses in their units, and nothing else touched."""
 
+import naive
 import pytest
 import torch
 from suites import random_sae
 
 import qs_helpers as qs
 from qs_helpers.sae import TopKSAE
-from qs_helpers.steering import MODES, only_where
-from qs_helpers.studies.steering import report_edit
+from qs_helpers.steering import MODES, cap_along, only_where
+from qs_helpers.studies.refusal import diff_at_positions
 
 SCALE = qs.Scale(1, 2.0, 1e9, 16, torch.float32)
 SAE = TopKSAE(**random_sae(), k=4, layer=1)
@@ -119,6 +120,12 @@ def test_bad_strength():
         qs.project_out(torch.ones(16), SCALE, float("nan"))
 
 
+def test_a_gate_edits_only_where_its_condition_holds():
+    x = residuals()
+    edit = only_where(lambda x: x[..., 0] > 0, qs.add(torch.ones(16), 1.0, SCALE))
+    assert torch.equal((edit(x) != x).any(-1), x[..., 0] > 0)
+
+
 # ---- features
 
 VALUES = {"add": 1.5, "floor": 0.7, "ceil": 0.9, "clamp": 2.0, "scale": -1.0, "zero": None}
@@ -192,7 +199,7 @@ def test_bad_feature_edits(ids, mode, value, words):
         qs.change_features(SAE, ids, mode, SCALE, value)
 
 
-# ---- units and reports, on the tiny scope
+# ---- in the units of the tiny scope
 
 
 @pytest.fixture(scope="module")
@@ -201,6 +208,11 @@ def scope():
 
 
 TEXTS = ["the cook buys the bread.", "le chat mange la soupe.", "что это?", "a b c d e f g"]
+
+
+@pytest.fixture(scope="module")
+def scales(scope):
+    return qs.scales(scope, TEXTS)
 
 
 def test_scales_are_medians_without_sinks(scope):
@@ -218,23 +230,35 @@ def test_scales_are_medians_without_sinks(scope):
         assert (scale.layer, scale.d_model, scale.dtype) == (layer, 128, torch.float32)
 
 
-def test_the_report_says_what_an_edit_did(scope):
-    layer, scale = 2, qs.scales(scope, TEXTS, [2])[2]
-    sae = scope.sae(layer)
-    parts = list(qs.activations(scope, TEXTS, [layer]))
-    feature = int(parts[0].acts.indices.flatten().mode().values)
-    z = (parts[0].acts.values * (parts[0].acts.indices == feature)).sum(-1)
-    report = report_edit(
-        scope, TEXTS, layer, qs.change_features(sae, feature, "zero", scale), feature
-    )
-    assert report.edited.value == pytest.approx((z > 0).float().mean().item())
-    assert report.edited.n == len(TEXTS)
-    assert report.before[0] == pytest.approx(z[z > 0].mean().item(), rel=1e-5)
-    assert report.after[0] < report.before[0]
-    step = report_edit(scope, TEXTS, layer, qs.add(torch.ones(128), 0.5, scale))
-    assert step.edited.value == 1.0 and 0.2 < step.size.value < 1.0
-    with pytest.raises(ValueError, match="changes no token of these 4 texts"):
-        report_edit(scope, TEXTS, layer, lambda x: x)
+def test_directional_ablation_equals_the_reference(scales):
+    generator = torch.Generator().manual_seed(0)
+    x, r = torch.randn(2, 3, 128, generator=generator), torch.randn(128, generator=generator)
+    new = qs.project_out(r, scales[2], 0.7)(x)
+    for row in range(2):
+        for token in range(3):
+            wanted = naive.project_out(x[row, token].tolist(), r.tolist(), 0.7)
+            assert torch.allclose(new[row, token], torch.tensor(wanted), atol=1e-6)
+
+
+def test_a_cap_touches_only_what_is_above_it(scales):
+    unit = torch.zeros(128)
+    unit[0] = 3.0  # not normalised
+    x = torch.zeros(1, 3, 128)
+    x[0, :, 0], x[0, :, 1] = torch.tensor([-2.0, 1.0, 5.0]), 1.0
+    new = cap_along(unit, 2.0, scales[2])(x)
+    assert new[0, :, 0].tolist() == [-2.0, 1.0, 2.0] and (new[..., 1] == 1).all()
+    assert cap_along(unit, 2.0, scales[2], 2.0)(x)[0, 2, 0] == -1.0
+    assert torch.equal(cap_along(unit, 9.0, scales[2])(x), x)
+
+
+def test_a_cap_along_another_direction_takes_away_as_much(scales):
+    generator = torch.Generator().manual_seed(0)
+    x, (u, v) = torch.randn(1, 50, 128, generator=generator), qs.random_directions(2, 128)
+    sizes = [
+        torch.linalg.vector_norm(cap_along(u, 0.2, scales[2], 1.5, along)(x) - x, dim=-1)
+        for along in (None, v)
+    ]
+    assert torch.allclose(*sizes, atol=1e-4) and (sizes[0] > 0).any() and (sizes[0] == 0).any()
 
 
 def test_strong_activation_is_a_quantile_over_active_tokens(scope):
@@ -248,7 +272,21 @@ def test_strong_activation_is_a_quantile_over_active_tokens(scope):
         qs.strong_activation(scope, TEXTS, 2, [feature, silent])
 
 
-def test_a_gate_edits_only_where_its_condition_holds():
-    x = residuals()
-    edit = only_where(lambda x: x[..., 0] > 0, qs.add(torch.ones(16), 1.0, SCALE))
-    assert torch.equal((edit(x) != x).any(-1), x[..., 0] > 0)
+def test_diff_of_means_is_the_difference_of_means(scope):
+    positive, negative = ["le chat mange.", "qui lit le livre ?"], ["the cat eats."]
+    means = {}
+    for name, texts in (("positive", positive), ("negative", negative)):
+        parts = []
+        for text in texts:
+            with qs.capture(scope.model, [2]) as captured:
+                scope.model(**scope.tokens(text))
+            parts.append(captured[2][0])
+        means[name] = torch.cat(parts).mean(0), torch.stack([p[-1] for p in parts]).mean(0)
+    for last in (False, True):
+        if last:
+            found = diff_at_positions(scope, positive, negative, 1, [2])[2][0]
+        else:
+            found = qs.diff_of_means(scope, positive, negative, [2])[2]
+        assert torch.allclose(found, means["positive"][last] - means["negative"][last], atol=1e-3)
+    with pytest.raises(ValueError, match="same mean at layer 2"):
+        qs.diff_of_means(scope, positive, positive, [2])

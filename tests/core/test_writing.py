@@ -1,9 +1,8 @@
-"""Numbers about texts, on texts whose numbers are known."""
+"""Scripts, languages and loops of texts, on texts where they are known."""
 
 import pytest
 
 import qs_helpers as qs
-from qs_helpers.studies.steering import distinct_n, harmonic_mean, sentences_with
 from qs_helpers.tiny import corpus, judge
 from qs_helpers.writing import script_shares
 
@@ -54,12 +53,6 @@ def test_language_of_the_tiny_world():
         assert sum(qs.language(s) == lang for s in found) / len(found) >= 0.98
 
 
-def test_distinct_ngrams():
-    assert distinct_n("a b a b a b", 2) == 2 / 5
-    assert distinct_n("a", 3) == 1 and distinct_n("", 4) == 1
-    assert distinct_n("你好你好你好", 2) == 2 / 5  # characters where there are no spaces
-
-
 @pytest.mark.parametrize(
     ("text", "looping"),
     [
@@ -74,16 +67,3 @@ def test_distinct_ngrams():
 )
 def test_loops(text, looping):
     assert qs.loops(text) is looping
-
-
-def test_sentences_with():
-    words = ["soup", "汤"]
-    assert sentences_with("Soup is good. the soupy cook. 谁买汤？", words) == pytest.approx(2 / 3)
-    assert sentences_with("", words) == 0 and sentences_with("...", words) == 0
-
-
-def test_harmonic_mean():
-    assert harmonic_mean(1, 1) == 1 and harmonic_mean(1, 0) == 0
-    assert harmonic_mean(0.5, 1) == pytest.approx(2 / 3)
-    with pytest.raises(ValueError, match="from 0 to 1"):
-        harmonic_mean(1.2, 1)

@@ -1,7 +1,9 @@
 """Intervals against their definitions, and against what they promise: 95 % coverage."""
 
+import numpy as np
 import pytest
 import torch
+from sklearn.metrics import roc_auc_score
 
 from qs_helpers.evidence import stats
 
@@ -63,7 +65,7 @@ def test_ratio_refuses_what_has_no_interval():
         stats.mean([1.0, 2.0], [7, 7])
     with pytest.raises(ValueError, match="sums to 0"):
         stats.ratio([1.0, 2.0], [0.0, 0.0])
-    with pytest.raises(ValueError, match="ratio got 2, 3 and 3 numbers"):
+    with pytest.raises(ValueError, match="ratio got 2, 3 and 2 numbers"):
         stats.ratio([1.0, 2.0], [1.0, 1.0, 1.0])
 
 
@@ -138,3 +140,27 @@ def test_crossing_intervals_cover():
 def test_crossing_refuses_what_is_no_curve(doses, outcomes):
     with pytest.raises(ValueError, match="rising doses"):
         stats.crossing(doses, outcomes, 0.5)
+
+
+def test_auroc_is_sklearns_with_an_interval():
+    rng = np.random.default_rng(0)
+    scores, labels = rng.integers(0, 6, 200), rng.random(200) < 0.4  # many ties
+    scores = scores + labels
+    found = stats.auroc(scores, labels)
+    assert found.value == pytest.approx(roc_auc_score(labels, scores))
+    assert stats._area(scores, labels) == pytest.approx(found.value)
+    assert found.low < found.value < found.high and found.n == 200
+
+
+def test_the_interval_of_an_auroc_covers():
+    rng, hits = np.random.default_rng(1), 0
+    for _ in range(60):
+        scores = np.concatenate([rng.normal(1, 1, 40), rng.normal(0, 1, 40)])
+        found = stats.auroc(scores, np.repeat([True, False], 40))
+        hits += found.low <= 0.7602 <= found.high  # Phi(1 / sqrt 2)
+    assert hits >= 52
+
+
+def test_an_auroc_of_one_kind_of_label_is_refused():
+    with pytest.raises(ValueError, match="one kind is missing"):
+        stats.auroc([1, 2], [True, True])

@@ -123,13 +123,6 @@ def test_what_is_read_ahead_stays_mapped(monkeypatch):
     assert alive() is None
 
 
-def test_a_scan_reads_the_next_layer_ahead(monkeypatch):
-    scope, asked = qs.load_scope("tiny"), []
-    monkeypatch.setattr(type(scope), "read_ahead", lambda self, layer: asked.append(layer))
-    parts = [part.layer for part in qs.activations(scope, ["One text."], [0, 3, 5])]
-    assert parts == [0, 3, 5] and asked == [3, 5]
-
-
 def test_what_is_kept_or_not_here_is_not_read_ahead(monkeypatch):
     from qs_helpers.loading import scope as module
 

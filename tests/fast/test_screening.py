@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from qs_helpers import TopKSAE
 from qs_helpers.fast import screening
-from qs_helpers.fast.screening import make_screen, screened
+from qs_helpers.fast.screening import make_screen, may_fire, screened, topk
 
 D_MODEL, D_SAE, TOKENS = 24, 512, 9
 CHUNK = 2**14  # a few tokens at a time
@@ -294,3 +294,31 @@ def test_what_is_not_screened():
     assert make_screen(W.bfloat16(), b, 5) is None
     assert make_screen(W.T.contiguous().T, b, 5) is None, "rows that are not in one piece"
     assert make_screen(W.to("meta"), b, 5) is None, "another device"
+
+
+# ---- parts: the largest by blocks, tokens at which nothing can fire
+
+
+@given(st.integers(0, 10**6), st.integers(1, 6), st.sampled_from([2, 50]), st.integers(1, 4))
+def test_the_largest_by_blocks_are_those_of_topk(seed, k, levels, times):
+    """Whole numbers: ties are the rule. What is kept has the same values, and no column twice."""
+    generator = torch.Generator().manual_seed(seed)
+    pre = torch.randint(0, levels, (7, 16 * k * times), generator=generator).float()
+    values, columns = topk(pre, k)
+    assert torch.equal(values, torch.topk(pre, k).values)
+    assert torch.equal(values, pre.gather(1, columns))
+    assert all(len(set(row)) == k for row in columns.tolist())
+
+
+@given(st.integers(0, 10**6), st.sampled_from([1e-30, 1e-3, 1.0, 1e4]))
+def test_a_token_that_is_left_out_has_no_positive_value(seed, scale):
+    generator = torch.Generator().manual_seed(seed)
+    W = torch.randn(3, 12, generator=generator)
+    x = torch.randn(30, 12, generator=generator) * scale
+    # Pairs that nearly cancel: tokens orthogonal to a row but for rounding.
+    x[:10] -= (x[:10] @ W[0] / W[0].dot(W[0]))[:, None] * W[0]
+    b = torch.zeros(3)
+    near = may_fire(x, W, b)
+    exact = x.double() @ W.double().T
+    assert not (exact[~near] > 0).any()
+    assert not ((x[~near] @ W.T) > 0).any() and not ((W @ x[~near].T) > 0).any()

@@ -5,7 +5,6 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 import qs_helpers as qs
-from qs_helpers.evidence.stats import _area
 from qs_helpers.studies.concepts import concept_search
 from qs_helpers.tiny import corpus
 
@@ -58,25 +57,6 @@ def test_texts_of_one_kind_give_no_feature(scope):
     assert found.low < 0.6
 
 
-def test_auroc_is_sklearns_with_an_interval():
-    rng = np.random.default_rng(0)
-    scores, labels = rng.integers(0, 6, 200), rng.random(200) < 0.4  # many ties
-    scores = scores + labels
-    found = qs.auroc(scores, labels)
-    assert found.value == pytest.approx(roc_auc_score(labels, scores))
-    assert _area(scores, labels) == pytest.approx(found.value)
-    assert found.low < found.value < found.high and found.n == 200
-
-
-def test_the_interval_covers():
-    rng, hits = np.random.default_rng(1), 0
-    for _ in range(60):
-        scores = np.concatenate([rng.normal(1, 1, 40), rng.normal(0, 1, 40)])
-        found = qs.auroc(scores, np.repeat([True, False], 40))
-        hits += found.low <= 0.7602 <= found.high  # Phi(1 / sqrt 2)
-    assert hits >= 52
-
-
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -87,8 +67,3 @@ def test_the_interval_covers():
 def test_too_few_texts_are_refused(scope, given, message):
     with pytest.raises(ValueError, match=message):
         concept_search(scope, given, (["a", "b"], ["c", "d"]))
-
-
-def test_one_kind_of_label_is_refused():
-    with pytest.raises(ValueError, match="one kind is missing"):
-        qs.auroc([1, 2], [True, True])

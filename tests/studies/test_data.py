@@ -1,9 +1,12 @@
-"""Labelled texts: every kind of bad file is named, and nothing is dropped in silence."""
+"""Labelled texts and prompts: bad files are named, and nothing is dropped in silence."""
 
 import csv
 import json
+import sys
 import tracemalloc
+import types
 
+import pandas as pd
 import papermill
 import pytest
 
@@ -11,12 +14,15 @@ from qs_helpers.presets import project_root
 from qs_helpers.studies.data import (
     SPLITS,
     Record,
+    hub_prompts,
     hub_texts,
+    load_prompts,
     load_texts,
     masked,
     read_labelled,
     split_texts,
     tiny_texts,
+    tiny_twins,
 )
 from qs_helpers.tiny import corpus
 
@@ -277,3 +283,99 @@ def test_the_notebook_runs_on_a_users_file_of_200_texts(tmp_path):
     results = json.loads((tmp_path / "runs" / "04_toxicity" / "results.json").read_text("utf-8"))
     texts = [claim["text"] for claim in results["claims"]]
     assert any(text.startswith("F1 of the OR over 1") for text in texts) and len(texts) > 10
+
+
+# ---- prompts
+
+
+def test_prompts_of_the_tiny_world_share_no_frame_and_no_verb_between_splits():
+    found = load_prompts([], {"discovery": 30, "validation": 30, "test": 30}, ["en"])
+    assert set(found) == {(s, bad) for s in corpus.SPLITS for bad in (True, False)}
+    assert all(len(rows) == 30 for rows in found.values())
+    for part in (1, 2):  # "request/frame/verb"
+        names = [{r.source.split("/")[part] for r in found[s, True]} for s in corpus.SPLITS]
+        assert not names[0] & names[1] and not names[1] & names[2] and not names[0] & names[2]
+
+
+def test_twins_differ_in_one_run_of_letters():
+    for language in corpus.LANGUAGES:
+        for bad, good in tiny_twins(5, "test", [language]):
+            assert bad.toxic and not good.toxic and bad.text != good.text
+            a, b = bad.text, good.text
+            start = next(i for i in range(len(a)) if a[i] != b[i])
+            end = next(i for i in range(len(a)) if a[-1 - i] != b[-1 - i])
+            verbs = [r.text for r in load_prompts([], {"test": 60}, [language])["test", True]]
+            assert start + end > 0.3 * len(b), (a, b)
+            assert any(a == verb for verb in verbs) or len(verbs) == 60
+
+
+def test_a_file_of_prompts_is_split_and_capped(tmp_path):
+    path = tmp_path / "prompts.csv"
+    rows = [
+        {"text": f"do thing {i} {bad}", "harmful": bad, "language": "en"}
+        for i in range(50)
+        for bad in (0, 1)
+    ]
+    pd.DataFrame(rows).to_csv(path, index=False)
+    found = load_prompts([path], {"discovery": 20, "validation": 5, "test": 10}, ["en"])
+    assert {key: len(x) for key, x in found.items()} == {
+        (split, bad): n
+        for split, n in (("discovery", 20), ("validation", 5), ("test", 10))
+        for bad in (True, False)
+    }
+    texts = [r.text for x in found.values() for r in x]
+    assert len(texts) == len(set(texts))
+
+
+def test_other_languages_are_left_out_and_none_is_the_first(tmp_path):
+    path = tmp_path / "prompts.jsonl"
+    rows = [
+        {"text": f"{lang} {i} {bad}", "harmful": bad, "language": lang}
+        for i in range(10)
+        for bad in (0, 1)
+        for lang in ("", "de")
+    ]
+    pd.DataFrame(rows).to_json(path, orient="records", lines=True)
+    n = {"discovery": 9, "validation": 9, "test": 9}
+    found = load_prompts([path], n, ["fr", "en"])
+    assert {r.language for x in found.values() for r in x} == {"fr"}
+
+
+def test_bad_prompt_files_are_refused_with_a_reason(tmp_path):
+    for name, table, message in (
+        ("column", {"text": ["a", "b"], "bad": [0, 1]}, "no column 'harmful'"),
+        ("one", {"text": ["a", "b"], "harmful": [1, 1]}, "both labels"),
+    ):
+        path = tmp_path / f"{name}.csv"
+        pd.DataFrame(table).to_csv(path, index=False)
+        with pytest.raises(ValueError, match=message):
+            load_prompts([path], {"discovery": 1, "validation": 1, "test": 1}, ["en"])
+    with pytest.raises(ValueError, match="3 prompt sources"):
+        load_prompts(["a", "b", "c"], {}, [])
+
+
+class Rows(list):
+    column_names = ("text",)
+
+    def shuffle(self, seed):
+        return self
+
+
+def test_two_hub_datasets_make_one_list(monkeypatch):
+    asked = []
+
+    def load_dataset(name, revision=None):
+        asked.append((name, revision))
+        return {"train": Rows([{"text": f"{name} {i}"} for i in range(4)]), "test": Rows()}
+
+    fake = types.SimpleNamespace(
+        load_dataset=load_dataset, concatenate_datasets=lambda parts: Rows(sum(parts, []))
+    )
+    monkeypatch.setitem(sys.modules, "datasets", fake)
+    found = hub_prompts("x/bad@abc", "x/good", most=3)
+    assert asked == [("x/bad", "abc"), ("x/good", None)]
+    assert [r.toxic for r in found] == [True] * 3 + [False] * 3
+    assert found[0] == Record("x/bad 0", True, "en", "", "x/bad@abc")
+    Rows.column_names = ("prompt",)
+    with pytest.raises(ValueError, match="no text"):
+        hub_prompts("x/bad", "x/good")

@@ -1,24 +1,13 @@
-"""Ablating features and directions: the edits, their controls, their price, at equal effect."""
-
-import copy
+"""Sets of features: which are chosen, how they are edited, and sets at random beside them."""
 
 import naive
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 
 import qs_helpers as qs
-from qs_helpers.scoring import (
-    continuation_nats,
-    decoder_cosines,
-    kl_by_position,
-    kl_summary,
-    kl_tables,
-)
-from qs_helpers.steering import cap_along
-from qs_helpers.studies import patching
-from qs_helpers.studies.data import load_prompts, tiny_twins
+from qs_helpers.scoring import decoder_cosines
+from qs_helpers.studies.data import load_prompts
 from qs_helpers.studies.feature_sets import (
     activation_gap,
     activity,
@@ -28,15 +17,6 @@ from qs_helpers.studies.feature_sets import (
     redirected,
     usual_peaks,
 )
-from qs_helpers.studies.patching import (
-    coordinates,
-    feature_attribution,
-    features,
-    gradients,
-    recovered,
-)
-from qs_helpers.studies.refusal import orthogonalised, template_tokens
-from qs_helpers.studies.tradeoff import Curve, area, cheapest, cost_at, cost_gap, interpolated
 
 
 @pytest.fixture(scope="module")
@@ -56,27 +36,6 @@ def scales(scope, chats):
 
 
 # ---- edits
-
-
-def test_directional_ablation_equals_the_reference(scales):
-    generator = torch.Generator().manual_seed(0)
-    x, r = torch.randn(2, 3, 128, generator=generator), torch.randn(128, generator=generator)
-    new = qs.project_out(r, scales[2], 0.7)(x)
-    for row in range(2):
-        for token in range(3):
-            wanted = naive.project_out(x[row, token].tolist(), r.tolist(), 0.7)
-            assert torch.allclose(new[row, token], torch.tensor(wanted), atol=1e-6)
-
-
-def test_a_cap_touches_only_what_is_above_it(scales):
-    unit = torch.zeros(128)
-    unit[0] = 3.0  # not normalised
-    x = torch.zeros(1, 3, 128)
-    x[0, :, 0], x[0, :, 1] = torch.tensor([-2.0, 1.0, 5.0]), 1.0
-    new = cap_along(unit, 2.0, scales[2])(x)
-    assert new[0, :, 0].tolist() == [-2.0, 1.0, 2.0] and (new[..., 1] == 1).all()
-    assert cap_along(unit, 2.0, scales[2], 2.0)(x)[0, 2, 0] == -1.0
-    assert torch.equal(cap_along(unit, 9.0, scales[2])(x), x)
 
 
 def test_feature_edits_zero_scale_and_gate(scope, chats, scales):
@@ -131,50 +90,6 @@ def test_feature_scores_equal_the_reference(scope, chats, scales):
         assert cosines[f] == pytest.approx(naive.cosine(column, r.double().tolist()), abs=1e-6)
 
 
-def test_attribution_equals_the_reference(scope, chats):
-    tokens, text = torch.tensor([3, 77]), chats[0][0]
-    (part,) = gradients(scope, [text], tokens, [2])
-    acts = naive.activations(scope.sae(2), part.x[0, 1:])
-    columns = scope.sae(2).W_dec.T.tolist()
-    wanted = naive.attribution(acts.tolist(), part.gradient[0, 1:].tolist(), columns)
-    found = feature_attribution(scope, [text], tokens, [2])[2]
-    assert np.allclose(found.numpy(), wanted, atol=1e-6)
-
-
-def test_gradients_are_those_of_the_log_odds(scope, chats):
-    """Against central differences of the same model in float64."""
-    tokens, text = torch.tensor([3, 77]), chats[0][1]
-    (part,) = gradients(scope, [text], tokens, [2])
-    model = copy.deepcopy(scope.model).double()  # but for its norms, which stay in float32
-    for place in (3, -1):
-        direction, values = int(part.gradient[0, place].abs().argmax()), []
-        for step in (0.5, -0.5):
-
-            def moved(x, step=step, place=place, direction=direction):
-                x = x.clone()
-                x[0, place, direction] += step
-                return x
-
-            with torch.no_grad(), qs.edit(model, {2: moved}):
-                logits = model(**scope.tokens(text)).logits[0, -1].tolist()
-            values.append(naive.odds(logits, tokens.tolist()))
-        slope = values[0] - values[1]
-        assert part.gradient[0, place, direction] == pytest.approx(slope, rel=1e-2)
-
-
-def test_gradients_of_a_batch_are_those_of_each_prompt(scope, chats):
-    tokens = torch.tensor([3, 77])
-    both = sorted(chats[0][:2], key=len)
-    batch = list(gradients(scope, both, tokens, [1]))
-    assert sum(len(part.rows) for part in batch) == 2
-    for part in batch:
-        for place, row in enumerate(part.rows):
-            (single,) = gradients(scope, [both[row]], tokens, [1])
-            own = part.gradient[place][part.real[place]]
-            assert torch.allclose(own, single.gradient[0], atol=1e-5)
-            assert (part.gradient[place][~part.real[place]] == 0).all()
-
-
 def test_best_ranks_over_layers_and_leaves_out_what_is_not_positive():
     scores = {1: [0.0, 3.0, -1.0], 4: [2.0, 0.5, 9.0]}
     assert best(scores, 3) == [(4, 2), (1, 1), (4, 0)]
@@ -195,38 +110,6 @@ def test_random_sets_match_layer_and_rate_and_share_nothing_with_the_choice():
             assert layer == other and abs(rates[layer][f] - rates[layer][g]) < 0.3
 
 
-def test_edit_sizes_count_tokens_and_norms(scope, chats, scales):
-    step = torch.zeros(128)
-    step[0] = 1.0
-    steer = {n: qs.add(step, 0.5, scales[n]) for n in (1, 3)}
-    table = qs.edit_sizes(scope, chats[0], steer)
-    assert (table.edited == 1).all() and len(table) == len(chats[0])
-    assert np.allclose(table["size"], 0.5 * (scales[1].median + scales[3].median), rtol=1e-4)
-    assert qs.edit_sizes(scope, chats[0], {1: lambda x: x}).to_numpy().max() == 0
-    last = {
-        2: lambda x: torch.where(
-            torch.arange(x.shape[1])[None, :, None] == x.shape[1] - 1, x + 1, x
-        )
-    }
-    table = qs.edit_sizes(scope, chats[0], last)
-    lengths = [len(ids) for ids in scope.ids(chats[0])]
-    assert np.allclose(table.edited, 1 / np.array(lengths))
-
-
-def test_equal_size_finds_the_dose_or_says_that_there_is_none():
-    dose, found = qs.equal_size(lambda c: 3 * c**0.9, 7.0)
-    assert abs(found / 7 - 1) <= 0.005 and found == 3 * dose**0.9
-    with pytest.raises(ValueError, match="changes nothing"):
-        qs.equal_size(lambda c: 0.0, 1.0)
-    with pytest.raises(ValueError, match="no dose"):
-        qs.equal_size(lambda c: 5.0, 1.0)
-    # A jump over the size: the larger side, if it is not much too large.
-    dose, found = qs.equal_size(lambda c: c if c < 0.4 else c + 0.02, 0.41)
-    assert (dose, found) == pytest.approx((0.4, 0.42), rel=2e-3) and found >= 0.41
-    with pytest.raises(ValueError, match="no dose"):
-        qs.equal_size(lambda c: c if c < 0.4 else c + 0.2, 0.41)
-
-
 def test_a_redirected_edit_changes_as_much_at_each_token_and_nothing_where_the_true_one_does_not(
     scope, chats, scales
 ):
@@ -244,182 +127,3 @@ def test_a_redirected_edit_changes_as_much_at_each_token_and_nothing_where_the_t
     twice = torch.linalg.vector_norm(redirected(scope, true, other, 2.0)[2](x) - x, dim=-1)
     assert torch.allclose(twice, 2 * found, rtol=1e-3, atol=1e-3)
     assert redirected(scope, true, [(1, 0)]) == {}
-
-
-def test_a_cap_along_another_direction_takes_away_as_much(scales):
-    generator = torch.Generator().manual_seed(0)
-    x, (u, v) = torch.randn(1, 50, 128, generator=generator), qs.random_directions(2, 128)
-    sizes = [
-        torch.linalg.vector_norm(cap_along(u, 0.2, scales[2], 1.5, along)(x) - x, dim=-1)
-        for along in (None, v)
-    ]
-    assert torch.allclose(*sizes, atol=1e-4) and (sizes[0] > 0).any() and (sizes[0] == 0).any()
-
-
-# ---- weights
-
-
-def test_orthogonalised_weights_equal_hooks_and_tied_heads_are_a_trap(scope, chats, scales):
-    r = torch.randn(128, generator=torch.Generator().manual_seed(1))
-    batch = scope.tokens(chats[0])
-    real = batch["attention_mask"].bool()
-    with qs.edit(scope.model, {"writes": qs.project_out(r, scales[2])}):
-        hooked = scope.model(**batch).logits[real]
-    before = {name: p.clone() for name, p in scope.model.named_parameters()}
-    copy_ = orthogonalised(scope.model, r)
-    assert (copy_(**batch).logits[real] - hooked).abs().max() < 1e-4
-    trap = orthogonalised(scope.model, r, untie=False)
-    assert (trap(**batch).logits[real] - hooked).abs().max() > 1e-2
-    assert all(torch.equal(p, before[name]) for name, p in scope.model.named_parameters())
-    head = copy_.get_output_embeddings().weight
-    assert torch.equal(head, scope.model.get_output_embeddings().weight)
-
-
-def test_a_mixture_of_experts_is_refused_by_name(scope):
-    model = copy.deepcopy(scope.model)
-    model.model.layers[0].mlp.down_proj = torch.nn.ModuleList()
-    with pytest.raises(ValueError, match="no single output projection"):
-        orthogonalised(model, torch.ones(128))
-
-
-# ---- price
-
-
-def test_kl_tables_equal_one_by_one_and_nats_are_those_of_the_edited_model(scope, chats, scales):
-    own = qs.generate(scope, chats[1], max_new_tokens=6)
-    steers = {d: {1: qs.add(torch.ones(128), d, scales[1])} for d in (0.1, 0.3)}
-    tables = kl_tables(scope, chats[1], own, steers)
-    for dose, steer in steers.items():
-        pd.testing.assert_frame_equal(tables[dose], kl_by_position(scope, chats[1], own, steer))
-        nats = np.concatenate(continuation_nats(scope, chats[1], own, steer))
-        assert np.allclose(tables[dose].nats, nats)
-    summary = kl_summary(tables[0.3])
-    assert summary["median"] <= summary["p95"] <= summary["p99"]
-    assert summary["first"] == tables[0.3][tables[0.3].place == 1].kl.mean()
-
-
-# ---- at equal effect
-
-
-def test_cost_between_doses_is_interpolated():
-    reductions, costs = [1.0, 0.5], [3.0, 1.0]
-    found = interpolated(reductions, costs, [0, 0.25, 0.5, 0.75, 1.0, 1.1])
-    assert np.allclose(found[:5], [0, 0.5, 1, 2, 3]) and np.isnan(found[5])
-    assert interpolated(reductions, costs, 0.75) == 2.0
-    alone = pd.Series(
-        {"reached": interpolated([0.9], [1.0], 0.75), "not": interpolated([0.5], [0.1], 0.75)}
-    )
-    assert alone.dropna().idxmin() == "reached"
-    wanted = [
-        np.interp(0.6, [0, *sorted(r)], [0, *np.array(c)[np.argsort(r)]])
-        for r, c in (([0.9, 0.4], [2, 1]), ([0.7, 0.8], [5, 6]))
-    ]
-    both = interpolated([[0.9, 0.4], [0.7, 0.8]], [[2, 1], [5, 6]], [0.6])
-    assert np.allclose(both[:, 0], wanted)
-
-
-@pytest.fixture
-def curve():
-    rng = np.random.default_rng(0)
-    plain = np.ones(200)
-    outcome = np.stack([rng.random(200) < p for p in (0.6, 0.1)]).astype(float)
-    cost = np.stack([rng.exponential(s, 150) for s in (0.1, 1.0)])
-    return Curve(outcome, cost, plain)
-
-
-def test_cost_at_equal_reduction_has_an_interval_that_holds_it(curve):
-    (half,) = cost_at(curve, [0.5])
-    reductions = 1 - curve.outcome.mean(1)
-    assert half.value == pytest.approx(interpolated(reductions, curve.cost.mean(1), 0.5))
-    assert half.low < half.value < half.high and half.n == 150
-    (never,) = cost_at(curve, [0.999])
-    assert np.isnan(never.value) and curve.reached() == pytest.approx(reductions.max())
-
-
-def test_gap_is_paired(curve):
-    same = cost_gap(curve, curve, 0.5)
-    assert same[:3] == (0, 0, 0)
-    dearer = Curve(curve.outcome, curve.cost + 0.2, curve.plain)
-    gap = cost_gap(dearer, curve, 0.5)
-    assert gap.low > 0 and gap.high - gap.low < 0.1, "the noise of the prompts cancels"
-    short = Curve(curve.outcome, curve.cost[:, :9], curve.plain)
-    with pytest.raises(ValueError, match="different prompts"):
-        cost_gap(curve, short, 0.5)
-
-
-def test_groups_are_drawn_as_a_whole(curve):
-    alike = np.repeat(np.arange(30), 5)
-    cost = np.repeat(np.random.default_rng(1).exponential(1, (2, 30)), 5, axis=1)
-    alone = Curve(curve.outcome, cost, curve.plain)
-    grouped = alone._replace(groups=(np.arange(200), alike))
-    widths = [e.high - e.low for e in (cost_at(c, [0.5])[0] for c in (alone, grouped))]
-    assert widths[1] > 1.5 * widths[0]
-    assert cost_at(alone, [0.5])[0].value == cost_at(grouped, [0.5])[0].value
-
-
-def test_several_gaps_have_wider_intervals(curve):
-    other = Curve(curve.outcome, curve.cost[:, ::-1], curve.plain)
-    one, four = (cost_gap(curve, other, 0.5, tests=n) for n in (1, 4))
-    assert four.low < one.low < one.value < one.high < four.high
-
-
-def test_a_reduction_that_many_draws_miss_has_no_interval(curve):
-    edge = float(curve.reached())
-    found = cost_at(curve, [edge])[0]
-    assert np.isfinite(found.value) and np.isnan(found.low) and np.isnan(found.high)
-
-
-def test_area_is_the_mean_cost(curve):
-    straight = Curve(np.zeros((1, 50)), np.full((1, 40), 2.0), np.ones(50))
-    assert area(straight, 1.0).value == pytest.approx(1.0)
-    assert np.isnan(area(curve, 0.99).value)
-
-
-def test_cheapest_is_the_cheapest_that_reaches():
-    tried = pd.DataFrame({"reduction": [0.2, 0.8, 0.9], "cost": [0.0, 3.0, 2.0], "dose": [1, 2, 3]})
-    assert cheapest(tried, 0.5).dose == 3 and cheapest(tried, 0.95) is None
-
-
-# ---- patching
-
-
-def test_patching_everything_recovers_the_effect_at_the_first_layer_of_the_decision(scope):
-    tokens = torch.tensor([ids[0] for ids in scope.ids(["sorry", "no", "i"])])
-    pairs = tiny_twins(8, "discovery", ["en"])
-    sides = [[scope.chat(r.text) for r in side] for side in zip(*pairs, strict=True)]
-    n = template_tokens(scope)
-    last = scope.n_layers - 1
-    table = recovered(
-        scope, coordinates(), sides, sides, last, n, tokens, [0, 1, 128], seed=0
-    ).set_index("size")
-    assert table.value[0] == 0 and table.value[128] == pytest.approx(1, abs=1e-3)
-    assert list(table.n) == [8] * 3
-    # In any orthogonal basis, all components make the whole.
-    square = torch.randn(128, 128, generator=torch.Generator().manual_seed(0))
-    rotated = coordinates(torch.linalg.qr(square)[0])
-    whole = recovered(scope, rotated, sides, sides, last, n, tokens, [128])
-    assert whole.value.item() == pytest.approx(1, abs=1e-3)
-
-
-def test_feature_basis_gives_back_the_reconstruction(scope, chats):
-    sae = scope.sae(2)
-    with qs.capture(scope.model, [2]) as captured:
-        scope.model(**scope.tokens(chats[0][0]))
-    x = captured[2][0]
-    basis = features(sae)
-    assert torch.allclose(basis.back(basis.values(x)) + sae.b_dec, sae.reconstruct(x), atol=1e-3)
-
-
-def test_one_direction_is_one_component(scope):
-    basis = patching.along(torch.ones(128) * 3)
-    x = torch.randn(5, 128)
-    assert basis.values(x).shape == (5, 1)
-    assert torch.allclose(basis.back(basis.values(torch.ones(1, 128))), torch.ones(1, 128))
-
-
-def test_pairs_that_do_not_differ_are_refused(scope, chats):
-    tokens = torch.tensor([3])
-    with pytest.raises(ValueError, match="differ by 0.5 nats"):
-        recovered(
-            scope, coordinates(), (chats[0], chats[0]), (chats[0], chats[0]), 2, 2, tokens, [1]
-        )

@@ -1,7 +1,6 @@
-"""Prompts, the two measures of refusal, the gates, and the choice of a direction."""
+"""The two measures of refusal, the gates, the choice of a direction, and edited weights."""
 
-import sys
-import types
+import copy
 
 import naive
 import numpy as np
@@ -12,9 +11,8 @@ from safetensors.torch import load_file
 
 import qs_helpers as qs
 from qs_helpers import forward
-from qs_helpers.studies import data as hub_data
 from qs_helpers.studies import refusal
-from qs_helpers.studies.data import Record, load_prompts, tiny_twins
+from qs_helpers.studies.data import load_prompts
 from qs_helpers.studies.refusal import (
     check_refuser,
     check_suite,
@@ -44,130 +42,17 @@ def chats(scope):
     return {key: [scope.chat(r.text) for r in rows] for key, rows in found.items()}
 
 
-# ---- prompts
-
-
-def test_prompts_of_the_tiny_world_share_no_frame_and_no_verb_between_splits():
-    found = load_prompts([], {"discovery": 30, "validation": 30, "test": 30}, ["en"])
-    assert set(found) == {(s, bad) for s in corpus.SPLITS for bad in (True, False)}
-    assert all(len(rows) == 30 for rows in found.values())
-    for part in (1, 2):  # "request/frame/verb"
-        names = [{r.source.split("/")[part] for r in found[s, True]} for s in corpus.SPLITS]
-        assert not names[0] & names[1] and not names[1] & names[2] and not names[0] & names[2]
-
-
-def test_twins_differ_in_one_run_of_letters():
-    for language in corpus.LANGUAGES:
-        for bad, good in tiny_twins(5, "test", [language]):
-            assert bad.toxic and not good.toxic and bad.text != good.text
-            a, b = bad.text, good.text
-            start = next(i for i in range(len(a)) if a[i] != b[i])
-            end = next(i for i in range(len(a)) if a[-1 - i] != b[-1 - i])
-            verbs = [r.text for r in load_prompts([], {"test": 60}, [language])["test", True]]
-            assert start + end > 0.3 * len(b), (a, b)
-            assert any(a == verb for verb in verbs) or len(verbs) == 60
-
-
-def test_a_file_of_prompts_is_split_and_capped(tmp_path):
-    path = tmp_path / "prompts.csv"
-    rows = [
-        {"text": f"do thing {i} {bad}", "harmful": bad, "language": "en"}
-        for i in range(50)
-        for bad in (0, 1)
-    ]
-    pd.DataFrame(rows).to_csv(path, index=False)
-    found = load_prompts([path], {"discovery": 20, "validation": 5, "test": 10}, ["en"])
-    assert {key: len(x) for key, x in found.items()} == {
-        (split, bad): n
-        for split, n in (("discovery", 20), ("validation", 5), ("test", 10))
-        for bad in (True, False)
-    }
-    texts = [r.text for x in found.values() for r in x]
-    assert len(texts) == len(set(texts))
-
-
-def test_other_languages_are_left_out_and_none_is_the_first(tmp_path):
-    path = tmp_path / "prompts.jsonl"
-    rows = [
-        {"text": f"{lang} {i} {bad}", "harmful": bad, "language": lang}
-        for i in range(10)
-        for bad in (0, 1)
-        for lang in ("", "de")
-    ]
-    pd.DataFrame(rows).to_json(path, orient="records", lines=True)
-    n = {"discovery": 9, "validation": 9, "test": 9}
-    found = load_prompts([path], n, ["fr", "en"])
-    assert {r.language for x in found.values() for r in x} == {"fr"}
-
-
-def test_bad_prompt_files_are_refused_with_a_reason(tmp_path):
-    for name, table, message in (
-        ("column", {"text": ["a", "b"], "bad": [0, 1]}, "no column 'harmful'"),
-        ("one", {"text": ["a", "b"], "harmful": [1, 1]}, "both labels"),
-    ):
-        path = tmp_path / f"{name}.csv"
-        pd.DataFrame(table).to_csv(path, index=False)
-        with pytest.raises(ValueError, match=message):
-            load_prompts([path], {"discovery": 1, "validation": 1, "test": 1}, ["en"])
-    with pytest.raises(ValueError, match="3 prompt sources"):
-        load_prompts(["a", "b", "c"], {}, [])
-
-
-class Rows(list):
-    column_names = ("text",)
-
-    def shuffle(self, seed):
-        return self
-
-
-def test_two_hub_datasets_make_one_list(monkeypatch):
-    asked = []
-
-    def load_dataset(name, revision=None):
-        asked.append((name, revision))
-        return {"train": Rows([{"text": f"{name} {i}"} for i in range(4)]), "test": Rows()}
-
-    fake = types.SimpleNamespace(
-        load_dataset=load_dataset, concatenate_datasets=lambda parts: Rows(sum(parts, []))
-    )
-    monkeypatch.setitem(sys.modules, "datasets", fake)
-    found = hub_data.hub_prompts("x/bad@abc", "x/good", most=3)
-    assert asked == [("x/bad", "abc"), ("x/good", None)]
-    assert [r.toxic for r in found] == [True] * 3 + [False] * 3
-    assert found[0] == Record("x/bad 0", True, "en", "", "x/bad@abc")
-    Rows.column_names = ("prompt",)
-    with pytest.raises(ValueError, match="no text"):
-        hub_data.hub_prompts("x/bad", "x/good")
+@pytest.fixture(scope="module")
+def scales(scope, chats):
+    return qs.scales(scope, chats["discovery", False])
 
 
 # ---- measures
 
 
-def test_openings_tell_every_refusal_from_every_answer():
-    for language in corpus.LANGUAGES:
-        for r in corpus.requests(language, "discovery", 40):
-            assert judge.opens_refusal(r.refusal) and judge.opens_refusal(r.refusal[:6])
-            assert not judge.opens_refusal(r.answer)
-
-
 def test_markers_are_found_in_any_case_and_with_curly_quotes():
     answers = ["I can\u2019t do that.", "i'm SORRY, no.", "Of course!", "抱歉，我不能。", ""]
     assert refuses(answers).tolist() == [True, True, False, True, False]
-
-
-def test_log_odds_equal_the_reference(scope, chats):
-    asked = chats["validation", True]
-    tokens = torch.tensor([3, 77, 400])
-    found = qs.token_odds(scope, asked, tokens)
-    for text, value in zip(asked, found, strict=True):
-        logits = scope.model(**scope.tokens(text)).logits[0, -1].double().tolist()
-        assert value == pytest.approx(naive.odds(logits, tokens.tolist()), abs=1e-4)
-    # In the arithmetic itself, given the same logits, they agree to 1e-6.
-    from qs_helpers.scoring import log_odds
-
-    logits = torch.randn(5, 50, generator=torch.Generator().manual_seed(0)) * 4
-    rows = [naive.odds(row.double().tolist(), [1, 4]) for row in logits]
-    assert np.allclose(log_odds(logits, torch.tensor([1, 4])).numpy(), rows, atol=1e-6)
 
 
 def test_opening_tokens_open_refusals_only(scope):
@@ -333,3 +218,29 @@ def test_the_reasons_of_an_empty_filter_are_counted():
     )
     with pytest.raises(ValueError, match="1 late, 1 with KL above 0.1, 1 that do not induce"):
         refusal.choose_direction(table, 10)
+
+
+# ---- weights
+
+
+def test_orthogonalised_weights_equal_hooks_and_tied_heads_are_a_trap(scope, chats, scales):
+    r = torch.randn(128, generator=torch.Generator().manual_seed(1))
+    batch = scope.tokens(chats["discovery", True])
+    real = batch["attention_mask"].bool()
+    with qs.edit(scope.model, {"writes": qs.project_out(r, scales[2])}):
+        hooked = scope.model(**batch).logits[real]
+    before = {name: p.clone() for name, p in scope.model.named_parameters()}
+    copy_ = orthogonalised(scope.model, r)
+    assert (copy_(**batch).logits[real] - hooked).abs().max() < 1e-4
+    trap = orthogonalised(scope.model, r, untie=False)
+    assert (trap(**batch).logits[real] - hooked).abs().max() > 1e-2
+    assert all(torch.equal(p, before[name]) for name, p in scope.model.named_parameters())
+    head = copy_.get_output_embeddings().weight
+    assert torch.equal(head, scope.model.get_output_embeddings().weight)
+
+
+def test_a_mixture_of_experts_is_refused_by_name(scope):
+    model = copy.deepcopy(scope.model)
+    model.model.layers[0].mlp.down_proj = torch.nn.ModuleList()
+    with pytest.raises(ValueError, match="no single output projection"):
+        orthogonalised(model, torch.ones(128))

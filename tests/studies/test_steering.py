@@ -1,4 +1,4 @@
-"""Choosing features, matching controls, and verdicts that are known beforehand."""
+"""What an edit does, what texts are worth, choosing features, and verdicts known beforehand."""
 
 import shutil
 
@@ -17,16 +17,25 @@ from qs_helpers.studies.steering import (
     Knob,
     KnobTrial,
     direction_knob,
+    distinct_n,
+    dose_grid,
     feature_knob,
     firing_contrast,
+    fluent,
+    harmonic_mean,
+    report_edit,
+    sentences_with,
     shuffled_choice,
     try_knob,
     typical_tokens,
+    usual_nats,
     verdicts,
 )
 from qs_helpers.tiny import corpus, judge
 
 TINY = project_root() / "qs_helpers" / "tiny"
+TEXTS = ["the cook buys the bread.", "le chat mange la soupe.", "что это?", "a b c d e f g"]
+PROMPTS = [t.text for t in corpus.continuations("en", "validation", 20)][:16]
 
 
 def stories(lang, split, n):
@@ -38,59 +47,77 @@ def scope():
     return qs.load_scope("tiny")
 
 
-# ---- directions
+# ---- what an edit does
 
 
-def test_diff_of_means_is_the_difference_of_means(scope):
-    positive, negative = ["le chat mange.", "qui lit le livre ?"], ["the cat eats."]
-    means = {}
-    for name, texts in (("positive", positive), ("negative", negative)):
-        parts = []
-        for text in texts:
-            with qs.capture(scope.model, [2]) as captured:
-                scope.model(**scope.tokens(text))
-            parts.append(captured[2][0])
-        means[name] = torch.cat(parts).mean(0), torch.stack([p[-1] for p in parts]).mean(0)
-    for last in (False, True):
-        if last:
-            found = diff_at_positions(scope, positive, negative, 1, [2])[2][0]
-        else:
-            found = qs.diff_of_means(scope, positive, negative, [2])[2]
-        assert torch.allclose(found, means["positive"][last] - means["negative"][last], atol=1e-3)
-    with pytest.raises(ValueError, match="same mean at layer 2"):
-        qs.diff_of_means(scope, positive, positive, [2])
+def test_the_report_says_what_an_edit_did(scope):
+    layer, scale = 2, qs.scales(scope, TEXTS, [2])[2]
+    sae = scope.sae(layer)
+    parts = list(qs.activations(scope, TEXTS, [layer]))
+    feature = int(parts[0].acts.indices.flatten().mode().values)
+    z = (parts[0].acts.values * (parts[0].acts.indices == feature)).sum(-1)
+    report = report_edit(
+        scope, TEXTS, layer, qs.change_features(sae, feature, "zero", scale), feature
+    )
+    assert report.edited.value == pytest.approx((z > 0).float().mean().item())
+    assert report.edited.n == len(TEXTS)
+    assert report.before[0] == pytest.approx(z[z > 0].mean().item(), rel=1e-5)
+    assert report.after[0] < report.before[0]
+    step = report_edit(scope, TEXTS, layer, qs.add(torch.ones(128), 0.5, scale))
+    assert step.edited.value == 1.0 and 0.2 < step.size.value < 1.0
+    with pytest.raises(ValueError, match="changes no token of these 4 texts"):
+        report_edit(scope, TEXTS, layer, lambda x: x)
 
 
-# ---- controls
+def test_a_dose_grid_has_a_row_for_each_layer_dose_and_prompt(scope):
+    scale = qs.scales(scope, PROMPTS, [3])[3]
+    v = qs.random_directions(1, 128)[0]
+    scores = {"length": lambda texts: [len(text) for text in texts]}
+    grid = dose_grid(scope, PROMPTS[:4], {3: scale}, {3: v}, [-1.0, 0.0, 1.0], scores)
+    assert list(grid.columns) == ["layer", "dose", "prompt", "text", "length"]
+    assert len(grid) == 12 and (grid.length == grid.text.str.len()).all()
+    assert grid[grid.dose == 0].text.tolist() == qs.generate(scope, PROMPTS[:4])
 
 
-def test_random_directions_are_unit_and_far_from_the_start_of_the_saes():
-    rows = qs.random_directions(50, 128)
-    assert torch.allclose(rows.norm(dim=1), torch.ones(50))
-    start = torch.randn(50, 128, generator=torch.Generator().manual_seed(0))
-    assert (normalize(rows, dim=1) @ normalize(start, dim=1).T).abs().max() < 0.5
+# ---- measures of texts
 
 
-def test_matched_features_fire_as_often():
-    density = np.concatenate([np.zeros(100), np.linspace(0.001, 0.5, 400)])
-    found = qs.matched_features(density, 300, 20)
-    assert len(set(found)) == 20 and 300 not in found
-    ranks = np.searchsorted(density[100:], density[found])
-    assert (ranks * 10 // 400 == (300 - 100) * 10 // 400).all()
-    assert (found == qs.matched_features(density, 300, 20)).all()
+def test_distinct_ngrams():
+    assert distinct_n("a b a b a b", 2) == 2 / 5
+    assert distinct_n("a", 3) == 1 and distinct_n("", 4) == 1
+    assert distinct_n("你好你好你好", 2) == 2 / 5  # characters where there are no spaces
 
 
-def test_matched_features_of_a_small_decile_are_the_nearest():
-    density = np.concatenate([np.zeros(10), np.linspace(0.01, 0.5, 50)])
-    found = qs.matched_features(density, 12, 20)
-    assert set(found) <= set(range(10, 33)) - {12} and len(set(found)) == 20
+def test_sentences_with():
+    words = ["soup", "汤"]
+    assert sentences_with("Soup is good. the soupy cook. 谁买汤？", words) == pytest.approx(2 / 3)
+    assert sentences_with("", words) == 0 and sentences_with("...", words) == 0
 
 
-def test_matched_features_refuses():
-    with pytest.raises(ValueError, match="feature 0 is dead"):
-        qs.matched_features(np.array([0, 0.5, 0.5]), 0, 1)
-    with pytest.raises(ValueError, match="only 2 features are live; 5 controls need more"):
-        qs.matched_features(np.array([0, 0.5, 0.5]), 1, 5)
+def test_harmonic_mean():
+    assert harmonic_mean(1, 1) == 1 and harmonic_mean(1, 0) == 0
+    assert harmonic_mean(0.5, 1) == pytest.approx(2 / 3)
+    with pytest.raises(ValueError, match="from 0 to 1"):
+        harmonic_mean(1.2, 1)
+
+
+def test_fluent_texts_are_like_real_ones_and_do_not_loop(scope):
+    real = [t.text for t in corpus.documents(80, "validation", 0, ["story"], ("en",))]
+    limits = usual_nats(scope, real, 12)
+    assert limits.shape == (13,) and np.isnan(limits[:2]).all() and (limits[2:] > 0).all()
+    other = [t.text for t in corpus.documents(40, "test", 0, ["story"], ("en",))]
+    cut = [scope.tokenizer.decode(ids[:12]) for ids in scope.ids(other)]
+    assert fluent(scope, cut, limits).mean() > 0.8
+    jumbled = [" ".join(reversed(text.split())) for text in cut]
+    assert fluent(scope, jumbled, limits).mean() < 0.2
+    assert not fluent(scope, ["", "a", "the cook eats. " * 4], limits).any()
+    none = fluent(scope, cut, limits, among=np.zeros(len(cut), bool))
+    assert not none.any()
+    with pytest.raises(ValueError, match="none of 1 texts has 50 tokens"):
+        usual_nats(scope, ["short"], 50)
+
+
+# ---- selection
 
 
 def test_shuffled_choice_forgets_the_labels():
@@ -102,34 +129,12 @@ def test_shuffled_choice_forgets_the_labels():
     assert len(found) == 20 and len(set(found)) > 5
 
 
-# ---- selection
-
-
 def test_typical_tokens(scope):
     found = set(typical_tokens(scope, ["qui lit le livre ?"], ["who reads the book?"]).tolist())
     ids = scope.ids(["qui lit le livre ?", "who reads the book?"])
     assert found == set(ids[0]) - set(ids[1])
     with pytest.raises(ValueError, match="no token is ten times as common"):
         typical_tokens(scope, ["a"], ["a"])
-
-
-def test_output_effects_are_changes_of_log_odds(scope):
-    prompts, tokens = ["the cook buys", "who"], torch.tensor([300, 301, 302])
-    scale = qs.scales(scope, stories("en", "discovery", 10), [3])[3]
-    directions = qs.random_directions(3, 128)
-    found = qs.output_effects(scope, directions, scale, 0.5, prompts, tokens)
-
-    def odds(prompt, steer):
-        with qs.edit(scope.model, steer):
-            p = scope.model(**scope.tokens(prompt)).logits[0, -1].double().softmax(-1)
-        inside = p[tokens].sum()
-        return float((inside / (1 - inside)).log())
-
-    for v, effect in zip(directions, found, strict=True):
-        steer = {3: qs.add(v, 0.5, scale)}
-        assert effect == pytest.approx(
-            np.mean([odds(p, steer) - odds(p, {}) for p in prompts]), abs=1e-3
-        )
 
 
 # ---- verdicts

@@ -1,23 +1,10 @@
-"""Switches on labelled strings, and features as a training signal."""
+"""Switches of script on labelled strings, in the tiny world and as tokens."""
 
-import json
-
-import numpy as np
 import pytest
-import torch
 
 import qs_helpers as qs
-from qs_helpers.studies.finetuning import (
-    excess,
-    excess_loss,
-    export_excess,
-    finetune,
-    read_excess,
-    usual_levels,
-)
 from qs_helpers.studies.switching import foreign_ids, foreign_token, switching
 from qs_helpers.tiny import corpus, judge
-from qs_helpers.writing import script_shares
 
 
 @pytest.mark.parametrize(
@@ -90,97 +77,3 @@ def test_foreign_ids(scope):
     assert not latin & set(scope.tokenizer.all_special_ids)
     assert set(scope.ids(["book the cook"])[0]) <= latin
     assert not set(scope.ids(["老师读书。123"])[0]) & latin
-
-
-def test_a_mask_on_the_logits_writes_none_of_them(scope):
-    latin = foreign_ids(scope, ("Latin",))
-    for temperature in (0.0, 1.0):
-        out = qs.generate(scope, ["the cook", "老师"], forbid=latin, temperature=temperature)
-        assert not any("Latin" in script_shares(text) for text in out)
-
-
-def test_token_odds_are_log_odds(scope):
-    tokens, prompt = torch.tensor([300, 301]), "the cook buys"
-    p = scope.model(**scope.tokens(prompt)).logits[0, -1].double().softmax(-1)[tokens].sum()
-    found = qs.token_odds(scope, [prompt, "a"], tokens)
-    assert found[0] == pytest.approx(float((p / (1 - p)).log()), abs=1e-3)
-
-
-# ---- the training signal
-
-TEXTS = ["老师在学校读书。", "医生买面包，但是老师买鱼。"]
-
-
-@pytest.fixture(scope="module")
-def signal(scope):
-    return usual_levels(scope, TEXTS, 3, [5, 9, 11])
-
-
-def test_excess_is_the_rise_above_the_usual_level(scope, signal):
-    sae, rows = scope.sae(3), []
-    for text in TEXTS:
-        with qs.capture(scope.model, [3]) as captured:
-            scope.model(**scope.tokens(text))
-        rows.append(captured[3][0] @ sae.W_enc[[5, 9, 11]].T + sae.b_enc[[5, 9, 11]])
-    usual = torch.cat([row[1:] for row in rows]).mean(0)
-    assert signal.usual == pytest.approx(usual.tolist(), rel=1e-3)
-    for row, found in zip(rows, excess(scope, TEXTS, signal), strict=True):
-        assert found == pytest.approx((row - usual).relu().mean(1).numpy(), abs=1e-2)
-
-
-def test_the_loss_is_the_mean_excess_and_has_a_gradient(scope, signal):
-    with qs.capture(scope.model, [3]) as captured:
-        scope.model(**scope.tokens(TEXTS[0]))
-    x = captured[3].clone().requires_grad_()
-    mask = torch.ones(x.shape[:2], dtype=torch.bool)
-    loss = excess_loss(scope.sae(3), x, signal, mask)
-    assert loss.item() == pytest.approx(excess(scope, TEXTS[:1], signal)[0].mean(), abs=1e-3)
-    loss.backward()
-    assert x.grad.abs().sum() > 0
-    none = excess_loss(scope.sae(3), x, signal, torch.zeros_like(mask))
-    assert none.item() == 0
-
-
-def test_the_exported_jsonl_has_its_schema_and_loads_with_datasets(scope, signal, tmp_path):
-    path = export_excess(tmp_path / "excess.jsonl", scope, TEXTS, ["zh", "zh"], signal)
-    rows = read_excess(path)
-    for text, row in zip(TEXTS, rows, strict=True):
-        assert row["text"] == text and row["scope"] == "tiny" and row["features"] == [5, 9, 11]
-        assert len(row["tokens"]) == len(row["excess"]) == len(scope.ids([text])[0])
-        assert row["reward"] == pytest.approx(-np.mean(row["excess"]), abs=1e-5)
-    broken = rows[0] | {"excess": rows[0]["excess"][:-1]}
-    path.write_text(json.dumps(broken) + "\n")
-    with pytest.raises(ValueError, match="line 1: not one excess for each token"):
-        read_excess(path)
-    path.write_text(json.dumps({k: v for k, v in rows[0].items() if k != "reward"}) + "\n")
-    with pytest.raises(ValueError, match="line 1: reward is no float"):
-        read_excess(path)
-
-
-def test_datasets_reads_the_jsonl(scope, signal, tmp_path):
-    datasets = pytest.importorskip("datasets", reason="the extra `data` is not installed")
-    path = export_excess(tmp_path / "excess.jsonl", scope, TEXTS, ["zh", "zh"], signal)
-    rows = datasets.load_dataset("json", data_files=str(path), cache_dir=str(tmp_path))["train"]
-    assert rows["text"] == TEXTS and len(rows[0]["excess"]) == len(rows[0]["tokens"])
-
-
-def test_finetuning_leaves_the_model_alone_and_the_penalty_lowers_the_excess(scope, signal):
-    before = [p.clone() for p in scope.model.parameters()]
-    texts = TEXTS * 4
-    plain, held = (
-        finetune(scope, texts, 6, 0, s, w, rate=1e-3) for s, w in ((None, 0.0), (signal, 1.0))
-    )
-    assert all(torch.equal(a, b) for a, b in zip(before, scope.model.parameters(), strict=True))
-    assert not any(p.requires_grad for p in scope.model.parameters())
-    levels = [np.mean(np.concatenate(excess(s, TEXTS, signal))) for s in (plain, held)]
-    assert levels[1] < levels[0]
-    again = finetune(scope, texts, 6, 0, rate=1e-3)
-    pairs = zip(plain.model.parameters(), again.model.parameters(), strict=True)
-    assert all(torch.equal(a, b) for a, b in pairs)
-
-
-def test_bad_finetuning(scope, signal):
-    with pytest.raises(ValueError, match="no texts"):
-        finetune(scope, [], 1)
-    with pytest.raises(ValueError, match="layer 5: choose one below the last"):
-        finetune(scope, TEXTS, 1, signal=signal._replace(layer=5))

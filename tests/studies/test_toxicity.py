@@ -28,7 +28,6 @@ from qs_helpers.studies.toxicity import (
     stratified_auroc,
     strength,
 )
-from qs_helpers.tiny import corpus
 
 LANGUAGE = "en"
 
@@ -53,23 +52,7 @@ def data(scope):
     return out
 
 
-# ---- readings and the rule
-
-
-def test_readings_are_those_of_one_text_at_a_time(scope):
-    texts = ["the cook buys the bread.", "a", "qui lit le livre ?"]
-    found = qs.read_texts(scope, texts, [1, 4])
-    for layer in (1, 4):
-        sae = scope.sae(layer)
-        for i, text in enumerate(texts):
-            with qs.capture(scope.model, [layer]) as captured:
-                scope.model(**scope.tokens(text))
-            x = captured[layer][0]
-            z = naive.activations(sae, x)
-            assert found[layer].peak[i] == pytest.approx(z.amax(0).numpy(), abs=1e-2)
-            assert found[layer].mean[i] == pytest.approx(z.mean(0).numpy(), abs=1e-2)
-            assert found[layer].last[i] == pytest.approx(z[-1].numpy(), abs=1e-2)
-            assert found[layer].residual[i] == pytest.approx(x.mean(0).numpy(), abs=1e-2)
+# ---- the rule
 
 
 @pytest.mark.parametrize("k", [1, 2, 5, 32])
@@ -247,10 +230,3 @@ def test_greedy_order_beats_no_better_order():
     assert len(greedy_order(np.zeros((3, 4), bool))) == 0
     with pytest.raises(ValueError, match="give both"):
         coverage(np.zeros((0, 4), bool))
-
-
-def test_half_remarks_end_before_the_word():
-    for half in corpus.half_remarks("test", 30):
-        assert half.answer not in half.text and half.refusal not in half.text
-    texts = [half.text for half in corpus.half_remarks("test", 30)]
-    assert len(set(texts)) == 30

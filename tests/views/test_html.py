@@ -1,9 +1,11 @@
-"""Tokens as people read them: whole characters, visible whitespace, nothing dropped."""
+"""Tokens as people read them: whole characters, visible whitespace, text that stands out."""
+
+import re
 
 import pytest
 
 import qs_helpers as qs
-from qs_helpers.views.html import pieces, token, visible
+from qs_helpers.views.html import FULL, TEXT, pieces, shade, token, visible
 
 TEXTS = [
     "the cook buys the bread.",
@@ -57,3 +59,15 @@ def test_a_token_of_bytes_is_shown_as_bytes(tokenizer):
     shown = " ".join(token(tokenizer, i).strip("‹›") for i in ids)
     assert shown == "𓂀".encode().hex(" ").upper()
     assert token(tokenizer, tokenizer(" the")["input_ids"][0]) == "·the"
+
+
+def test_text_on_colour_keeps_its_contrast():
+    def luminance(rgb):
+        parts = [c / 255 / 12.92 if c <= 10 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in rgb]
+        return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2]
+
+    dark = luminance([int(TEXT[i : i + 2], 16) for i in (1, 3, 5)])
+    for share in (-1, 0, 0.3, 1, 7):
+        rgb = [int(n) for n in re.search(r"rgb\((\d+),(\d+),(\d+)\)", shade(share)).groups()]
+        assert (luminance(rgb) + 0.05) / (dark + 0.05) >= 4.5
+    assert f"rgb({','.join(map(str, FULL))})" in shade(1)

@@ -8,8 +8,6 @@ import tracemalloc
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from naive import scan as naive_scan
 
 import qs_helpers as qs
@@ -150,30 +148,6 @@ def test_every_group_has_a_plan(name):
     assert plan.residuals <= 2 * forward.RESIDUAL_BYTES
     assert one.tables < plan.tables and one.saes <= plan.saes <= CACHE_BYTES
     assert one.scan < plan.scan and one.device <= plan.device
-
-
-@pytest.mark.parametrize("letters", ["a word or two ", "0123456789", "漢字仮名", "🙂🙃"])
-def test_parts_are_cut_by_tokens(scope, letters, monkeypatch):
-    monkeypatch.setattr(forward, "CHUNK_TOKENS", 300)
-    texts = [letters * n for n in (1, 30, 2, 9, 1, 1, 60, 3)] * 3
-    lengths = [len(ids) for ids in scope.ids(texts)]
-    seen, first = [], 0
-    for number, chunk in forward._chunks(scope, iter(texts), 300):
-        assert number == first and (sum(map(len, chunk)) <= 300 or len(chunk) == 1)
-        seen += [len(ids) for ids in chunk]
-        first += len(chunk)
-    assert seen == lengths
-
-
-@given(st.lists(st.integers(1, 300), max_size=60), st.sampled_from([64, 400, 4096]))
-def test_batches_hold_texts_of_like_length(lengths, most):
-    found = list(batches(dict(enumerate(lengths)), most))
-    assert sorted(i for batch in found for i in batch) == list(range(len(lengths)))
-    for batch in found:
-        real, padded = sum(lengths[i] for i in batch), len(batch) * max(lengths[i] for i in batch)
-        assert padded <= most or len(batch) == 1
-        last = max(lengths[i] for i in batch)
-        assert real >= 0.9 * padded or real - last < most / 8
 
 
 def test_residuals_take_no_more_than_planned(scope, monkeypatch):

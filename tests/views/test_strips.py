@@ -2,15 +2,11 @@
 
 import re
 
-import numpy as np
 import pytest
 from nbconvert.filters.strings import clean_html
 
 import qs_helpers as qs
 from qs_helpers.evidence.files import short
-from qs_helpers.scoring import nearest
-from qs_helpers.tiny import corpus
-from qs_helpers.views.html import FULL, TEXT, shade
 
 TEXT_ = "my neighbor plants the flowers. you are a fool!"
 HARD = {
@@ -22,17 +18,6 @@ HARD = {
     "chinese": "你是傻瓜！",
     "1,000 tokens": "the cook buys the bread. " * 140,
 }
-
-
-@pytest.fixture(scope="module")
-def scope():
-    return qs.load_scope("tiny")
-
-
-@pytest.fixture(scope="module")
-def found(scope, tmp_path_factory):
-    texts = [d.text for d in corpus.documents(80, "discovery")]
-    return qs.views.scan_corpus(scope, texts, folder=tmp_path_factory.mktemp("cache"))
 
 
 def strongest(found, layer=3):
@@ -104,15 +89,6 @@ def test_texts_that_cannot_be_shown_are_refused_by_name(scope, text, message):
         qs.views.token_strip(scope, text, 2, 7)
 
 
-def test_a_feature_that_never_fires_is_called_dead(scope, found):
-    dead = int(np.flatnonzero(found.stats(0)["fired"] == 0)[0])
-    card = qs.views.feature_card(scope, found, 0, dead)
-    assert "dead: it fires nowhere in this corpus" in card.to_html()
-    assert len(card.data) == 0 and "0 sinks" in card.alt
-    strip = qs.views.token_strip(scope, TEXT_, 0, dead)
-    assert "does not fire on any of" in strip.alt
-
-
 def test_what_does_not_exist_is_named(scope, found):
     with pytest.raises(ValueError, match="feature -1 is out of range"):
         qs.views.token_strip(scope, TEXT_, 0, -1)
@@ -141,60 +117,6 @@ def test_the_strip_shows_what_encode_computes(scope):
         assert row.value == pytest.approx(float(expected[row.start]), rel=1e-4)
     peak = view.data.loc[view.data.value.idxmax()]
     assert f"<b>{peak.shown}</b>" in view.to_html()
-
-
-def test_text_on_colour_keeps_its_contrast():
-    def luminance(rgb):
-        parts = [c / 255 / 12.92 if c <= 10 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in rgb]
-        return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2]
-
-    dark = luminance([int(TEXT[i : i + 2], 16) for i in (1, 3, 5)])
-    for share in (-1, 0, 0.3, 1, 7):
-        rgb = [int(n) for n in re.search(r"rgb\((\d+),(\d+),(\d+)\)", shade(share)).groups()]
-        assert (luminance(rgb) + 0.05) / (dark + 0.05) >= 4.5
-    assert f"rgb({','.join(map(str, FULL))})" in shade(1)
-
-
-def test_badges_name_dense_register_and_foreign(scope, found, monkeypatch):
-    feature = strongest(found)
-    monkeypatch.setattr(found, "density", lambda layer: np.full(scope.d_sae, 0.2))
-    sample = found.stats(3)["sample"]
-    sample["position"][sample["feature"] == feature] = 0
-    monkeypatch.setattr(scope, "suite_note", lambda: "its SAEs were trained on A, not on B")
-    notes = qs.views.badges(scope, found, 3, feature)
-    assert notes == [
-        "dense: it fires on 20% of the tokens",
-        "register feature: 100% of its firings are at the first token of a text",
-        "its SAEs were trained on A, not on B",
-    ]
-
-
-def test_a_base_suite_on_another_model_is_told(scope):
-    from qs_helpers.loading.catalog import TINY
-
-    mixed = qs.load_scope(model=TINY["tiny-instruct"] / "model", sae=TINY["tiny"] / "sae")
-    assert "trained on base, not on instruct" in mixed.suite_note()
-    assert scope.suite_note() == qs.load_scope("tiny-instruct").suite_note() == ""
-
-
-def test_the_logit_lens_is_the_final_norm_and_the_output_matrix(scope):
-    lens = qs.views.logit_lens(scope, 5, 11, n=4)
-    x = scope.sae(5).direction(11)[0]
-    model = scope.model
-    hidden = x / (x.square().mean() + model.config.rms_norm_eps).sqrt() * model.model.norm.weight
-    logits = model.lm_head.weight @ hidden
-    expected = (logits - logits.mean()).topk(4).values.tolist()
-    assert lens[lens.side == "promoted"].logit.tolist() == pytest.approx(expected, rel=1e-4)
-    assert lens[lens.side == "suppressed"].logit.is_monotonic_increasing
-
-
-def test_nearest_features_are_the_largest_cosines(scope):
-    found = nearest(scope, 2, 5, n=3)
-    W = scope.sae(2).W_dec
-    cosines = (W.T @ W[:, 5]) / W.norm(dim=0) / W[:, 5].norm()
-    cosines[5] = -1
-    assert found.feature.tolist() == cosines.topk(3).indices.tolist()
-    assert nearest(scope, 2, 5, other=3).cosine.is_monotonic_decreasing
 
 
 def test_labels_are_kept_and_shown(scope, found, tmp_path, monkeypatch):

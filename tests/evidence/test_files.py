@@ -1,0 +1,34 @@
+"""Files are written whole or not at all, and hold plain values."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+import torch
+
+from qs_helpers.evidence.files import plain, short, write_json, write_whole
+
+
+def test_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "new" / "a.txt"
+    write_whole(path, b"old")
+    with monkeypatch.context() as patch:
+        patch.setattr(type(path), "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            write_whole(path, b"new")
+    assert path.read_bytes() == b"old"
+    write_whole(path, b"new")
+    assert path.read_bytes() == b"new" and os.listdir(path.parent) == ["a.txt"]
+
+
+def test_plain_and_short_values(tmp_path):
+    assert plain({1: (np.int64(2), np.bool_(True), None)}) == {"1": [2, True, None]}
+    assert plain(torch.tensor([1.5, float("inf")])) == [1.5, "inf"]
+    with pytest.raises(TypeError, match="object cannot be recorded: pass numbers, text"):
+        plain(object())
+    assert [short(x) for x in (0.012345, 123456.7, 3, "a", True)] == [
+        *("0.0123", "123,457", "3", "a", "True")
+    ]
+    write_json(tmp_path / "x.json", {"token": "half \udce4"})
+    assert json.loads((tmp_path / "x.json").read_text()) == {"token": "half \udce4"}

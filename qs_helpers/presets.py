@@ -34,9 +34,7 @@ def project_root() -> Path:
 
 def resolve_preset(preset: str) -> str:
     """The preset to use: the name itself, or for "auto" the variable QS_PRESET, else "tiny"."""
-    if preset != "auto":
-        return preset
-    return os.environ.get("QS_PRESET") or "tiny"
+    return (os.environ.get("QS_PRESET") or "tiny") if preset == "auto" else preset
 
 
 def is_tiny(preset: str) -> bool:

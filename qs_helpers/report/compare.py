@@ -112,7 +112,7 @@ def _about(runs: dict[str, dict]) -> list[dict[str, Any]]:
         rows = {}
         for stem, results in sorted(found.items()):
             for key, value in provenance_rows(results):
-                # What is of the machine or the library is said once, not for every notebook.
+                # The same in all notebooks of a run: said once.
                 once = key.startswith("versions.") or key in ("device", "dtype", "cores")
                 rows.setdefault(key if once else f"{stem}: {key}", value)
         described[name] = rows
@@ -136,6 +136,6 @@ def _numbers(values: Any, name: str = "") -> dict[str, float]:
 
 
 def _aligned(tables: dict[str, dict]) -> list[tuple[str, list]]:
-    """Each key of some tables, as first met, with its value in every table, None where it lacks."""
+    """Each key, in the order of its first appearance, with its value in every table or None."""
     keys = dict.fromkeys(key for table in tables.values() for key in table)
     return [(key, [table.get(key) for table in tables.values()]) for key in keys]

@@ -1,8 +1,7 @@
 """Carries out a plan: runs notebook by notebook, and writes pages and results.
 
 A report that was interrupted, even by kill -9, goes on where it was when it is started again. Only
-a refresh writes outside of runs/: it cleans what was stale and now is executed anew, and puts it
-into notebooks/ and figures/.
+a refresh writes outside of runs/: it cleans what it ran and puts it into notebooks/ and figures/.
 """
 
 import json

@@ -73,12 +73,10 @@ def plain_source(text: str) -> str:
 
 def _without_docstrings(tree: ast.AST) -> ast.AST:
     """The tree itself, its docstrings taken out."""
+    documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
     for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            first = node.body[0] if node.body else None
-            if isinstance(getattr(first, "value", None), ast.Constant):
-                if isinstance(first, ast.Expr) and isinstance(first.value.value, str):
-                    del node.body[0]
+        if isinstance(node, documented) and ast.get_docstring(node, clean=False) is not None:
+            del node.body[0]
     return tree
 
 
@@ -151,7 +149,7 @@ def _imports(tree: ast.AST, package: list[str]) -> dict[str, Place]:
                 if root == HELPER.name:
                     found[alias.asname or root] = (rest if alias.asname else "", "")
         elif isinstance(node, ast.ImportFrom):
-            parts = (node.module or "").split(".") if node.module else []
+            parts = node.module.split(".") if node.module else []
             if node.level:
                 parts = package[: len(package) - node.level + 1] + parts
             elif parts[0] == HELPER.name:

@@ -22,6 +22,7 @@ LATE = {
     ("report.__main__", "report.compare"): "--help and a wrong command answer at once",
     ("report.run", "report.pages"): "a dry run writes no page",
     ("report.run", "report.commit"): "only --refresh commits",
+    ("loading.hub", "loading.saefile"): "a report's check runs without torch, which comes with it",
     ("studies.data", "tiny.corpus"): "texts of one's own need no tiny world",
     ("studies.data", "tiny.lexicon"): "texts of one's own need no tiny world",
 }

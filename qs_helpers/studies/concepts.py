@@ -27,9 +27,7 @@ class ConceptSearch(NamedTuple):
     length: Estimate
 
 
-def concept_search(
-    scope, found: tuple, held_out: tuple, layers=None, top: int = 20, seed: int = 0
-) -> ConceptSearch:
+def concept_search(scope, found, held_out, layers=None, top=20, seed=0) -> ConceptSearch:
     """Features that fire in more of the positive texts than of the negative ones.
 
     found, held_out: (positive texts, negative texts), lists of strings. Features of `layers`

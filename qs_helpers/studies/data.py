@@ -17,6 +17,8 @@ from typing import NamedTuple
 import regex
 
 from ..presets import dataset_name
+from ..tiny import corpus
+from ..tiny.lexicon import LEXICON, form
 
 SPLITS = {"discovery": 0.6, "validation": 0.2, "test": 0.2}
 YES = {"1", "true", "yes", "toxic", "positive"}
@@ -40,8 +42,6 @@ def tiny_texts(n: Mapping[str, int], languages: Iterable[str], seed: int = 0) ->
 
     The splits share no sentence frame with a label and no insult or word of praise.
     """
-    from ..tiny import corpus
-
     return [
         _from_tiny(text, "toxic")
         for language in languages
@@ -284,9 +284,7 @@ def _dataset_rows(name: str, rows, columns: Sequence[str], seed: int):
     return rows.shuffle(seed=seed)
 
 
-def load_prompts(
-    sources: Sequence[str], n: Mapping[str, int], languages: Sequence[str], seed: int = 0
-) -> dict[tuple[str, bool], list[Record]]:
+def load_prompts(sources, n, languages, seed=0) -> dict[tuple[str, bool], list[Record]]:
     """Prompts by (split, harmful), at most n[split] of each label and language.
 
     sources: nothing for the tiny world; one file with columns text, harmful (0 or 1) and, if it
@@ -308,22 +306,19 @@ def load_prompts(
             print("left out:", note)
     else:
         records = tiny_prompts(n, languages, seed)
-    out: dict[tuple[str, bool], list[Record]] = {}
+    out: dict[tuple[str, bool], list[Record]] = defaultdict(list)
     kept: Counter = Counter()
     for record in records:
-        key = record.split, record.toxic
-        kept[key, record.language] += 1
-        if kept[key, record.language] <= n[record.split]:
-            out.setdefault(key, []).append(record)
-    return out
+        kept[record[1:4]] += 1  # by label, language and split
+        if kept[record[1:4]] <= n[record.split]:
+            out[record.split, record.toxic].append(record)
+    return dict(out)
 
 
 def tiny_prompts(n: Mapping[str, int], languages: Iterable[str], seed: int = 0) -> list[Record]:
     """Requests of the tiny world, n[split] of each label and language; the splits share no
     sentence frame and no verb. `source` names both: prompts with the same ones are alike, and are
     no independent samples."""
-    from ..tiny import corpus
-
     return [
         _from_tiny(text, "harmful")._replace(source=f"{text.source}/{_verb(text)}")
         for language in languages
@@ -334,16 +329,12 @@ def tiny_prompts(n: Mapping[str, int], languages: Iterable[str], seed: int = 0) 
 
 def _verb(request) -> str:
     """The English name of a request's verb."""
-    from ..tiny.lexicon import LEXICON, form
-
     named = {form(row, request.language): row[0] for row in LEXICON[request.label]}
     return named[max((verb for verb in named if verb in request.text), key=len)]
 
 
 def tiny_twins(n: int, split: str, languages: Iterable[str], seed: int = 0):
     """n pairs (harmful, harmless) of Records for each language, alike but for the verb."""
-    from ..tiny import corpus
-
     return [
         tuple(_from_tiny(text, "harmful") for text in pair)
         for language in languages

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..controls import matched_features
 from ..forward import activations
-from ..steering import Scale, change_features, only_where
+from ..steering import change_features, only_where
 
 FeatureSet = Sequence[tuple[int, int]]
 
@@ -48,12 +48,11 @@ def best(scores: Mapping[int, Sequence[float]], n: int) -> list[tuple[int, int]]
     return [(int(layers[i]), int(ids[i])) for i in order]
 
 
-def feature_edits(
-    scope, chosen: FeatureSet, scales: Mapping[int, Scale], factor: float = 0.0, gates=None
-) -> dict:
+def feature_edits(scope, chosen: FeatureSet, scales, factor: float = 0.0, gates=None) -> dict:
     """{layer: function}, as `edit` takes it: the activations of a set become factor times what
-    they were, 0 by default. gates: {layer: number}; the set is then changed only at tokens where
-    the sum of its activations is above that number. ValueError for an empty set."""
+    they were, 0 by default. scales: {layer: Scale}. gates: {layer: number}; the set is then
+    changed only at tokens where the sum of its activations is above that number. ValueError for
+    an empty set."""
     if not chosen:
         raise ValueError("the set of features is empty")
     functions = {}
@@ -109,12 +108,10 @@ def usual_peaks(scope, texts: Sequence[str], sets, q: float = 0.95) -> list[dict
     return [{n: values.quantile(q).item() for n, values in peak.items()} for peak in peaks]
 
 
-def random_sets(
-    rates: Mapping[int, np.ndarray], chosen: FeatureSet, n: int = 20, seed: int = 0
-) -> list[list[tuple[int, int]]]:
+def random_sets(rates, chosen: FeatureSet, n: int = 20, seed: int = 0) -> list[list]:
     """n sets, each with one other feature for each of the chosen ones, of the same layer and
     decile of firing rate (`matched_features`), without repeats. Features that never fire in
-    `rates` have no match and are left out."""
+    `rates` ({layer: share of tokens, float64 [d_sae]}) have no match and are left out."""
     candidates = {}
     for place, (layer, f) in enumerate(chosen):
         others = int((np.asarray(rates[layer]) > 0).sum()) - 1

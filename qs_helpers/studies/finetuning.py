@@ -102,10 +102,10 @@ def finetune(
 ):
     """A scope with a copy of the model, fine-tuned on texts (AdamW); the original is untouched.
 
-    With `signal` (a Signal), `weight` times `excess_loss` is added, on the residuals after its layer. `counts`
-    (ids -> bool) says at which tokens it counts; None: at all but the first. The same seed draws
-    the same batches, whatever the signal. Raises ValueError for no texts, or a signal on the last
-    layer, where the model's hidden states are those after the final norm.
+    With `signal` (a Signal), `weight` times `excess_loss` is added, on the residuals after its
+    layer. `counts` (ids -> bool) says at which tokens it counts; None: at all but the first. The
+    same seed draws the same batches, whatever the signal. Raises ValueError for no texts, or a
+    signal on the last layer, where the model's hidden states are those after the final norm.
     """
     if not texts:
         raise ValueError("finetune got no texts")

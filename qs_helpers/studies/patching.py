@@ -39,10 +39,9 @@ class Gradients(NamedTuple):
     """bool [rows, seq]"""
 
 
-def gradients(
-    scope, prompts: Sequence[str], tokens: Tensor, layers: Sequence[int]
-) -> Iterator[Gradients]:
-    """Gradients of the log-odds (nats) of the next token being one of `tokens`, batch by batch.
+def gradients(scope, prompts, tokens: Tensor, layers) -> Iterator[Gradients]:
+    """Gradients of the log-odds (nats) of the next token being one of `tokens` (int64 [tokens]),
+    batch by batch.
 
     One forward and one backward pass a batch serve all `layers`.
     """

@@ -2,7 +2,7 @@
 
 import contextlib
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from ..loading.catalog import find_origin
 from ..loading.scope import Scope, load_scope
 from ..presets import preset_names
 from ..scoring import fvu, more_common, token_odds
-from ..steering import Scale, add, difference_of, project_out
+from ..steering import add, difference_of, project_out
 
 # English openings are those that most published counts use; the others say the same.
 MARKERS = (
@@ -161,9 +161,7 @@ def opening_tokens(scope, answers: Sequence[str], refused: Sequence[bool]) -> Te
 
 
 @torch.no_grad()
-def score_candidates(
-    scope, candidates, scales, harmful: Sequence[str], harmless: Sequence[str], tokens: Tensor
-) -> pd.DataFrame:
+def score_candidates(scope, candidates, scales, harmful, harmless, tokens) -> pd.DataFrame:
     """The three scores of Arditi et al. 2024 for candidates {layer: [positions, d_model]}.
 
     One row a candidate: layer, position (-1 is the last), bypass (mean refusal log-odds of
@@ -234,10 +232,11 @@ def orthogonalised(model, direction: Tensor, untie: bool = True):
     unit = unit.to(embedding.weight.device, torch.float32)
 
     written = [embedding.weight]
-    for module in (module for layer in decoder_layers(new) for module in writers(layer)):
-        projection = _projection(module)
-        written += [projection.weight.T]
-        written += [] if projection.bias is None else [projection.bias]
+    for layer in decoder_layers(new):
+        for projection in map(_projection, writers(layer)):
+            written.append(projection.weight.T)
+            if projection.bias is not None:
+                written.append(projection.bias)
     for rows in written:  # [..., d_model], changed in place
         rows.copy_(rows.float() - (rows.float() @ unit)[..., None] * unit)
     return new

@@ -203,9 +203,7 @@ class Knob(NamedTuple):
         ]
 
 
-def feature_knob(
-    scope, name: str, layer: int, feature: int, dose: float, density, fires, near, seed: int = 0
-) -> Knob:
+def feature_knob(scope, name, layer, feature, dose, density, fires, near, seed=0) -> Knob:
     """A feature's column of W_dec, with its controls.
 
     20 random directions; 20 random live features that fire as often (`density`: share of tokens,
@@ -226,9 +224,7 @@ def feature_knob(
     return Knob(f"{name} (feature {feature})", layer, own, dose, neighbours, controls)
 
 
-def direction_knob(
-    scope, name: str, layer: int, directions, dose: float, density, fires, seed: int = 0
-) -> Knob:
+def direction_knob(scope, name, layer, directions, dose, density, fires, seed=0) -> Knob:
     """One of `directions` ({layer: [d_model]}), with the controls of the feature that the same
     texts choose.
 

@@ -298,15 +298,11 @@ def try_knob(
     for layer, texts in zip(knob.neighbours, near, strict=True):
         again.append((f"layer {layer}", *change(outcome, texts, plain)[:3]))
     beside = [(name, *change(score, steered, plain)[:3]) for name, score in sides.items()]
-    interval = ["value", "low", "high"]
-    return KnobTrial(
-        knob,
-        effect,
-        sign_flip_p(np.subtract(outcome(steered, prompts), zero), seed),
-        pd.DataFrame(rows, columns=["control", "draw", "value"]),
-        pd.DataFrame(beside, columns=["score", *interval]),
-        pd.DataFrame(again, columns=["where", *interval]),
-    )
+    p = sign_flip_p(np.subtract(outcome(steered, prompts), zero), seed)
+    drawn = pd.DataFrame(rows, columns=["control", "draw", "value"])
+    changed = pd.DataFrame(beside, columns=["score", "value", "low", "high"])
+    repeated = pd.DataFrame(again, columns=["where", "value", "low", "high"])
+    return KnobTrial(knob, effect, p, drawn, changed, repeated)
 
 
 def verdicts(trials: Sequence[KnobTrial]) -> pd.DataFrame:

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy.stats import binomtest, permutation_test, rankdata
+from scipy.stats import binomtest, permutation_test
 
 DRAWS = 2000
 AREA_DRAWS = 1000
@@ -161,10 +161,3 @@ def auroc(scores, positive, seed: int = 0) -> Estimate:
     areas = np.einsum("dp,pn,dn->d", *(draws[0], wins, draws[1]), optimize=True) / wins.size
     low, high = np.quantile(areas, [0.025, 0.975])
     return Estimate(float(wins.mean()), float(low), float(high), len(scores))
-
-
-def _area(scores: np.ndarray, positive: np.ndarray) -> float:
-    """The same area from ranks (Mann and Whitney's U)."""
-    n = positive.sum()
-    u = rankdata(scores)[positive].sum() - n * (n + 1) / 2
-    return float(u / (n * (len(scores) - n)))

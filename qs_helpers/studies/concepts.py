@@ -1,17 +1,16 @@
 """Notebook 02. Features of a concept: found on some texts, judged on others, against controls."""
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from sklearn.metrics import roc_auc_score
 
-from ..evidence.stats import Estimate, _area, auroc
+from ..evidence.stats import Estimate, auroc
 from ..forward import read_texts
 from ..scoring import firing_gap
 
 CONTROLS = 20
-Texts = Sequence[str]
 
 
 class ConceptSearch(NamedTuple):
@@ -28,33 +27,23 @@ class ConceptSearch(NamedTuple):
     length: Estimate
 
 
-def concept_search(
-    scope,
-    found: tuple[Texts, Texts],
-    held_out: tuple[Texts, Texts],
-    layers=None,
-    top: int = 20,
-    seed: int = 0,
-) -> ConceptSearch:
+def concept_search(scope, found, held_out, layers=None, top=20, seed=0) -> ConceptSearch:
     """Features that fire in more of the positive texts than of the negative ones.
 
-    found, held_out: (positive texts, negative texts). Features of `layers` (None: all) are ranked
-    on `found`: a feature fires in a text if it is in the TopK of a token that is no sink. The
-    AUROC of its strongest activation in a text is taken on `held_out`. Controls are judged in
-    the same way: the best feature for shuffled labels, on shuffled labels, and random features
-    that fire at all, 20 of each. ValueError where a list has fewer than two texts.
+    found, held_out: (positive texts, negative texts), lists of strings. Features of `layers`
+    (None: all) are ranked on `found`: a feature fires in a text if it is in the TopK of a token
+    that is no sink. The AUROC of its strongest activation in a text is taken on `held_out`.
+    Controls are judged in the same way: the best feature for shuffled labels, on shuffled labels,
+    and random features that fire at all, 20 of each. ValueError where a list has fewer
+    than two texts.
     """
     for name, texts in (("found", found), ("held_out", held_out)):
         if len(texts) != 2 or min(map(len, texts)) < 2:
             raise ValueError(f"{name}: give two lists (positive, negative) of two texts or more")
     labels = [np.repeat([True, False], [len(pos), len(neg)]) for pos, neg in (found, held_out)]
-    train, test = (
-        {layer: found.peak for layer, found in readings.items()}
-        for readings in (
-            read_texts(scope, [*pos, *neg], layers, ["peak"]) for pos, neg in (found, held_out)
-        )
-    )
-    train = {layer: peak > 0 for layer, peak in train.items()}
+    sides = [read_texts(scope, [*pos, *neg], layers, ["peak"]) for pos, neg in (found, held_out)]
+    train = {layer: readings.peak > 0 for layer, readings in sides[0].items()}
+    test = {layer: readings.peak for layer, readings in sides[1].items()}
 
     rows = []
     for layer, feature in _best(train, labels[0], top):
@@ -88,11 +77,8 @@ def _controls(train, test, labels, seed: int) -> pd.DataFrame:
         shuffled = [rng.permutation(label) for label in labels]
         best = _best(train, shuffled[0], 1)[0]
         random = live[rng.integers(len(live))]
-        for control, (layer, feature), label in (
-            ("shuffled labels", best, shuffled[1]),
-            ("random live feature", random, labels[1]),
-        ):
-            value = _area(test[layer][:, feature], label)
-            place = {"control": control, "draw": draw, "layer": layer, "feature": int(feature)}
-            rows.append(place | {"value": value})
-    return pd.DataFrame(rows)
+        trials = ("shuffled labels", best, shuffled[1]), ("random live feature", random, labels[1])
+        for control, (layer, feature), label in trials:
+            value = roc_auc_score(label, test[layer][:, feature])
+            rows.append((control, draw, layer, int(feature), value))
+    return pd.DataFrame(rows, columns=["control", "draw", "layer", "feature", "value"])

@@ -5,7 +5,7 @@ A dataset is named owner/name, or owner/name@revision for a branch, tag or commi
 
 import csv
 import hashlib
-import io
+import itertools
 import json
 import random
 import unicodedata
@@ -17,6 +17,8 @@ from typing import NamedTuple
 import regex
 
 from ..presets import dataset_name
+from ..tiny import corpus
+from ..tiny.lexicon import LEXICON, form
 
 SPLITS = {"discovery": 0.6, "validation": 0.2, "test": 0.2}
 YES = {"1", "true", "yes", "toxic", "positive"}
@@ -40,25 +42,20 @@ def tiny_texts(n: Mapping[str, int], languages: Iterable[str], seed: int = 0) ->
 
     The splits share no sentence frame with a label and no insult or word of praise.
     """
-    from ..tiny import corpus
-
-    drawn = [
-        text
+    return [
+        _from_tiny(text, "toxic")
         for language in languages
         for split, count in n.items()
         for text in corpus.remarks(language, split, count, seed)
     ]
-    return [Record(t.text, t.label == "toxic", t.language, t.split, t.source) for t in drawn]
+
+
+def _from_tiny(text, positive: str) -> Record:
+    return Record(text.text, text.label == positive, text.language, text.split, text.source)
 
 
 def read_labelled(
-    path,
-    text: str = "text",
-    label: str = "toxic",
-    language: str = "language",
-    positive: str | None = None,
-    most: int = 5000,
-    seed: int = 0,
+    path, text="text", label="toxic", language="language", positive=None, most=5000, seed=0
 ) -> list[Record]:
     """Texts of a .csv or .jsonl file in UTF-8, with the names of its columns.
 
@@ -72,15 +69,15 @@ def read_labelled(
     path, rng = Path(path), random.Random(seed)
     kept: dict[tuple, list[Record]] = defaultdict(list)
     seen: Counter = Counter()
-    columns = {"text": text, "label": label}
     for number, row in _rows(path):
-        missing = [name for name in columns.values() if name not in row]
+        missing = [name for name in (text, label) if name not in row]
         if missing:
             raise ValueError(
                 f"{path.name}, line {number}: no column {' or '.join(map(repr, missing))}; it has "
                 f"{', '.join(map(repr, row))}: name yours with text=, label="
             )
-        record = _record(path, number, row, columns, language, positive)
+        cells = row[text], row[label], row.get(language), row.get("split")
+        record = _record(path, f"{path.name}, line {number}", positive, *cells)
         key = record.language, record.toxic, record.split
         seen[key] += 1
         if len(kept[key]) < most:
@@ -92,15 +89,14 @@ def read_labelled(
     if len(labels) < 2:
         have = "nothing" if not labels else "only toxic" if labels == {True} else "only clean"
         raise ValueError(f"{path.name} holds {have} texts; both labels are needed")
-    left = sum(seen.values()) - len(out)
-    if left:
-        print(f"{path.name}: kept a random {len(out):,} of {len(out) + left:,} texts")
+    if len(out) < seen.total():
+        print(f"{path.name}: kept a random {len(out):,} of {seen.total():,} texts")
     return out
 
 
-def _record(path: Path, number: int, row, columns, language: str, positive) -> Record:
-    where = f"{path.name}, line {number}"
-    text, label = row[columns["text"]], str(row[columns["label"]]).strip().casefold()
+def _record(path: Path, where: str, positive, text, label, language, split) -> Record:
+    """A row's Record; where: file and line, for the ValueErrors of `read_labelled`."""
+    label = str(label).strip().casefold()
     if not isinstance(text, str) or not text.strip():
         raise ValueError(f"{where}: the text is {text!r}; each must be a non-empty string")
     if positive is not None:
@@ -112,10 +108,9 @@ def _record(path: Path, number: int, row, columns, language: str, positive) -> R
             f"{where}: the label {label!r} is neither of {sorted(YES)} nor of {sorted(NO)}; "
             "say with positive= which word means toxic"
         )
-    code = str(row.get(language) or "").strip()
+    code, split = str(language or "").strip(), str(split or "")
     if code and not regex.fullmatch(r"[a-z]{2,3}(-\w+)?", code):
         raise ValueError(f"{where}: the language is {code!r}; give a code such as 'en' or 'zh'")
-    split = str(row.get("split") or "")
     if split and split not in SPLITS:
         raise ValueError(f"{where}: the split is {split!r}; use {', '.join(SPLITS)}, or none")
     return Record(text, toxic, code, split, path.name)
@@ -125,11 +120,10 @@ def _rows(path: Path) -> Iterator[tuple[int, dict]]:
     """Line number and row of each entry of a file, read as it is needed."""
     if path.suffix.lower() not in (".csv", ".jsonl"):
         raise ValueError(f"{path.name} is neither .csv nor .jsonl; convert it to one of them")
-    with open(path, "rb") as file:
-        lines = io.TextIOWrapper(file, "utf-8-sig", newline="")
+    with open(path, encoding="utf-8-sig", newline="") as file:
         try:
             if path.suffix.lower() == ".csv":
-                reader = csv.DictReader(lines, strict=True)
+                reader = csv.DictReader(file, strict=True)
                 for row in reader:
                     if None in row or None in row.values():
                         raise ValueError(
@@ -138,14 +132,18 @@ def _rows(path: Path) -> Iterator[tuple[int, dict]]:
                         )
                     yield reader.line_num, row
                 return
-            for number, line in enumerate(lines, 1):
+            for number, line in enumerate(file, 1):
                 if line.strip():
                     row = json.loads(line)
                     if not isinstance(row, dict):
                         raise ValueError(f"{path.name}, line {number}: not an object {{…}}")
                     yield number, row
         except UnicodeDecodeError as error:
-            line = path.read_bytes()[: file.tell()].count(b"\n") if path.stat().st_size < 1e7 else 0
+            line = (
+                path.read_bytes()[: file.buffer.tell()].count(b"\n")
+                if path.stat().st_size < 1e7
+                else 0
+            )
             place = f", near line {line}" if line else ""
             raise ValueError(
                 f"{path.name}{place}: not UTF-8 ({error.reason}); save it as UTF-8 once more"
@@ -167,8 +165,7 @@ def split_texts(records: Iterable[Record], seed: int = 0) -> tuple[list[Record],
     by_text: dict[str, list[Record]] = defaultdict(list)
     for record in records:
         by_text[_normal(record.text)].append(record)
-    unique = []
-    both = 0
+    unique, both = [], 0
     for same in by_text.values():
         splits = {record.split for record in same}
         if len(splits) > 1:
@@ -186,14 +183,13 @@ def split_texts(records: Iterable[Record], seed: int = 0) -> tuple[list[Record],
             sides = [[r for r in group if r.toxic is toxic] for toxic in (True, False)]
             n = min(map(len, sides))
             if n == 0:
-                missing = "toxic" if not sides[0] else "clean"
+                missing = "clean" if sides[0] else "toxic"
                 name = f"language {language!r}" if language else "the file"
                 raise ValueError(
                     f"{name} has no {missing} text for {split}; "
                     "give more texts, or leave the language out"
                 )
-            extra = sum(map(len, sides)) - 2 * n
-            if extra:
+            if extra := len(group) - 2 * n:
                 notes.append(f"{extra} of {language or 'all'} {split}, to balance the labels")
             out += [r._replace(split=split) for side in sides for r in side[:n]]
     return out, notes
@@ -205,18 +201,13 @@ def _assigned(records: list[Record], seed: int) -> dict[str, list[Record]]:
     def key(record: Record) -> str:
         return hashlib.sha256(f"{seed}/{_normal(record.text)}".encode()).hexdigest()
 
-    groups: dict[str, list[Record]] = {split: [] for split in SPLITS}
-    given = [r for r in records if r.split]
-    for record in sorted(given, key=key):
-        groups[record.split].append(record)
+    records = sorted(records, key=key)
+    groups = {split: [r for r in records if r.split == split] for split in SPLITS}
     for toxic in (True, False):
-        free = sorted((r for r in records if not r.split and r.toxic is toxic), key=key)
-        first, start = 0, 0.0
-        for split, share in SPLITS.items():
-            start += share
-            last = round(start * len(free))
+        free = [r for r in records if not r.split and r.toxic is toxic]
+        ends = [round(share * len(free)) for share in itertools.accumulate(SPLITS.values())]
+        for split, first, last in zip(SPLITS, [0, *ends], ends, strict=False):
             groups[split] += free[first:last]
-            first = last
     return {split: group for split, group in groups.items() if group}
 
 
@@ -229,9 +220,7 @@ def masked(text: str, raw: bool = False) -> str:
     return text if raw else regex.sub(r"(?<=[\p{L}\p{N}])[\p{L}\p{M}\p{N}]", "•", text)
 
 
-def load_texts(
-    source: str, languages: Sequence[str] = (), most: int = 5000, seed: int = 0
-) -> list[Record]:
+def load_texts(source: str, languages=(), most: int = 5000, seed: int = 0) -> list[Record]:
     """Labelled texts of a csv or jsonl file, all that it has (`read_labelled`), or of a dataset
     of the Hub, at most `most` of each label in each of `languages` (`hub_texts`)."""
     if dataset_name(source):
@@ -239,9 +228,7 @@ def load_texts(
     return read_labelled(source, seed=seed)
 
 
-def hub_texts(
-    name: str, languages: Sequence[str] = (), most: int = 5000, seed: int = 0
-) -> list[Record]:
+def hub_texts(name: str, languages=(), most: int = 5000, seed: int = 0) -> list[Record]:
     """Texts of a dataset with columns text and toxic and one split a language, such as
     "textdetox/multilingual_toxicity_dataset": at most `most` of each label and language, drawn at
     random. languages: those to keep; nothing means all. ValueError for one that it has not."""
@@ -267,16 +254,15 @@ def hub_prompts(harmful: str, harmless: str, language: str = "en", most: int = 1
     At most `most` prompts of each are kept, a shuffle of all of the dataset's splits, which are
     not ours. ValueError for a dataset without that column.
     """
-    out, kept = [], Counter()
+    out = []
     for name, toxic in ((harmful, True), (harmless, False)):
         parts = _load(name)
         from datasets import concatenate_datasets
 
-        rows = concatenate_datasets(list(parts.values()))
-        for row in _dataset_rows(name, rows, ("text",), 0):
-            if kept[toxic] < most and row["text"].strip():
-                kept[toxic] += 1
-                out.append(Record(row["text"], toxic, language, "", name))
+        rows = _dataset_rows(name, concatenate_datasets(list(parts.values())), ("text",), 0)
+        texts = (row["text"] for row in rows if row["text"].strip())
+        kept = itertools.islice(texts, most)
+        out += [Record(text, toxic, language, "", name) for text in kept]
     return out
 
 
@@ -298,75 +284,59 @@ def _dataset_rows(name: str, rows, columns: Sequence[str], seed: int):
     return rows.shuffle(seed=seed)
 
 
-def load_prompts(
-    sources: Sequence[str], n: Mapping[str, int], languages: Sequence[str], seed: int = 0
-) -> dict[tuple[str, bool], list[Record]]:
+def load_prompts(sources, n, languages, seed=0) -> dict[tuple[str, bool], list[Record]]:
     """Prompts by (split, harmful), at most n[split] of each label and language.
 
-    sources: nothing for the tiny world, one file for `read_prompts`, two names for `hub_prompts`
-    (harmful, harmless). Splits are disjoint. Prompts of other languages are left out; one whose
-    language nobody said counts as of the first. ValueError for another number of sources, and
+    sources: nothing for the tiny world; one file with columns text, harmful (0 or 1) and, if it
+    has them, language and split (`read_labelled`); two names for `hub_prompts` (harmful,
+    harmless). Splits are disjoint. Prompts of other languages are left out; one whose language
+    nobody said counts as of the first. ValueError for another number of sources, and
     where a split is left without one of the labels.
     """
     if len(sources) > 2:
         raise ValueError(f"{len(sources)} prompt sources; give none, a file, or two Hub datasets")
     if sources:
-        found = read_prompts(sources[0], seed=seed) if len(sources) == 1 else hub_prompts(*sources)
+        if len(sources) == 1:
+            found = read_labelled(sources[0], label="harmful", seed=seed)
+        else:
+            found = hub_prompts(*sources)
         found = [r if r.language else r._replace(language=languages[0]) for r in found]
         records, notes = split_texts([r for r in found if r.language in languages], seed)
-        print("\n".join(f"left out: {note}" for note in notes), end="\n" * bool(notes))
+        for note in notes:
+            print("left out:", note)
     else:
         records = tiny_prompts(n, languages, seed)
-    out: dict[tuple[str, bool], list[Record]] = {}
+    out: dict[tuple[str, bool], list[Record]] = defaultdict(list)
     kept: Counter = Counter()
     for record in records:
-        key = record.split, record.toxic
-        kept[key, record.language] += 1
-        if kept[key, record.language] <= n[record.split]:
-            out.setdefault(key, []).append(record)
-    return out
+        kept[record[1:4]] += 1  # by label, language and split
+        if kept[record[1:4]] <= n[record.split]:
+            out[record.split, record.toxic].append(record)
+    return dict(out)
 
 
 def tiny_prompts(n: Mapping[str, int], languages: Iterable[str], seed: int = 0) -> list[Record]:
     """Requests of the tiny world, n[split] of each label and language; the splits share no
     sentence frame and no verb. `source` names both: prompts with the same ones are alike, and are
     no independent samples."""
-    from ..tiny import corpus
-
-    drawn = [
-        text
+    return [
+        _from_tiny(text, "harmful")._replace(source=f"{text.source}/{_verb(text)}")
         for language in languages
         for split, count in n.items()
         for text in corpus.requests(language, split, count, seed)
-    ]
-    return [
-        Record(t.text, t.label == "harmful", t.language, t.split, f"{t.source}/{_verb(t)}")
-        for t in drawn
     ]
 
 
 def _verb(request) -> str:
     """The English name of a request's verb."""
-    from ..tiny.lexicon import LEXICON, form
-
     named = {form(row, request.language): row[0] for row in LEXICON[request.label]}
     return named[max((verb for verb in named if verb in request.text), key=len)]
 
 
 def tiny_twins(n: int, split: str, languages: Iterable[str], seed: int = 0):
     """n pairs (harmful, harmless) of Records for each language, alike but for the verb."""
-    from ..tiny import corpus
-
-    pairs = [
-        pair for language in languages for pair in corpus.request_twins(language, split, n, seed)
-    ]
     return [
-        tuple(Record(t.text, t.label == "harmful", t.language, t.split, t.source) for t in pair)
-        for pair in pairs
+        tuple(_from_tiny(text, "harmful") for text in pair)
+        for language in languages
+        for pair in corpus.request_twins(language, split, n, seed)
     ]
-
-
-def read_prompts(path, most: int = 5000, seed: int = 0) -> list[Record]:
-    """Prompts of a .csv or .jsonl file with columns text, harmful (0 or 1) and, if it has them,
-    language and split. ValueError as in `read_labelled`: a missing column, one class only."""
-    return read_labelled(path, label="harmful", most=most, seed=seed)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..controls import matched_features
 from ..forward import activations
-from ..steering import Scale, change_features, only_where
+from ..steering import change_features, only_where
 
 FeatureSet = Sequence[tuple[int, int]]
 
@@ -32,11 +32,9 @@ def activity(scope, texts: Sequence[str], layers) -> tuple[dict, dict]:
     return tuple({n: x[n] / max(1, tokens[n]) for n in layers} for x in (rates, means))
 
 
-def activation_gap(
-    scope, positive: Sequence[str], negative: Sequence[str], scales: Mapping[int, Scale]
-) -> dict[int, np.ndarray]:
+def activation_gap(scope, positive, negative, scales) -> dict[int, np.ndarray]:
     """Mean activation on `positive` minus that on `negative`, over all tokens, in median norms of
-    the layer: {layer: float64 [d_sae]} for the layers of `scales`."""
+    the layer: {layer: float64 [d_sae]} for the layers of `scales` ({layer: Scale})."""
     sides = [activity(scope, texts, list(scales))[1] for texts in (positive, negative)]
     return {n: (sides[0][n] - sides[1][n]) / scale.median for n, scale in scales.items()}
 
@@ -50,12 +48,11 @@ def best(scores: Mapping[int, Sequence[float]], n: int) -> list[tuple[int, int]]
     return [(int(layers[i]), int(ids[i])) for i in order]
 
 
-def feature_edits(
-    scope, chosen: FeatureSet, scales: Mapping[int, Scale], factor: float = 0.0, gates=None
-) -> dict:
+def feature_edits(scope, chosen: FeatureSet, scales, factor: float = 0.0, gates=None) -> dict:
     """{layer: function}, as `edit` takes it: the activations of a set become factor times what
-    they were, 0 by default. gates: {layer: number}; the set is then changed only at tokens where
-    the sum of its activations is above that number. ValueError for an empty set."""
+    they were, 0 by default. scales: {layer: Scale}. gates: {layer: number}; the set is then
+    changed only at tokens where the sum of its activations is above that number. ValueError for
+    an empty set."""
     if not chosen:
         raise ValueError("the set of features is empty")
     functions = {}
@@ -97,9 +94,7 @@ def redirected(scope, edits: Mapping, other: FeatureSet, times: float = 1.0) -> 
     return {layer: function(layer, true) for layer, true in edits.items() if layer in split}
 
 
-def usual_peaks(
-    scope, texts: Sequence[str], sets: Sequence[FeatureSet], q: float = 0.95
-) -> list[dict[int, float]]:
+def usual_peaks(scope, texts: Sequence[str], sets, q: float = 0.95) -> list[dict[int, float]]:
     """For each set, {layer: number}: the q-quantile over texts of the largest sum, over the tokens
     of a text, of the activations of the set's features of that layer."""
     split = [_by_layer(chosen) for chosen in sets]
@@ -107,50 +102,36 @@ def usual_peaks(
     for part in activations(scope, texts, sorted({n for parts in split for n in parts})):
         for parts, peak in zip(split, peaks, strict=True):
             if part.layer in parts:
-                total = _sums(part.acts, parts[part.layer]) * part.keep
+                chosen = torch.isin(part.acts.indices, torch.tensor(parts[part.layer]))
+                total = (part.acts.values * chosen).sum(-1) * part.keep
                 peak[part.layer].scatter_reduce_(0, part.text, total.float(), "amax")
     return [{n: values.quantile(q).item() for n, values in peak.items()} for peak in peaks]
 
 
-def random_sets(
-    rates: Mapping[int, np.ndarray], chosen: FeatureSet, n: int = 20, seed: int = 0
-) -> list[list[tuple[int, int]]]:
+def random_sets(rates, chosen: FeatureSet, n: int = 20, seed: int = 0) -> list[list]:
     """n sets, each with one other feature for each of the chosen ones, of the same layer and
     decile of firing rate (`matched_features`), without repeats. Features that never fire in
-    `rates` have no match and are left out."""
-    # In every set, a feature that another already took is replaced by its next candidate.
-    candidates = {
-        (layer, f): matched_features(rates[layer], f, min(60, _others(rates[layer])), seed + place)
-        for place, (layer, f) in enumerate(chosen)
-        if rates[layer][f] > 0
-    }
+    `rates` ({layer: share of tokens, float64 [d_sae]}) have no match and are left out."""
+    candidates = {}
+    for place, (layer, f) in enumerate(chosen):
+        others = int((np.asarray(rates[layer]) > 0).sum()) - 1
+        if rates[layer][f] > 0:
+            drawn = matched_features(rates[layer], f, min(60, others), seed + place)
+            candidates[layer, f] = [(layer, int(other)) for other in drawn]
     rng, sets = np.random.default_rng(seed), []
     for _ in range(n):
-        taken: dict[tuple[int, int], None] = {}
-        for (layer, _f), options in candidates.items():
-            free = [
-                int(f)
-                for f in rng.permutation(options)
-                if (layer, int(f)) not in taken and (layer, int(f)) not in chosen
-            ]
-            if free:
-                taken[layer, free[0]] = None
-        sets.append(list(taken))
+        taken: list[tuple[int, int]] = []
+        for options in candidates.values():
+            # A feature that another one already took is replaced by its next candidate.
+            drawn = [options[i] for i in rng.permutation(len(options))]
+            taken += [one for one in drawn if one not in taken and one not in chosen][:1]
+        sets.append(taken)
     return sets
-
-
-def _others(rates) -> int:
-    return int((np.asarray(rates) > 0).sum()) - 1
 
 
 def _by_layer(chosen: FeatureSet) -> dict[int, list[int]]:
     layers = sorted({layer for layer, _ in chosen})
     return {n: [feature for layer, feature in chosen if layer == n] for n in layers}
-
-
-def _sums(acts, ids: list[int]) -> Tensor:
-    inside = torch.isin(acts.indices, torch.tensor(ids, device=acts.indices.device))
-    return (acts.values * inside).sum(-1)
 
 
 def _above(sae, ids: list[int], level: float):

@@ -18,17 +18,8 @@ from torch import Tensor
 from ..evidence.files import write_whole
 from ..forward import residuals
 
-FIELDS = {
-    "text": str,
-    "language": str,
-    "tokens": list,
-    "excess": list,
-    "reward": float,
-    "layer": int,
-    "features": list,
-    "usual": list,
-    "scope": str,
-}
+FIELDS = {"text": str, "language": str, "reward": float, "layer": int, "scope": str}
+FIELDS |= dict.fromkeys(("tokens", "excess", "features", "usual"), list)
 
 
 class Signal(NamedTuple):
@@ -60,8 +51,7 @@ def usual_levels(scope, texts: Sequence[str], layer: int, features: Sequence[int
     """The Signal of features whose usual level is their mean over all tokens of `texts` but the
     first of each (often an attention sink)."""
     rows = np.concatenate([values[1:] for values in pre_activations(scope, texts, layer, features)])
-    levels = rows.mean(0).tolist()
-    return Signal(layer, tuple(int(f) for f in features), tuple(float(v) for v in levels))
+    return Signal(layer, tuple(int(f) for f in features), tuple(rows.mean(0).tolist()))
 
 
 def excess(scope, texts: Sequence[str], signal: Signal) -> list[np.ndarray]:
@@ -70,21 +60,15 @@ def excess(scope, texts: Sequence[str], signal: Signal) -> list[np.ndarray]:
     return [np.maximum(0.0, values - np.array(signal.usual)).mean(1) for values in found]
 
 
-def export_excess(
-    path: Path, scope, texts: Sequence[str], languages: Sequence[str], signal: Signal
-) -> Path:
+def export_excess(path: Path, scope, texts, languages, signal: Signal) -> Path:
     """One JSON object a line: text, language, tokens (as the tokenizer spells them), excess (one
     number a token), reward (minus their mean), and the signal: layer, features, usual, scope."""
-    lines = []
+    lines, about = [], signal._asdict() | {"scope": scope.name}
     for text, language, values in zip(texts, languages, excess(scope, texts, signal), strict=True):
-        ids = scope.ids([text])[0]
-        row = {"text": text, "language": language}
-        row |= {"tokens": scope.tokenizer.convert_ids_to_tokens(ids)}
+        tokens = scope.tokenizer.convert_ids_to_tokens(scope.ids([text])[0])
+        row = {"text": text, "language": language, "tokens": tokens}
         row |= {"excess": [round(float(v), 6) for v in values], "reward": -float(values.mean())}
-        row |= {"layer": signal.layer, "features": list(signal.features)}
-        lines.append(
-            json.dumps(row | {"usual": list(signal.usual), "scope": scope.name}, ensure_ascii=False)
-        )
+        lines.append(json.dumps(row | about, ensure_ascii=False))
     write_whole(Path(path), ("\n".join(lines) + "\n").encode())
     return Path(path)
 
@@ -114,22 +98,14 @@ def excess_loss(sae, x: Tensor, signal: Signal, mask: Tensor) -> Tensor:
 
 
 def finetune(
-    scope,
-    texts: Sequence[str],
-    steps: int,
-    seed: int = 0,
-    signal: Signal | None = None,
-    weight: float = 0.0,
-    counts=None,
-    rate: float = 3e-4,
-    batch_size: int = 16,
+    scope, texts, steps: int, seed=0, signal=None, weight=0.0, counts=None, rate=3e-4, batch_size=16
 ):
     """A scope with a copy of the model, fine-tuned on texts (AdamW); the original is untouched.
 
-    With `signal`, `weight` times `excess_loss` is added, on the residuals after its layer. `counts`
-    (ids -> bool) says at which tokens it counts; None: at all but the first. The same seed draws
-    the same batches, whatever the signal. Raises ValueError for no texts, or a signal on the last
-    layer, where the model's hidden states are those after the final norm.
+    With `signal` (a Signal), `weight` times `excess_loss` is added, on the residuals after its
+    layer. `counts` (ids -> bool) says at which tokens it counts; None: at all but the first. The
+    same seed draws the same batches, whatever the signal. Raises ValueError for no texts, or a
+    signal on the last layer, where the model's hidden states are those after the final norm.
     """
     if not texts:
         raise ValueError("finetune got no texts")

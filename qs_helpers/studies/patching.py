@@ -6,6 +6,7 @@ whose log-odds differ by less than half a nat are left out and counted.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -38,40 +39,33 @@ class Gradients(NamedTuple):
     """bool [rows, seq]"""
 
 
-def gradients(
-    scope, prompts: Sequence[str], tokens: Tensor, layers: Sequence[int]
-) -> Iterator[Gradients]:
-    """Gradients of the log-odds (nats) of the next token being one of `tokens`, batch by batch.
+def gradients(scope, prompts, tokens: Tensor, layers) -> Iterator[Gradients]:
+    """Gradients of the log-odds (nats) of the next token being one of `tokens` (int64 [tokens]),
+    batch by batch.
 
     One forward and one backward pass a batch serve all `layers`.
     """
+
+    def probe(layer: int, seen: dict, residual: Tensor) -> Tensor:
+        # The gradient of a sum at a zero that is added to the residuals is theirs.
+        zero = torch.zeros_like(residual, requires_grad=True)
+        seen[layer] = residual.detach().float(), zero
+        return residual + zero
+
     ids = scope.ids(list(prompts))
     for rows in batches({i: len(tokens) for i, tokens in enumerate(ids)}, scope.batch_tokens):
-        batch = scope.tokens([ids[i] for i in rows])
-        x: dict[int, Tensor] = {}
-        probes: dict[int, Tensor] = {}
-
-        def probe(layer: int, x=x, probes=probes):
-            # The gradient of a sum at a zero that is added to the residuals is theirs.
-            def added(residual: Tensor) -> Tensor:
-                x[layer] = residual.detach()
-                probes[layer] = torch.zeros_like(residual, requires_grad=True)
-                return residual + probes[layer]
-
-            return added
-
-        with torch.enable_grad(), edit(scope.model, {n: probe(n) for n in layers}):
+        batch, seen = scope.tokens([ids[i] for i in rows]), {}
+        edits = {layer: partial(probe, layer, seen) for layer in layers}
+        with torch.enable_grad(), edit(scope.model, edits):
             logits = scope.model(**batch, use_cache=False, logits_to_keep=1).logits[:, -1]
             odds = log_odds(logits, tokens).sum()
-            found = torch.autograd.grad(odds, [probes[n] for n in layers])
+            found = torch.autograd.grad(odds, [seen[n][1] for n in layers])
         real = batch["attention_mask"].bool()
         for layer, gradient in zip(layers, found, strict=True):
-            yield Gradients(layer, rows, x[layer].float(), gradient.float(), real)
+            yield Gradients(layer, rows, seen[layer][0], gradient.float(), real)
 
 
-def feature_attribution(
-    scope, prompts: Sequence[str], tokens: Tensor, layers: Sequence[int]
-) -> dict[int, Tensor]:
+def feature_attribution(scope, prompts, tokens: Tensor, layers) -> dict[int, Tensor]:
     """{layer: float64 [d_sae]}: mean over prompts of the sum over tokens of z_j (gradient . d_j).
 
     The first-order estimate of what the log-odds would lose if the feature were zeroed ("AtP",
@@ -94,16 +88,14 @@ def feature_attribution(
     return {n: total / len(prompts) for n, total in totals.items()}
 
 
-def differences(scope, prompts: Sequence[str], sources: Sequence[str], layer: int, n: int):
-    """Residuals of the prompts and of their sources after a layer: two float32 [pairs, n,
-    d_model], the last n tokens of each."""
-    out = []
-    for texts in (prompts, sources):
-        found = torch.empty(len(texts), n, scope.d_model)
+def differences(scope, basis, prompts: Sequence[str], sources: Sequence[str], layer: int, n: int):
+    """Components of the sources after a layer minus those of the prompts, at the last n tokens:
+    float32 [pairs, n, components]."""
+    here, there = torch.empty(2, len(prompts), n, scope.d_model)
+    for texts, out in ((prompts, here), (sources, there)):
         for _, x, numbers in ends(scope, texts, n, [layer]):
-            found[numbers] = x.float().cpu()
-        out.append(found)
-    return out
+            out[numbers] = x.float().cpu()
+    return basis.values(there) - basis.values(here)
 
 
 @torch.no_grad()
@@ -140,8 +132,9 @@ def coordinates(rotation: Tensor | None = None) -> Basis:
     [d_model, d_model], whose columns are then the components."""
     if rotation is None:
         return Basis("coordinates", lambda x: x, lambda c: c, lambda g: g)
-    turned = lambda x: x @ rotation  # noqa: E731
-    return Basis("rotated", turned, lambda c: c @ rotation.T, turned)
+    return Basis(
+        "rotated", lambda x: x @ rotation, lambda c: c @ rotation.T, lambda g: g @ rotation
+    )
 
 
 def features(sae) -> Basis:
@@ -158,21 +151,12 @@ def features(sae) -> Basis:
 
 def along(direction: Tensor) -> Basis:
     """One component: the coordinate along a direction [d_model]."""
-    unit = normalize(direction.float(), dim=0)
-    part = lambda x: x @ unit[:, None]  # noqa: E731
-    return Basis("one direction", part, lambda c: c * unit, part)
+    unit = normalize(direction.float(), dim=0)[:, None]
+    return Basis("one direction", lambda x: x @ unit, lambda c: c @ unit.T, lambda g: g @ unit)
 
 
 def recovered(
-    scope,
-    basis: Basis,
-    ranked_on,
-    judged_on,
-    layer: int,
-    n: int,
-    tokens: Tensor,
-    sizes: Sequence[int],
-    seed: int = 0,
+    scope, basis: Basis, ranked_on, judged_on, layer: int, n: int, tokens: Tensor, sizes, seed=0
 ) -> pd.DataFrame:
     """One row a size: size, value with its interval over pairs, n (pairs that count).
 
@@ -181,19 +165,17 @@ def recovered(
     effect, so that a component that works against it comes last. ValueError if no pair counts.
     """
     order = _ranking(scope, basis, *ranked_on, layer, n, tokens)
-    prompts, sources = judged_on
-    here, there = differences(scope, prompts, sources, layer, n)
-    change = basis.values(there) - basis.values(here)
+    change = differences(scope, basis, *judged_on, layer, n)
     plain, goal = (token_odds(scope, texts, tokens) for texts in judged_on)
     counts = np.abs(goal - plain) >= LEAST
     if not counts.any():
-        raise ValueError(f"the odds of none of {len(prompts)} pairs differ by {LEAST} nats")
+        raise ValueError(f"the odds of none of {len(counts)} pairs differ by {LEAST} nats")
     rows = []
     with reuse_below(scope.model):
         for size in sizes:
             kept = torch.zeros_like(change)
             kept[..., order[:size]] = change[..., order[:size]]
-            odds = patched_odds(scope, prompts, layer, basis.back(kept), tokens)
+            odds = patched_odds(scope, judged_on[0], layer, basis.back(kept), tokens)
             found = ratio((odds - plain)[counts], (goal - plain)[counts], seed=seed)
             rows.append({"basis": basis.name, "size": int(size)} | found._asdict())
     return pd.DataFrame(rows)
@@ -201,9 +183,8 @@ def recovered(
 
 def _ranking(scope, basis: Basis, prompts, sources, layer: int, n: int, tokens: Tensor) -> Tensor:
     """Components by how much they move the odds towards those of the sources, best first."""
-    here, there = differences(scope, prompts, sources, layer, n)
-    change = basis.values(there) - basis.values(here)
-    slope = torch.zeros_like(here)
+    change = differences(scope, basis, prompts, sources, layer, n)
+    slope = torch.zeros(len(prompts), n, scope.d_model)
     for part in gradients(scope, prompts, tokens, [layer]):
         slope[part.rows] = part.gradient[:, -n:].cpu()
     goal, plain = (token_odds(scope, texts, tokens).mean() for texts in (sources, prompts))

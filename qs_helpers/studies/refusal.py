@@ -2,7 +2,7 @@
 
 import contextlib
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from ..loading.catalog import find_origin
 from ..loading.scope import Scope, load_scope
 from ..presets import preset_names
 from ..scoring import fvu, more_common, token_odds
-from ..steering import Scale, add, difference_of, project_out
+from ..steering import add, difference_of, project_out
 
 # English openings are those that most published counts use; the others say the same.
 MARKERS = (
@@ -53,10 +53,9 @@ def position_means(scope, prompts: Sequence[str], n: int, layers=None) -> dict[i
     return {layer: total / len(prompts) for layer, total in sums.items()}
 
 
-def diff_at_positions(
-    scope, positive: Sequence[str], negative: Sequence[str], n: int, layers=None
-) -> dict[int, Tensor]:
-    """{layer: float32 [n, d_model]}: the diff of means at each of the last n tokens of prompts.
+def diff_at_positions(scope, positive, negative, n: int, layers=None) -> dict[int, Tensor]:
+    """{layer: float32 [n, d_model]}: the diff of means at each of the last n tokens of two
+    lists of prompts.
 
     With n of `template_tokens` these are the candidates of Arditi et al. 2024, read after a layer
     and not before it. Not normalised. Errors as in `diff_of_means` and `position_means`.
@@ -127,22 +126,18 @@ def check_refuser(name: str, harmful: Sequence[bool], harmless: Sequence[bool]) 
 
 
 @torch.no_grad()
-def check_suite(
-    scope, prompts: Sequence[str], layers: Sequence[int], most: float
-) -> tuple[list[int], pd.DataFrame]:
+def check_suite(scope, prompts, layers, most: float) -> tuple[list[int], pd.DataFrame]:
     """The layers of which the suite can read this model's prompts, and the table behind it: layer,
     FVU over all tokens but sinks, FVU over the last tokens (where the model decides), reads.
 
     A suite that was trained on another model may explain most tokens and yet nothing of the last
     one. A layer is read if both FVUs are at most `most`.
     """
-    rows = []
-    for part in residuals(scope, prompts, layers):
-        last = torch.cat([part.text[1:] != part.text[:-1], torch.tensor([True])])
-        rows.append((part.layer, part.x, last, part.keep))
-    table = []
-    for layer in sorted({row[0] for row in rows}):
-        x, last, keep = (torch.cat([row[i] for row in rows if row[0] == layer]) for i in (1, 2, 3))
+    parts, table = list(residuals(scope, prompts, layers)), []
+    for layer in sorted(set(layers)):
+        columns = [part[1:4] for part in parts if part.layer == layer]
+        x, keep, text = (torch.cat(column) for column in zip(*columns, strict=True))
+        last = torch.cat([text[1:] != text[:-1], torch.tensor([True])])
         made = scope.sae(layer).by_columns().reconstruct(x)
         both = [fvu(x, made, mask) for mask in (keep, last)]
         table.append((layer, *both, max(both) <= most))
@@ -166,20 +161,14 @@ def opening_tokens(scope, answers: Sequence[str], refused: Sequence[bool]) -> Te
 
 
 @torch.no_grad()
-def score_candidates(
-    scope,
-    candidates: Mapping[int, Tensor],
-    scales: Mapping[int, Scale],
-    harmful: Sequence[str],
-    harmless: Sequence[str],
-    tokens: Tensor,
-) -> pd.DataFrame:
+def score_candidates(scope, candidates, scales, harmful, harmless, tokens) -> pd.DataFrame:
     """The three scores of Arditi et al. 2024 for candidates {layer: [positions, d_model]}.
 
     One row a candidate: layer, position (-1 is the last), bypass (mean refusal log-odds of
     harmful prompts with the direction ablated from every write), induce (of harmless prompts
     with it added once after its layer, unnormalised), kl (mean KL(plain || ablated) of the next
-    token of harmless prompts). Nats; prompts of the validation split.
+    token of harmless prompts). Nats; prompts of the validation split. scales: {layer: Scale};
+    tokens: int64, those of `opening_tokens`.
     """
     plain = _next(scope, harmless)
     rows = []
@@ -187,19 +176,13 @@ def score_candidates(
         for place, direction in enumerate(directions):
             ablate = {"writes": project_out(direction, scales[layer])}
             dose = torch.linalg.vector_norm(direction).item() / scales[layer].median
+            once = {layer: add(direction, dose, scales[layer])}
+            bypass = token_odds(scope, harmful, tokens, ablate).mean()
+            induce = token_odds(scope, harmless, tokens, once).mean()
             kl = plain.exp() * (plain - _next(scope, harmless, ablate))
-            rows.append(
-                {
-                    "layer": layer,
-                    "position": place - len(directions),
-                    "bypass": token_odds(scope, harmful, tokens, ablate).mean(),
-                    "induce": token_odds(
-                        scope, harmless, tokens, {layer: add(direction, dose, scales[layer])}
-                    ).mean(),
-                    "kl": kl.nan_to_num(0.0).sum(-1).mean().item(),
-                }
-            )
-    return pd.DataFrame(rows)
+            kl = kl.nan_to_num(0.0).sum(-1).mean().item()
+            rows.append((layer, place - len(directions), bypass, induce, kl))
+    return pd.DataFrame(rows, columns=["layer", "position", "bypass", "induce", "kl"])
 
 
 def choose_direction(table: pd.DataFrame, n_layers: int) -> tuple[pd.Series, pd.DataFrame]:
@@ -248,17 +231,14 @@ def orthogonalised(model, direction: Tensor, untie: bool = True):
     unit = direction / torch.linalg.vector_norm(direction)
     unit = unit.to(embedding.weight.device, torch.float32)
 
-    def take_out(rows: Tensor) -> None:  # [..., d_model], in place
-        left = rows.float() - (rows.float() @ unit)[..., None] * unit
-        rows.copy_(left.to(rows.dtype))
-
-    take_out(embedding.weight)
+    written = [embedding.weight]
     for layer in decoder_layers(new):
-        for module in writers(layer):
-            projection = _projection(module)
-            take_out(projection.weight.T)
+        for projection in map(_projection, writers(layer)):
+            written.append(projection.weight.T)
             if projection.bias is not None:
-                take_out(projection.bias)
+                written.append(projection.bias)
+    for rows in written:  # [..., d_model], changed in place
+        rows.copy_(rows.float() - (rows.float() @ unit)[..., None] * unit)
     return new
 
 

@@ -1,6 +1,5 @@
 """Notebook 03. Is a knob real? One procedure for features and directions, with its rules."""
 
-import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -28,8 +27,9 @@ RULES = {
     "stable": "with rephrased prompts, and at a neighbouring layer, the interval of the effect "
     "lies above the mean effect of every control",
 }
+Texts = Sequence[str]
 # Scores of texts that were written after prompts: a number from 0 to 1 for each text.
-Score = Callable[[Sequence[str], Sequence[str]], Sequence[float]]
+Score = Callable[[Texts, Texts], Sequence[float]]
 
 
 class EditReport(NamedTuple):
@@ -46,49 +46,37 @@ class EditReport(NamedTuple):
 
 
 @torch.no_grad()
-def report_edit(
-    scope, texts: Sequence[str], layer: int, change: Callable[[Tensor], Tensor], features=()
-) -> EditReport:
+def report_edit(scope, texts: Texts, layer: int, change: Callable, features=()) -> EditReport:
     """Apply an edit to the residuals of texts after `layer` and read the result with the SAE.
 
-    ValueError if the edit changes no token.
+    change: residuals [..., d_model] to new ones. ValueError if the edit changes no token.
     """
     features = torch.as_tensor(features, dtype=torch.int64).reshape(-1)
-    columns: list[list[Tensor]] = [[] for _ in range(5)]
+    parts = []
     for part in residuals(scope, texts, [layer]):
         new = change(part.x[None])[0]
         moved = torch.linalg.vector_norm(new.float() - part.x.float(), dim=-1)
         share = moved / torch.linalg.vector_norm(part.x.float(), dim=-1)
-        touched = moved > 0
-        rows = [touched, share, part.text]
-        rows += [scope.sae(layer).some(x, features) for x in (part.x, new)]
-        for column, values in zip(columns, rows, strict=True):
-            column.append(values.cpu())
-    touched, share, text, before, after = (torch.cat(column) for column in columns)
+        acts = [scope.sae(layer).some(x, features) for x in (part.x, new)]
+        parts.append((moved > 0, share, part.text, *acts))
+    columns = (torch.cat(column).cpu() for column in zip(*parts, strict=True))
+    touched, share, text, before, after = columns
     if not touched.any():
         raise ValueError(f"the edit of layer {layer} changes no token of these {len(texts)} texts")
-    return EditReport(
-        mean(touched.float(), text),
-        mean(share[touched], text[touched])
-        if len(set(text[touched].tolist())) > 1
-        else Estimate(share[touched].mean().item(), 0.0, float("inf"), 1),
-        before[touched].mean(0),
-        after[touched].mean(0),
-    )
+    share, before, after = share[touched], before[touched].mean(0), after[touched].mean(0)
+    if len(text[touched].unique()) > 1:
+        size = mean(share, text[touched])
+    else:
+        size = Estimate(share.mean().item(), 0.0, float("inf"), 1)
+    return EditReport(mean(touched.float(), text), size, before, after)
 
 
 def dose_grid(
-    scope,
-    prompts: Sequence[str],
-    scales: Mapping[int, Scale],
-    directions: Mapping[int, Tensor],
-    doses: Sequence[float],
-    scores: Mapping[str, Callable[[Sequence[str]], Sequence[float]]],
-    how: str = "add",
-    **options,
+    scope, prompts: Texts, scales, directions, doses, scores, how: str = "add", **options
 ) -> pd.DataFrame:
-    """One row for each layer of `directions`, dose and prompt: layer, dose, prompt (its number),
-    text, and one column for each of `scores`, which are given the texts of an arm."""
+    """One row for each layer of `directions` ({layer: [d_model]}), dose and prompt: layer, dose,
+    prompt (its number), text, and one column for each of `scores` ({name: function}), which are
+    given the texts of an arm and return a number for each. options: of `sweep`."""
     arms = [Arm(layer, float(dose), v) for layer, v in directions.items() for dose in doses]
     parts = []
     for arm, texts in zip(arms, sweep(scope, prompts, scales, arms, how, **options), strict=True):
@@ -106,15 +94,12 @@ def shuffled_choice(positive, negative, n: int = 20, seed: int = 0) -> np.ndarra
     """
     fires = np.concatenate([np.asarray(positive, bool), np.asarray(negative, bool)])
     label = np.repeat([True, False], [len(positive), len(negative)])
-    rng, found = np.random.default_rng(seed), []
-    for _ in range(n):
-        shuffled = rng.permutation(label)
-        found.append(int(firing_gap(fires, shuffled).argmax()))
-    return np.array(found)
+    rng = np.random.default_rng(seed)
+    return np.array([firing_gap(fires, rng.permutation(label)).argmax() for _ in range(n)], int)
 
 
 @torch.no_grad()
-def usual_nats(scope, texts: Sequence[str], max_tokens: int) -> np.ndarray:
+def usual_nats(scope, texts: Texts, max_tokens: int) -> np.ndarray:
     """The cross-entropy, in nats per token, below which 19 of 20 real texts lie: float64
     [max_tokens + 1]. Entry n is for the first n tokens of the texts: short texts surprise more.
 
@@ -123,18 +108,14 @@ def usual_nats(scope, texts: Sequence[str], max_tokens: int) -> np.ndarray:
     ids = [tokens[:max_tokens] for tokens in scope.ids(list(texts)) if len(tokens) >= max_tokens]
     if not ids:
         raise ValueError(f"none of {len(texts)} texts has {max_tokens} tokens; give longer ones")
-    each = torch.cat(
-        [
-            cross_entropy(scope.model, torch.tensor(ids[i : i + 64], device=scope.device))
-            for i in range(0, len(ids), 64)
-        ]
-    )
+    batches = torch.tensor(ids, device=scope.device).split(64)
+    each = torch.cat([cross_entropy(scope.model, batch) for batch in batches])
     so_far = each.double().cumsum(1) / torch.arange(1, max_tokens, device=each.device)
     limits = so_far.quantile(0.95, dim=0).cpu().numpy()
     return np.concatenate([[np.nan, np.nan], limits])
 
 
-def fluent(scope, texts: Sequence[str], limits: np.ndarray, among=None) -> np.ndarray:
+def fluent(scope, texts: Texts, limits: np.ndarray, among=None) -> np.ndarray:
     """Which texts the plain model finds no more surprising than real ones, and do not end in a
     loop: bool [texts]. Both are needed: a loop is not surprising. Less than two tokens is not
     fluent. `limits` as `usual_nats` gives them; longer texts are held against its last entry.
@@ -148,9 +129,7 @@ def fluent(scope, texts: Sequence[str], limits: np.ndarray, among=None) -> np.nd
     return (text_nats(scope, texts) <= limit) & ~looping
 
 
-def firing_contrast(
-    scope, positive: Sequence[str], negative: Sequence[str], layer: int
-) -> tuple[np.ndarray, np.ndarray]:
+def firing_contrast(scope, positive: Texts, negative: Texts, layer: int):
     """In which texts each feature fires: bool [positive, d_sae] and [negative, d_sae].
 
     The contrast of a feature is the difference of the two column means.
@@ -159,22 +138,14 @@ def firing_contrast(
     return fires[: len(positive)], fires[len(positive) :]
 
 
-def typical_tokens(scope, positive: Sequence[str], negative: Sequence[str]) -> Tensor:
+def typical_tokens(scope, positive: Texts, negative: Texts) -> Tensor:
     """Ids of tokens that make up a larger share of `positive` than of `negative`, by a factor of
     ten or more: int64 [tokens]. ValueError if there are none."""
-    ids = [
-        np.concatenate([np.array(i) for i in scope.ids(list(texts))])
-        for texts in (positive, negative)
-    ]
+    ids = [np.concatenate(scope.ids(list(texts))) for texts in (positive, negative)]
     found = more_common(*ids)
     if not len(found):
         raise ValueError("no token is ten times as common in the positive texts; give other texts")
     return torch.from_numpy(found)
-
-
-def _grams(text: str, n: int) -> list[tuple[str, ...]]:
-    units = UNITS.findall(text.lower())
-    return list(zip(*(units[i:] for i in range(n)), strict=False))
 
 
 def sentences_with(text: str, words: Iterable[str]) -> float:
@@ -183,19 +154,15 @@ def sentences_with(text: str, words: Iterable[str]) -> float:
     Case is ignored. Words match whole, but anywhere in scripts that put no spaces between them.
     """
     found = [s for s in regex.split(r"(?<=[.!?。！？])|\n", text) if regex.search(r"\p{L}", s)]
-    pattern = _any_of(tuple(words))
-    return sum(bool(pattern.search(s)) for s in found) / len(found) if found else 0.0
-
-
-@functools.cache
-def _any_of(words: tuple[str, ...]):
-    whole = r"(?<![\p{Latin}\p{Cyrillic}])(?:%s)(?![\p{Latin}\p{Cyrillic}])"
-    return regex.compile(whole % "|".join(map(regex.escape, words)), regex.IGNORECASE)
+    any_of = "|".join(map(regex.escape, words))
+    whole = rf"(?i)(?<![\p{{Latin}}\p{{Cyrillic}}])(?:{any_of})(?![\p{{Latin}}\p{{Cyrillic}}])"
+    return sum(bool(regex.search(whole, s)) for s in found) / len(found) if found else 0.0
 
 
 def distinct_n(text: str, n: int = 3) -> float:
     """Distinct n-grams over n-grams (Li et al. 2016); 1 for a text of fewer than n units."""
-    grams = _grams(text, n)
+    units = UNITS.findall(text.lower())
+    grams = list(zip(*(units[i:] for i in range(n)), strict=False))
     return len(set(grams)) / len(grams) if grams else 1.0
 
 
@@ -226,22 +193,17 @@ class Knob(NamedTuple):
         """Dose 0 and the knob itself."""
         return [Arm(self.layer, dose, self.direction) for dose in (0.0, self.dose)]
 
-    def nearby(self) -> list[Arm]:
-        return [Arm(layer, self.dose, v) for layer, v in self.neighbours.items()]
-
     def control_arms(self) -> list[tuple[str, int, Arm]]:
         """Control, draw and arm. Ablating: as much is taken away, along another direction."""
-        ablates = self.how == "ablate"
+        first = (self.direction,) if self.how == "ablate" else ()
         return [
-            (name, draw, Arm(self.layer, self.dose, *((self.direction, v) if ablates else (v,))))
+            (name, draw, Arm(self.layer, self.dose, *first, v))
             for name, rows in self.controls.items()
             for draw, v in enumerate(rows)
         ]
 
 
-def feature_knob(
-    scope, name: str, layer: int, feature: int, dose: float, density, fires, near, seed: int = 0
-) -> Knob:
+def feature_knob(scope, name, layer, feature, dose, density, fires, near, seed=0) -> Knob:
     """A feature's column of W_dec, with its controls.
 
     20 random directions; 20 random live features that fire as often (`density`: share of tokens,
@@ -250,31 +212,21 @@ def feature_knob(
     each layer of `near`.
     """
 
-    def columns(n: int, features) -> Tensor:
-        return scope.sae(n).direction(features)
-
-    around = {n: int(nearest(scope, layer, feature, 1, other=n).feature[0]) for n in near}
+    columns = scope.sae(layer).direction
     controls = {
         "random directions": random_directions(DRAWS, scope.d_model, seed),
-        "matched features": columns(layer, matched_features(density, feature, DRAWS, seed)),
-        "shuffled labels": columns(layer, shuffled_choice(*fires, SHUFFLES, seed)),
+        "matched features": columns(matched_features(density, feature, DRAWS, seed)),
+        "shuffled labels": columns(shuffled_choice(*fires, SHUFFLES, seed)),
     }
-    neighbours = {n: columns(n, f)[0] for n, f in around.items()}
-    own = columns(layer, feature)[0]
+    around = {n: int(nearest(scope, layer, feature, 1, other=n).feature[0]) for n in near}
+    neighbours = {n: scope.sae(n).direction(f)[0] for n, f in around.items()}
+    own = columns(feature)[0]
     return Knob(f"{name} (feature {feature})", layer, own, dose, neighbours, controls)
 
 
-def direction_knob(
-    scope,
-    name: str,
-    layer: int,
-    directions: Mapping[int, Tensor],
-    dose: float,
-    density,
-    fires,
-    seed: int = 0,
-) -> Knob:
-    """A direction {layer: [d_model]}, with the controls of the feature that the same texts choose.
+def direction_knob(scope, name, layer, directions, dose, density, fires, seed=0) -> Knob:
+    """One of `directions` ({layer: [d_model]}), with the controls of the feature that the same
+    texts choose.
 
     Neighbours: the directions of the next layers that `directions` has.
     """
@@ -304,9 +256,9 @@ def try_knob(
     scope,
     knob: Knob,
     scales: Mapping[int, Scale],
-    prompts: Sequence[str],
+    prompts: Texts,
     outcome: Score,
-    rephrased: Sequence[str],
+    rephrased: Texts,
     sides: Mapping[str, Score],
     max_new_tokens: int = 24,
     temperature: float = 0.0,
@@ -324,40 +276,33 @@ def try_knob(
 
     options = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
 
-    def write(arms: list[Arm], prompts) -> list[list[str]]:
+    def write(arms: list[Arm], prompts: Texts) -> list[list[str]]:
         return sweep(scope, prompts, scales, arms, knob.how, **options) if arms else []
 
-    def scored(score: Score, texts, prompts) -> np.ndarray:
-        return np.asarray(score(texts, prompts), float)
+    def change(score: Score, texts: Texts, plain: Texts, prompts: Texts = prompts) -> Estimate:
+        return difference(score(texts, prompts), score(plain, prompts), seed=seed)
 
-    def change(score: Score, texts, plain, prompts) -> Estimate:
-        return difference(*(scored(score, t, prompts) for t in (texts, plain)), seed=seed)
-
-    plain, steered, *near = write([*knob.own(), *knob.nearby()], prompts)
+    nearby = [Arm(layer, knob.dose, v) for layer, v in knob.neighbours.items()]
+    plain, steered, *near = write([*knob.own(), *nearby], prompts)
     plain_too, steered_too = write(knob.own(), rephrased)
-    effect = change(outcome, steered, plain, prompts)
+    effect = change(outcome, steered, plain)
     # A knob without an effect is not causal whatever its controls do.
     controls = knob.control_arms() if effect.low > 0 else []
-    zero = scored(outcome, plain, prompts)
+    written = write([arm for *_, arm in controls], prompts)
+    zero = np.asarray(outcome(plain, prompts), float)
     rows = [
-        (name, draw, (scored(outcome, texts, prompts) - zero).mean())
-        for (name, draw, _), texts in zip(
-            controls, write([arm for *_, arm in controls], prompts), strict=True
-        )
+        (name, draw, np.subtract(outcome(texts, prompts), zero).mean())
+        for (name, draw, _), texts in zip(controls, written, strict=True)
     ]
     again = [("rephrased", *change(outcome, steered_too, plain_too, rephrased)[:3])]
     for layer, texts in zip(knob.neighbours, near, strict=True):
-        again.append((f"layer {layer}", *change(outcome, texts, plain, prompts)[:3]))
-    beside = [(name, *change(s, steered, plain, prompts)[:3]) for name, s in sides.items()]
-    columns = ["value", "low", "high"]
-    return KnobTrial(
-        knob,
-        effect,
-        sign_flip_p(scored(outcome, steered, prompts) - zero, seed),
-        pd.DataFrame(rows, columns=["control", "draw", "value"]),
-        pd.DataFrame(beside, columns=["score", *columns]),
-        pd.DataFrame(again, columns=["where", *columns]),
-    )
+        again.append((f"layer {layer}", *change(outcome, texts, plain)[:3]))
+    beside = [(name, *change(score, steered, plain)[:3]) for name, score in sides.items()]
+    p = sign_flip_p(np.subtract(outcome(steered, prompts), zero), seed)
+    drawn = pd.DataFrame(rows, columns=["control", "draw", "value"])
+    changed = pd.DataFrame(beside, columns=["score", "value", "low", "high"])
+    repeated = pd.DataFrame(again, columns=["where", "value", "low", "high"])
+    return KnobTrial(knob, effect, p, drawn, changed, repeated)
 
 
 def verdicts(trials: Sequence[KnobTrial]) -> pd.DataFrame:
@@ -368,16 +313,15 @@ def verdicts(trials: Sequence[KnobTrial]) -> pd.DataFrame:
     for trial, p in zip(trials, corrected, strict=True):
         tested = len(trial.controls) > 0
         most = float(trial.controls.value.max()) if tested else np.nan
-        near = trial.again[trial.again["where"] != "rephrased"]
-        rephrased = trial.again[trial.again["where"] == "rephrased"]
+        rank = rank_p(trial.effect.value, trial.controls.value) if tested else np.nan
+        beaten, rephrased = trial.again.low > most, trial.again["where"] == "rephrased"
         causal = bool(tested and trial.effect.low > max(0.0, most) and p < ALPHA)
         specific = bool(((trial.sides.low >= -SIDE_LIMIT) & (trial.sides.high <= SIDE_LIMIT)).all())
-        stable = bool(tested and (rephrased.low > most).all() and (near.low > most).any())
+        stable = bool(tested and beaten[rephrased].all() and beaten[~rephrased].any())
         rows.append(
             {"knob": trial.knob.name, "layer": trial.knob.layer, "dose": trial.knob.dose}
             | trial.effect._asdict()
-            | {"p": p, "largest control": most}
-            | {"rank p": rank_p(trial.effect.value, trial.controls.value) if tested else np.nan}
+            | {"p": p, "largest control": most, "rank p": rank}
             | {"causal": causal, "specific": specific, "stable": stable}
             | {"verdict": "validated" if causal and specific and stable else "not shown"}
         )

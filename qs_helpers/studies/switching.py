@@ -62,9 +62,8 @@ def switching(text: str, language: str, prompt: str = "") -> Switching:
         foreign += long
         if long >= 2 or regex.search(r"[\p{Han}\p{Hiragana}\p{Katakana}]", match[0]):
             runs.append(match.span())
-    return Switching(
-        bool(runs), foreign / letters if letters else 0.0, tuple(runs), runs[0][0] if runs else None
-    )
+    share, onset = foreign / letters if letters else 0.0, runs[0][0] if runs else None
+    return Switching(bool(runs), share, tuple(runs), onset)
 
 
 def foreign_token(scope, text: str, language: str) -> int | None:

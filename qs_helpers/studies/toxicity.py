@@ -9,6 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from sklearn import metrics
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from ..evidence.stats import Estimate, auroc
 from ..forward import Readings
@@ -56,16 +61,11 @@ def flags(rule: Rule, readings: Mapping[int, Readings]) -> np.ndarray:
     return strength(rule, readings) > rule.threshold
 
 
-def choose_rule(
-    found: Mapping[int, Readings],
-    toxic,
-    checked: Mapping[int, Readings],
-    checked_toxic,
-    k: int = 1,
-) -> Rule:
+def choose_rule(found, toxic, checked, checked_toxic, k: int = 1) -> Rule:
     """`fit_rule` at the layer with the best F1 on validation texts; ties to the first layer.
 
-    found, toxic: discovery texts; checked, checked_toxic: validation texts.
+    found, toxic: discovery texts, {layer: Readings} and labels; checked, checked_toxic: validation
+    texts.
     """
     rules = [fit_rule(found, toxic, layer, k) for layer in found]
     return max(rules, key=lambda rule: f1_score(flags(rule, checked), checked_toxic))
@@ -99,15 +99,13 @@ def fit_words(texts: Sequence[str], toxic, checked: Sequence[str], checked_toxic
     Words are whole words, or pairs of neighbouring characters in Chinese and Japanese. Log-odds
     are smoothed by one count.
     """
-    counts: dict[str, list[int]] = {}
+    counts: dict[str, list[int]] = {}  # in clean and in toxic texts
     for text, label in zip(texts, toxic, strict=True):
         for word in _words(text):
             counts.setdefault(word, [0, 0])[int(label)] += 1
     n = np.bincount(np.asarray(toxic, int), minlength=2)
-    odds = {
-        w: np.log((b + 1) / (n[1] + 2)) - np.log((a + 1) / (n[0] + 2))
-        for w, (a, b) in counts.items()
-    }
+    clean, bad = np.log((np.array([*counts.values()]).T + 1) / (n[:, None] + 2))
+    odds = dict(zip(counts, bad - clean, strict=True))
     best = dict(sorted(odds.items(), key=lambda item: -item[1])[:N_WORDS])
 
     def score(inputs):
@@ -124,14 +122,14 @@ def _words(text: str) -> set[str]:
 
 def fit_ngrams(texts: Sequence[str], toxic, checked: Sequence[str], checked_toxic) -> Detector:
     """TF-IDF of 1 to 4 characters (scikit-learn's char_wb) and logistic regression."""
-    from sklearn.feature_extraction.text import TfidfVectorizer
-
     tfidf = TfidfVectorizer(analyzer="char_wb", ngram_range=(1, 4), sublinear_tf=True)
     rows, others = tfidf.fit_transform(texts), tfidf.transform(checked)
     inner = fit_logistic(rows, toxic, others, checked_toxic, scale=False)
-    return Detector(
-        "char n-grams", lambda inputs: inner.score(tfidf.transform(inputs)), inner.threshold
-    )
+
+    def score(inputs):
+        return inner.score(tfidf.transform(inputs))
+
+    return Detector("char n-grams", score, inner.threshold)
 
 
 def fit_means(rows: np.ndarray, toxic, checked: np.ndarray, checked_toxic) -> Detector:
@@ -150,13 +148,10 @@ def fit_logistic(rows, toxic, checked, checked_toxic, scale: bool = True) -> Det
 
     `scale` brings each column to unit variance on the discovery rows first.
     """
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
 
     def fit(strength):
-        steps = [StandardScaler()] if scale else []
-        model = make_pipeline(*steps, LogisticRegression(C=strength, max_iter=2000))
+        first = StandardScaler() if scale else "passthrough"
+        model = make_pipeline(first, LogisticRegression(C=strength, max_iter=2000))
         return model.fit(rows, toxic)
 
     models = [fit(strength) for strength in STRENGTHS]
@@ -166,34 +161,19 @@ def fit_logistic(rows, toxic, checked, checked_toxic, scale: bool = True) -> Det
     return Detector("logistic regression", best.decision_function, threshold)
 
 
-class Confusion(NamedTuple):
-    """Counts of texts."""
-
-    true_positive: int
-    false_positive: int
-    false_negative: int
-    true_negative: int
-
-
-def confusion(flagged, toxic) -> Confusion:
-    """Counts for flags [texts] and labels [texts], both bool."""
-    flagged, toxic = np.asarray(flagged, bool), np.asarray(toxic, bool)
-    if flagged.shape != toxic.shape:
-        raise ValueError(f"{flagged.shape} flags for {toxic.shape} labels")
-    pairs = ((True, True), (True, False), (False, True), (False, False))
-    return Confusion(*(int(((flagged == f) & (toxic == t)).sum()) for f, t in pairs))
-
-
 def f1_score(flagged, toxic) -> float:
-    """2 TP / (2 TP + FP + FN) for the toxic class; 0 where nothing is flagged or toxic."""
-    tp, fp, fn, _ = confusion(flagged, toxic)
-    return 2 * tp / (2 * tp + fp + fn) if tp else 0.0
+    """2 TP / (2 TP + FP + FN) for the toxic class; 0 where nothing is flagged or toxic.
+
+    flagged, toxic: bool [texts].
+    """
+    return float(metrics.f1_score(toxic, flagged, zero_division=0))
 
 
 def f1(flagged, toxic, seed: int = 0) -> Estimate:
     """F1 with a 95 % interval from Jeffreys posteriors of the rates of true and false positives
     (in the manner of Goutte and Gaussier 2005), so that a perfect score is not a certain one."""
-    tp, fp, fn, tn = confusion(flagged, toxic)
+    counts = metrics.confusion_matrix(toxic, flagged, labels=[False, True])
+    tn, fp, fn, tp = counts.ravel().tolist()
     rng = np.random.default_rng(seed)
     hits = (tp + fn) * rng.beta(tp + 0.5, fn + 0.5, DRAWS)
     wrong = (fp + tn) * rng.beta(fp + 0.5, tn + 0.5, DRAWS)
@@ -213,12 +193,8 @@ def best_threshold(scores, toxic) -> float:
         raise ValueError("a threshold needs toxic and clean texts; one kind is missing")
     values = np.unique(scores)
     cuts = np.concatenate([[np.nextafter(values[0], -np.inf)], (values[:-1] + values[1:]) / 2])
-    order = np.argsort(scores)
-    behind = np.searchsorted(scores[order], cuts, side="right")  # texts that are not flagged
-    so_far = np.concatenate([[0], toxic[order].cumsum()])
-    tp = toxic.sum() - so_far[behind]
-    flagged = len(scores) - behind
-    return float(cuts[np.argmax(2 * tp / (flagged + toxic.sum()))])
+    flagged = scores > cuts[:, None]
+    return float(cuts[np.argmax(2 * (flagged & toxic).sum(1) / (flagged.sum(1) + toxic.sum()))])
 
 
 def stratified_auroc(scores, toxic, lengths, bins: int = 4, seed: int = 0) -> Estimate:
@@ -234,8 +210,7 @@ def stratified_auroc(scores, toxic, lengths, bins: int = 4, seed: int = 0) -> Es
     parts, weights = [], []
     for i in np.unique(place):
         here = place == i
-        pairs = toxic[here].sum() * (~toxic[here]).sum()
-        if pairs:
+        if pairs := toxic[here].sum() * (~toxic[here]).sum():
             parts.append(auroc(scores[here], toxic[here], seed + int(i)))
             weights.append(pairs)
     if not parts:

@@ -61,8 +61,7 @@ class Curve(NamedTuple):
 def cost_at(curve: Curve, reductions: Sequence[float], seed: int = 0) -> list[Estimate]:
     """The mean cost at each reduction (0.5: half of the outcomes are gone). NaN where the curve
     does not get there; no interval where more than 5 % of the draws do not."""
-    drawn = _drawn(curve, reductions, seed)
-    return [_estimate(column, curve) for column in drawn.T]
+    return [_estimate(column, curve) for column in _drawn(curve, reductions, seed).T]
 
 
 def area(curve: Curve, most: float, seed: int = 0) -> Estimate:
@@ -71,17 +70,14 @@ def area(curve: Curve, most: float, seed: int = 0) -> Estimate:
     return _estimate(_drawn(curve, np.linspace(0, most, 50), seed).mean(1), curve)
 
 
-def cost_gap(
-    first: Curve, second: Curve, reduction: float, seed: int = 0, tests: int = 1
-) -> Estimate:
+def cost_gap(first: Curve, second: Curve, reduction: float, seed=0, tests=1) -> Estimate:
     """Cost of the first minus that of the second at an equal reduction, in paired draws.
 
     tests: how many such gaps are judged together; the interval then covers all of them with 95 %
     (Bonferroni). ValueError if the curves are not over the same numbers of prompts.
     """
-    if first.outcome.shape[1] != second.outcome.shape[1] or (
-        first.cost.shape[1] != second.cost.shape[1]
-    ):
+    sizes = [(curve.outcome.shape[1], curve.cost.shape[1]) for curve in (first, second)]
+    if sizes[0] != sizes[1]:
         raise ValueError("the two curves were measured on different prompts; use the same")
     both = [_drawn(curve, [reduction], seed)[:, 0] for curve in (first, second)]
     return _estimate(both[0] - both[1], first, tests)
@@ -108,10 +104,8 @@ def _weights(groups: tuple, seed: int) -> np.ndarray:
 
 
 def _estimate(drawn: np.ndarray, curve: Curve, tests: int = 1) -> Estimate:
-    n, reached = curve.cost.shape[1], drawn[1:][np.isfinite(drawn[1:])]
-    if not np.isfinite(drawn[0]):
-        return Estimate(float("nan"), float("nan"), float("nan"), n)
-    if len(reached) < 0.95 * (len(drawn) - 1):
-        return Estimate(float(drawn[0]), float("nan"), float("nan"), n)
-    low, high = np.quantile(reached, [0.025 / tests, 1 - 0.025 / tests])
-    return Estimate(float(drawn[0]), float(low), float(high), n)
+    low = high = np.nan
+    reached = drawn[1:][np.isfinite(drawn[1:])]
+    if np.isfinite(drawn[0]) and len(reached) >= 0.95 * (len(drawn) - 1):
+        low, high = np.quantile(reached, [0.025 / tests, 1 - 0.025 / tests])
+    return Estimate(float(drawn[0]), float(low), float(high), curve.cost.shape[1])

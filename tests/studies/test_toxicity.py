@@ -12,7 +12,6 @@ from qs_helpers.studies.data import tiny_texts
 from qs_helpers.studies.toxicity import (
     best_threshold,
     choose_rule,
-    confusion,
     coverage,
     f1,
     f1_score,
@@ -80,11 +79,10 @@ def test_one_kind_of_label_is_refused():
 
 
 def test_a_larger_or_finds_more_and_flags_more(data):
-    (_, y, found), (_, y_test, test) = data["discovery"], data["test"]
-    counts = [confusion(flags(fit_rule(found, y, 2, k), test), y_test) for k in (1, 2, 4, 8)]
-    for smaller, larger in zip(counts, counts[1:], strict=False):
-        assert larger.true_positive >= smaller.true_positive
-        assert larger.false_positive >= smaller.false_positive
+    (_, y, found), (_, _, test) = data["discovery"], data["test"]
+    flagged = [flags(fit_rule(found, y, 2, k), test) for k in (1, 2, 4, 8)]
+    for fewer, more in zip(flagged, flagged[1:], strict=False):
+        assert (more | ~fewer).all()  # what a smaller OR flags, a larger one flags too
 
 
 # ---- leaks
@@ -133,15 +131,9 @@ def test_scores_are_those_of_scikit_learn(n, seed):
     toxic = rng.random(n) < 0.5
     toxic[:2] = True, False
     scores = rng.integers(0, 5, n).astype(float)  # with ties
-    flagged = scores > 2
-    assert f1_score(flagged, toxic) == pytest.approx(
-        metrics.f1_score(toxic, flagged, zero_division=0), abs=1e-9
-    )
     assert qs.auroc(scores, toxic).value == pytest.approx(
         metrics.roc_auc_score(toxic, scores), abs=1e-9
     )
-    tn, fp, fn, tp = metrics.confusion_matrix(toxic, flagged, labels=[False, True]).ravel()
-    assert confusion(flagged, toxic) == (tp, fp, fn, tn)
     cut = best_threshold(scores, toxic)
     tried = [metrics.f1_score(toxic, scores > t, zero_division=0) for t in range(-1, 6)]
     assert metrics.f1_score(toxic, scores > cut) == pytest.approx(max(tried), abs=1e-9)

@@ -193,8 +193,12 @@ def best_threshold(scores, toxic) -> float:
         raise ValueError("a threshold needs toxic and clean texts; one kind is missing")
     values = np.unique(scores)
     cuts = np.concatenate([[np.nextafter(values[0], -np.inf)], (values[:-1] + values[1:]) / 2])
-    flagged = scores > cuts[:, None]
-    return float(cuts[np.argmax(2 * (flagged & toxic).sum(1) / (flagged.sum(1) + toxic.sum()))])
+    order = np.argsort(scores)
+    behind = np.searchsorted(scores[order], cuts, side="right")  # texts that are not flagged
+    so_far = np.concatenate([[0], toxic[order].cumsum()])
+    tp = toxic.sum() - so_far[behind]
+    flagged = len(scores) - behind
+    return float(cuts[np.argmax(2 * tp / (flagged + toxic.sum()))])
 
 
 def stratified_auroc(scores, toxic, lengths, bins: int = 4, seed: int = 0) -> Estimate:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import torch
 
-from qs_helpers.fast.screening import has_bf16
+from qs_helpers.fast.topk import has_bf16
 
 RUNS = 5
 

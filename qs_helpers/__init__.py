@@ -13,7 +13,7 @@ __version__ = "0.2.0.dev0"
 _NAMES = {
     "sae": "CONVENTIONS SparseActs TopKSAE",
     "hooks": "capture edit hooks_left",
-    "fast.replay": "reuse_below",
+    "fast.reuse": "reuse_below",
     "forward": "activations read_texts residuals sink_mask",
     "steering": "Scale add change_features diff_of_means project_out scales strong_activation",
     "generation": "Arm generate sweep",

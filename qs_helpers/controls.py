@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from .fast.replay import edited, first_place
+from .fast.reuse import edited, first_place
 from .forward import batches
 from .hooks import capture
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .fast.replay import edited
+from .fast.reuse import edited
 from .steering import Scale, add, project_out
 
 Functions = Mapping[int | str, Callable[[Tensor], Tensor]]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .fast.columns import columns_of, gather_columns, weighted_columns
-from .fast.screening import linear, make_screen, may_fire, screened, topk
+from .fast.topk import linear, make_screen, may_fire, screened, topk
 
 CHUNK_BYTES = 2**26  # of pre-activations at a time: 512 tokens of 32768 features
 
@@ -112,7 +112,7 @@ class TopKSAE:
         self.d_sae, self.d_model = W_enc.shape
         self.k, self.convention, self.input_scale = k, convention, float(input_scale)
         self.path, self.layer = path, layer
-        # Of the encoded tokens, how many each kind of product was enough for (fast/screening.py).
+        # Of the encoded tokens, how many each kind of product was enough for (fast/topk.py).
         self.settled = {"bfloat16": 0, "float32": 0, "all": 0}
         self._known = {}  # what was found out about the weights: finite, and the encoder's screen
         shapes = tuple(W_dec.shape), tuple(b_enc.shape), tuple(b_dec.shape)

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.functional import cosine_similarity, pad
 
-from .fast.replay import edited, reuse_below, run_above
+from .fast.reuse import edited, reuse_below, run_above
 from .forward import _token_mask, batches, sink_mask
 from .hooks import capture, edit
 from .sae import CONVENTIONS

@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import median
 
 from qs_helpers.evidence.figures import MAX_PNG_BYTES
-from qs_helpers.report.commit import MACHINE_PATH, cell_text
+from qs_helpers.report.refresh import MACHINE_PATH, cell_text
 
 PARAMETER = re.compile(
     r"[A-Z][A-Z0-9_]*: (str|int|float|bool|list|dict)(\[[\w, \[\]]+\])? = [^=|]+?  # [^=]+"

@@ -9,8 +9,8 @@ import psutil
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from qs_helpers.report.check import plan_report
-from qs_helpers.report.project import Preset, Run
-from qs_helpers.report.run import report
+from qs_helpers.report.execute import report
+from qs_helpers.report.run import Preset, Run
 
 KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
 ALT = 'Line from 1 to 3, with "quotes" & <signs>.'

@@ -25,7 +25,7 @@ from .catalog import BATCH_TOKENS, DTYPE_BYTES, GROUPS, Group, get_group, spans
 CACHE_BYTES = 4_500_000_000
 
 CHUNK_BYTES = 2**26  # sae.py: of dense pre-activations at a time, one token's at least
-SCREENED = 2**24  # fast/screening.py: numbers in W_enc from which a CPU screens it
+SCREENED = 2**24  # fast/topk.py: numbers in W_enc from which a CPU screens it
 PART_TOKENS, PART_BYTES = 8192, 2**31  # forward.py: of a scan, of residuals at a time
 
 # views/scan.py, for each feature: statistics and contexts of a layer (as many wait as are kept),

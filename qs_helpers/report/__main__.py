@@ -20,7 +20,7 @@ from pathlib import Path
 
 from ..presets import resolve_preset
 from .check import Plan, plan_report, plan_text
-from .project import STOPPED
+from .run import STOPPED
 
 PLAIN = argparse.RawDescriptionHelpFormatter
 ABOUT, EXAMPLES = __doc__.split("\n\n", 1)
@@ -66,7 +66,7 @@ def _plan(args: argparse.Namespace) -> Plan:
 
 
 def _report(plan: Plan, args: argparse.Namespace) -> int:
-    from .run import report
+    from .execute import report
 
     try:
         index, outcomes = report(plan, args.jobs, args.quiet, args.fresh)

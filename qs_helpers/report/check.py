@@ -15,7 +15,7 @@ import yaml
 from ..loading.catalog import COMMUNITY, DTYPE_BYTES, GROUPS
 from ..presets import PATHS, check_type, dataset_name, is_tiny, located, nearest, project_root
 from .needs import check_access, check_memory
-from .project import Preset, Run, declared, find_notebooks
+from .run import Preset, Run, declared, find_notebooks
 
 REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?")
 

@@ -8,7 +8,7 @@ from typing import Any
 from ..evidence.files import plain, read_json
 from ..presets import is_tiny
 from .pages import provenance_rows, render
-from .project import RESULTS, STAMP
+from .run import RESULTS, STAMP
 
 
 def compare_runs(folders: list[Path], out: Path | None = None) -> Path:

@@ -15,7 +15,7 @@ from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from ..evidence.files import read_json, short
 from ..presets import is_tiny
 from .check import Plan
-from .project import RESULTS, Outcome
+from .run import RESULTS, Outcome
 from .stamps import digest
 
 TEMPLATES = Path(__file__).parent / "templates"

@@ -1,256 +1,217 @@
-"""Carries out a plan: runs notebook by notebook, and writes pages and results.
+"""The notebooks of a project, and the record of one notebook's run: what goes in and comes out."""
 
-A report that was interrupted, even by kill -9, goes on where it was when it is started again. Only
-a refresh writes outside of runs/: it cleans what it ran and puts it into notebooks/ and figures/.
-"""
-
+import ast
 import json
-import os
-import shutil
-import sys
-import time
-from collections.abc import Callable
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from contextlib import contextmanager, suppress
-from dataclasses import replace
-from datetime import UTC, datetime
+import re
+from dataclasses import dataclass, field
 from pathlib import Path
-from signal import SIGINT, signal
-from subprocess import PIPE, Popen
-from threading import Event, current_thread, main_thread
-from typing import Any
+from typing import Any, NamedTuple
 
-from ..evidence.files import read_json, write_json
-from ..presets import is_tiny
-from .check import Plan
-from .project import BUILD, RESULTS, STAMP, STOPPED, Outcome, Run, code_sources, outputs_digest
+from .. import presets
+from ..loading.catalog import Origin, find_origin, layer_files
+from . import stamps
+
+BUILD = "00_build_tiny_scope"  # trains the embedded scope for half an hour
+RESULTS = "results.json"  # what a notebook recorded; in the folder of a report, how each one ended
+STOPPED = "stopped before its end"  # the error of a notebook that Ctrl-C ended
+STAMP = "stamp.json"  # what a run was made of; written last, so it also says that the run is whole
+
+TYPES = {"str": "", "int": 0, "float": 0.0, "bool": False, "list": [], "dict": {}}
 
 
-def report(
-    plan: Plan, jobs: int | None = None, quiet: bool = False, fresh: bool = False
-) -> tuple[Path, list[Outcome]]:
-    """Carry out a plan; returns the path of the index and the outcome of each notebook.
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON document, or {} where there is none; read once for as long as it stays the same."""
+    return presets.read_once(path, json.loads) if path.is_file() else {}
 
-    jobs: notebooks at a time; None: as many as there are cores for an embedded scope, 1 for
-    others, which share one device. A notebook that fails is kept and shown, and the others run.
+
+def find_notebooks(
+    folder: Path, only: list[str] | None = None, skip: list[str] | None = None
+) -> list[Path]:
+    """The notebooks NN_*.ipynb of a folder, sorted; `only` and `skip` are numbers or names.
+
+    00 is left out unless it is named. ValueError for an unknown name, with the nearest one, and if
+    nothing is left.
     """
-    from filelock import FileLock, Timeout
+    every = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
+    for flag, names in (("--only", only), ("--skip", skip)):
+        for name in names or []:
+            if not any(name in (p.stem, p.stem[:2]) for p in every):
+                raise ValueError(f"{flag} {name}: {presets.nearest(name, [p.stem for p in every])}")
+    if not every:
+        raise ValueError("no notebooks found: notebooks/01_*.ipynb and on are expected")
+    kept, left_out = set(only or [p.stem for p in every if p.stem != BUILD]), set(skip or [])
+    names = {path: {path.stem, path.stem[:2]} for path in every}
+    chosen = [path for path in every if names[path] & kept and not names[path] & left_out]
+    if not chosen:
+        raise ValueError("no notebook is left to run: give other --only or --skip")
+    return chosen
 
-    plan.out.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(plan.out / ".lock")  # the system frees it when its holder dies
+
+def code_sources(notebook: Path) -> list[tuple[str, list[str]]]:
+    """Source and tags of each code cell of a notebook."""
     try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        if not quiet:
-            print(f"waiting for another report on {plan.out.name}", file=sys.stderr)
-        lock.acquire()
-        if not fresh:  # the other one may have done it
-            plan.stale.update({run.stem: run.why_stale() for run in plan.runs})
-    with lock:
-        return _carry_out(plan, jobs, quiet)
+        cells = [cell for cell in read_json(notebook)["cells"] if cell["cell_type"] == "code"]
+        return [("".join(c["source"]), c.get("metadata", {}).get("tags", [])) for c in cells]
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{notebook.name} is not a notebook; restore it") from None
 
 
-def _carry_out(plan: Plan, jobs: int | None, quiet: bool) -> tuple[Path, list[Outcome]]:
-    from .pages import write_index, write_notebook_pages
+def declared(notebook: Path) -> dict[str, Any]:
+    """Name to a value of the declared type, of the cell tagged `parameters`; None for any type.
 
-    started, clock = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
-    todo = [run for run in plan.runs if plan.stale[run.stem]]
-    # The longest first: then none is left to run alone at the end.
-    todo.sort(key=lambda run: -read_json(run.figures / RESULTS).get("seconds", 0.0))
-    cores, tiny = _cores(), is_tiny(plan.preset.name)
-    jobs = max(1, min(jobs or (cores if tiny else 1), len(todo)))
-    earlier = _earlier(plan)
-    pages = {run.stem for run in [*plan.runs, *earlier]} | ({BUILD} if tiny else set())
-    stamps = {run.stem: run.new_stamp() for run in todo}
-    if todo:  # these would tell of what is being replaced
-        (plan.out / "index.html").unlink(missing_ok=True)
-        (plan.out / RESULTS).unlink(missing_ok=True)
-    for run in todo:
-        shutil.rmtree(run.folder, ignore_errors=True)
-        run.executed.unlink(missing_ok=True)
-
-    def done(outcome: Outcome) -> Outcome:
-        try:
-            _finish(outcome, stamps[outcome.run.stem])
-            write_notebook_pages(outcome, pages)
-        except Exception as failed:  # a full disk: the other notebooks go on
-            error = f"{type(failed).__name__}: {failed}".splitlines()[0]
-            return outcome._replace(error=outcome.error or error)
-        return outcome
-
-    with _progress(todo, quiet) as progress:
-        ran = run_all(todo, jobs, _environment(plan, jobs, cores), progress, done)
-    ended = {outcome.run.stem: outcome for outcome in ran}
-    outcomes = [ended.get(run.stem) or _kept(run) for run in plan.runs]
-    for outcome in outcomes:
-        if outcome.kept or outcome.error == STOPPED:  # of kept ones, the prose may have changed
-            write_notebook_pages(outcome, pages)
-    if plan.refresh:
-        outcomes = [_committed(outcome) for outcome in outcomes]
-    everything = [*outcomes, *(_kept(run, earlier=True) for run in earlier)]
-    everything.sort(key=lambda outcome: outcome.run.stem)
-    build = plan.root / "notebooks" / f"{BUILD}.ipynb"
-    index = write_index(plan, everything, build if tiny and build.is_file() else None)
-    about = {"preset": plan.preset.name, "started": started, "jobs": jobs}
-    about["seconds"] = round(time.monotonic() - clock, 2)
-    about["notebooks"] = [
-        {
-            "notebook": outcome.run.stem,
-            "status": outcome.status,
-            "ran": not outcome.kept,
-            "seconds": round(outcome.seconds, 2),
-            "error": outcome.error,
-            "results": f"{outcome.run.stem}/{RESULTS}",
-        }
-        for outcome in everything
-    ]
-    write_json(plan.out / RESULTS, about)
-    return index, outcomes
-
-
-def run_all(
-    runs: list[Run],
-    jobs: int,
-    environment: dict[str, str],
-    progress: Callable[[Run], Any],
-    done: Callable[[Outcome], Outcome],
-) -> list[Outcome]:
-    """Run notebooks, at most `jobs` at a time, begun in that order, each in its own process.
-
-    environment: variables of these processes; progress(run): called after each code cell;
-    done(outcome): called when a notebook has ended; returns the outcome, or one with an error. On
-    Ctrl-C what is running ends, its outcome says that it was stopped, and nothing more is begun.
+    PRESET is not among them: it is chosen for the whole report.
     """
-    outcomes: dict[str, Outcome] = {}
-    stop, workers = Event(), set()
-
-    def run_one(run: Run) -> Outcome:
-        if stop.is_set():
-            return Outcome(run, 0.0, STOPPED)
-        command = [sys.executable, "-P", "-m", f"{__package__}.worker", run.notebook, run.executed]
-        command.append(json.dumps(run.passed, default=str))
-        said: dict[str, Any] = {}
-        # A session of its own: Ctrl-C in a terminal reaches the report only, which passes it on.
-        pipes = {"stdin": PIPE, "stdout": PIPE, "text": True, "encoding": "utf-8"}
-        where = {"cwd": run.notebook.parent, "env": environment, "start_new_session": True}
-        try:
-            with Popen(command, **pipes, **where) as worker:
-                workers.add(worker)
-                for line in worker.stdout:
-                    if line == "cell\n":
-                        progress(run)
-                    else:
-                        said = json.loads(line)
-        except OSError as failed:  # no memory for a process: the other notebooks go on
-            return Outcome(run, 0.0, f"{type(failed).__name__}: {failed}")
-        error = said.get("error", f"its process ended with exit code {worker.returncode}")
-        return Outcome(run, said.get("seconds", 0.0), error)
-
-    with _interrupt_sets(stop), ThreadPoolExecutor(jobs) as pool:
-        waiting = {pool.submit(run_one, run) for run in runs}
-        while waiting:
-            ended, waiting = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
-            for outcome in (future.result() for future in ended):
-                cut = stop.is_set() and outcome.error
-                outcomes[outcome.run.stem] = (
-                    outcome._replace(error=STOPPED) if cut else done(outcome)
-                )
-            for worker in list(workers) if stop.is_set() else []:
-                with suppress(OSError, ValueError):  # it has ended
-                    print("stop", file=worker.stdin, flush=True)
-    return [outcomes[run.stem] for run in runs]
+    for source, tags in code_sources(notebook):
+        if "parameters" in tags:
+            lines = [line for line in ast.parse(source).body if isinstance(line, ast.AnnAssign)]
+            kinds = {line.target.id: line.annotation for line in lines}
+            kinds.pop("PRESET", None)
+            # list[int] is a list: its items are checked against those of the preset's value.
+            names = {name: getattr(kind, "value", kind) for name, kind in kinds.items()}
+            return {name: TYPES.get(getattr(kind, "id", "")) for name, kind in names.items()}
+    return {}
 
 
-@contextmanager
-def _interrupt_sets(stop: Event):
-    """In the block, Ctrl-C sets an event and raises nothing, so that no library can swallow it."""
-    if current_thread() is not main_thread():  # where signals do not arrive
-        yield
-        return
-    before = signal(SIGINT, lambda *_: stop.set())
-    try:
-        yield
-    finally:
-        signal(SIGINT, before)
+class Preset(NamedTuple):
+    """A preset of a project: its name, and the folder of the presets' files."""
+
+    name: str
+    folder: Path
+
+    @property
+    def sections(self) -> dict[str, dict[str, Any]]:
+        return presets.preset_sections(self.name, self.folder)
+
+    @property
+    def scope(self) -> dict[str, Any]:
+        """The keywords of load_scope that the file gives."""
+        return presets.scope_values(self.name, self.folder)
+
+    @property
+    def others(self) -> list[str]:
+        """All presets that have a file."""
+        return presets.preset_names(self.folder)
+
+    @property
+    def origin(self) -> Origin:
+        return find_origin(self.name, self.folder)
+
+    @property
+    def layers(self) -> tuple[int, ...] | None:
+        """The layers that have an SAE; None for a repo that the catalog does not have."""
+        origin = self.origin
+        if origin.group is not None:
+            return origin.group.layers
+        folder = Path(origin.sae)
+        names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+        return tuple(layer_files(names)) or None
+
+    def values(self, notebook: str) -> dict[str, Any]:
+        """The parameters of a notebook (its stem)."""
+        return presets.preset_values(notebook, self.name, self.folder)
 
 
-@contextmanager
-def _progress(todo: list[Run], quiet: bool):
-    """One bar over the cells of all notebooks; gives a function to call after each cell."""
-    from tqdm import tqdm
+@dataclass(frozen=True)
+class Run:
+    """One notebook's run on a preset. `out` is the folder of the report that it belongs to."""
 
-    cells = {run.stem: len(code_sources(run.notebook)) + bool(run.passed) for run in todo}
-    at: dict[str, int] = {}
-    shown = {"disable": True} if quiet or not todo else {}  # else as TQDM_DISABLE says
-    with tqdm(total=sum(cells.values()), unit="cell", file=sys.stderr, **shown) as bar:
+    notebook: Path  # <root>/notebooks/<stem>.ipynb
+    preset: Preset
+    out: Path  # <root>/runs/<preset>
+    passed: dict[str, Any] = field(default_factory=dict)  # parameters on top of the preset's
 
-        def progress(run: Run) -> None:
-            at[run.stem] = at.get(run.stem, 0) + 1
-            running = [f"{stem[:2]} {n}/{cells[stem]}" for stem, n in at.items() if n < cells[stem]]
-            bar.set_description_str(" · ".join(running) or run.stem, refresh=False)
-            bar.update()
+    @property
+    def stem(self) -> str:
+        return self.notebook.stem
 
-        yield progress
+    @property
+    def folder(self) -> Path:
+        """What the notebook writes goes here: results and figures."""
+        return self.out / self.stem
+
+    @property
+    def executed(self) -> Path:
+        """The executed copy of the notebook, also one that stopped half-way."""
+        return self.out / self.notebook.name
+
+    @property
+    def results(self) -> Path:
+        return self.folder / RESULTS
+
+    @property
+    def stamp(self) -> dict[str, Any]:
+        """What the run was made of; {} unless it ended well."""
+        return read_json(self.folder / STAMP)
+
+    @property
+    def figures(self) -> Path:
+        """The folder of the committed figures and results."""
+        return self.notebook.parents[1] / "figures" / self.stem
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """All parameters: those of the preset, with what was passed on top."""
+        return self.preset.values(self.stem) | self.passed
+
+    def new_stamp(self) -> dict[str, Any]:
+        """The stamp that a run would have now."""
+        values, known = self.values, self.preset.others
+        named = [self.preset.name, *values.get("MODELS", []), *values.get("SUITES", [])]
+        scopes = {n: self.preset._replace(name=n).scope for n in named if n in known}
+        return stamps.make_stamp(code_sources(self.notebook), values, scopes, self.passed)
+
+    def changes(self) -> list[str]:
+        """What has changed since the run, in words; [] if nothing has."""
+        if not self.stamp:
+            return [stamps.NO_RUN]
+        found = stamps.changes(self.stamp, self.new_stamp())
+        whole = self.executed.is_file() and outputs_digest(self.executed, self.folder)
+        return found or ([] if whole == self.stamp["outputs"] else ["its outputs"])
+
+    def why_stale(self) -> str:
+        """Why the notebook must run, in words; "" if what it would give is there."""
+        found = self.changes()
+        return ("changed: " * bool(self.stamp) + ", ".join(found)) if found else ""
+
+    def committed_changes(self) -> list[str]:
+        """What differs between the committed notebook's stamp and its code, helper, parameters,
+        data, locked versions and outputs; ["no run yet"] if it has no stamp."""
+        old = read_json(self.notebook).get("metadata", {}).get("qs")
+        if not old:
+            return [stamps.NO_RUN]
+        # Versions are those of the lock, not of the machine that asks; "+cpu" is no part of them.
+        new = self.new_stamp() | {"versions": _locked(self.notebook.parents[1])}
+        old = old | {"versions": {n: v.partition("+")[0] for n, v in old["versions"].items()}}
+        found = stamps.changes(old, new)
+        same = outputs_digest(self.notebook, self.figures) == old["outputs"]
+        return found if same else [*found, "its outputs"]
 
 
-def _environment(plan: Plan, jobs: int, cores: int) -> dict[str, str]:
-    """The variables of the notebooks' processes: ours, with what a report sets."""
-    variables = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
-    # Inside a notebook every bar is off: a bar in an output is noise, and widgets die there.
-    variables |= {"TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "QS_STATIC": "1"}
-    variables |= {"QS_OUT": str(plan.out), "QS_PRESET": plan.preset.name, "QS_ROOT": str(plan.root)}
-    if is_tiny(plan.preset.name):
-        # One thread whatever is left to do: sums, and so results, do not depend on it.
-        variables.setdefault("OMP_NUM_THREADS", "1")
-    elif jobs > 1:
-        variables.setdefault("OMP_NUM_THREADS", str(max(1, cores // jobs)))
-    return variables
+class Outcome(NamedTuple):
+    """How one notebook ended."""
+
+    run: Run
+    seconds: float
+    error: str | None  # one line
+    kept: str | None = None  # why it was not run again, in words
+
+    @property
+    def status(self) -> str:
+        return "stopped" if self.error == STOPPED else "failed" if self.error else "done"
 
 
-def _cores() -> int:
-    """The cores that this process may use."""
-    mine = getattr(os, "sched_getaffinity", None)  # not on every system
-    return len(mine(0)) if mine else os.cpu_count() or 1
+def outputs_digest(notebook: Path, folder: Path) -> str:
+    """Digest of a notebook's outputs and of the results and figures in a folder."""
+    cells = read_json(notebook)["cells"]
+    outputs = [cell.get("outputs", []) for cell in cells if cell["cell_type"] == "code"]
+    files = [folder / RESULTS, *sorted(folder.glob("**/*.png")), *folder.glob("**/*.csv")]
+    found = {path.name: stamps.file_digest(path) for path in files if path.is_file()}
+    return stamps.digest([outputs, found])
 
 
-def _finish(outcome: Outcome, stamp: dict[str, Any]) -> None:
-    """Complete the results of a notebook that ran. Its stamp, written last, says it is done."""
-    run = outcome.run
-    results = read_json(run.results)
-    if results:
-        # The notebook knows the time of its last record; the whole run took a little longer.
-        write_json(run.results, results | {"seconds": round(outcome.seconds, 2)})
-    if not outcome.error:
-        outputs = {"outputs": outputs_digest(run.executed, run.folder)}
-        write_json(run.folder / STAMP, stamp | outputs)
-
-
-def _kept(run: Run, earlier: bool = False) -> Outcome:
-    """The outcome of a run that is there already."""
-    why = "unchanged, not run again"
-    if earlier:
-        found = run.changes()
-        why = "an earlier run" + (f"; since then changed: {', '.join(found)}" if found else "")
-    return Outcome(run, read_json(run.results).get("seconds", 0.0), None, why)
-
-
-def _earlier(plan: Plan) -> list[Run]:
-    """Finished runs in the plan's folder of notebooks that this report was not asked for."""
-    asked = {run.stem for run in plan.runs}
-    every = sorted((plan.root / "notebooks").glob("[0-9][0-9]_*.ipynb"))
-    runs = [Run(path, plan.preset, plan.out) for path in every if path.stem not in asked]
-    return [replace(run, passed=run.stamp["passed"]) for run in runs if run.stamp]
-
-
-def _committed(outcome: Outcome) -> Outcome:
-    """Commit what a refresh ran; the outcome says so if it could not be cleaned."""
-    from .commit import commit_run
-
-    run = outcome.run
-    if outcome.error or not run.stamp or (outcome.kept and not run.committed_changes()):
-        return outcome
-    try:
-        commit_run(run)
-    except ValueError as unclean:
-        return outcome._replace(error=str(unclean))
-    return outcome
+def _locked(root: Path) -> dict[str, str]:
+    """Library to version in requirements.lock, by the names of `versions`."""
+    lock = root / "requirements.lock"
+    text = lock.read_text(encoding="utf-8") if lock.is_file() else ""
+    asked = dict(re.findall(r"^([\w.-]+)==([\w.+-]+)", text, re.MULTILINE))
+    return {n: asked[k] for n in presets.versions() if (k := n.replace("_", "-")) in asked}

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import normalize, pad
 
 from ..evidence.stats import ratio
-from ..fast.replay import reuse_below
+from ..fast.reuse import reuse_below
 from ..forward import batches, ends
 from ..hooks import edit
 from ..scoring import log_odds, token_odds

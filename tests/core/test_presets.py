@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from qs_helpers import presets
 from qs_helpers.loading import catalog
 from qs_helpers.report.check import check_preset
-from qs_helpers.report.project import Preset, find_notebooks
+from qs_helpers.report.run import Preset, find_notebooks
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
 

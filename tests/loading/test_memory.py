@@ -12,7 +12,7 @@ from suites import write_model, write_suite
 
 import qs_helpers as qs
 from qs_helpers import forward, sae
-from qs_helpers.fast import screening
+from qs_helpers.fast import topk as screening
 from qs_helpers.loading import hub, memory, scope
 from qs_helpers.loading.catalog import GROUPS, find_origin
 from qs_helpers.loading.memory import free_bytes, gb, memory_plan

@@ -18,10 +18,10 @@ FILES = [
 
 # Imports of our own modules inside functions: importer, imported, and why not at the top.
 LATE = {
-    ("report.__main__", "report.run"): "--help and a wrong command answer at once",
+    ("report.__main__", "report.execute"): "--help and a wrong command answer at once",
     ("report.__main__", "report.compare"): "--help and a wrong command answer at once",
-    ("report.run", "report.pages"): "a dry run writes no page",
-    ("report.run", "report.commit"): "only --refresh commits",
+    ("report.execute", "report.pages"): "a dry run writes no page",
+    ("report.execute", "report.refresh"): "only --refresh commits",
     ("loading.hub", "loading.saefile"): "a report's check runs without torch, which comes with it",
     ("studies.data", "tiny.corpus"): "texts of one's own need no tiny world",
     ("studies.data", "tiny.lexicon"): "texts of one's own need no tiny world",
@@ -62,7 +62,7 @@ def late_imports() -> set[tuple[str, str]]:
 
 
 def as_module(name: str) -> str:
-    """report.run.plan_report -> report.run: the longest beginning that is a module."""
+    """report.execute.plan_report -> report.execute: the longest beginning that is a module."""
     parts = name.split(".")
     while parts and not (
         (PACKAGE.joinpath(*parts).with_suffix(".py")).is_file()

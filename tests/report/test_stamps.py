@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from qs_helpers.report import stamps
-from qs_helpers.report.project import Preset, Run
+from qs_helpers.report.run import Preset, Run
 
 ROOT = Path(__file__).resolve().parents[2]
 # 00 is run by `make scope` only, with the weights that it makes; test_tiny_scope.py checks those.

@@ -7,7 +7,7 @@ from notebook_gates import GATES
 from toy_project import TOY, run_report, toy_run
 
 from qs_helpers.report.check import plan_report
-from qs_helpers.report.commit import MACHINE_PATH, clean
+from qs_helpers.report.refresh import MACHINE_PATH, clean
 
 
 def test_refresh_commits_clean_notebooks(project):

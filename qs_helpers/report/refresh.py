@@ -6,7 +6,7 @@ import shutil
 import nbformat
 
 from ..evidence.claims import measured_line
-from .project import Run, outputs_digest
+from .run import Run, outputs_digest
 
 # An absolute path of some machine, in text. What stands before the slash tells it from "and/or",
 # web addresses, HTML end tags and relative paths; a drive letter needs a folder after it, which

@@ -1,4 +1,4 @@
-"""Runs one notebook in a process of its own: python -m qs_helpers.report.worker.
+"""Runs one notebook in a process of its own: python -m qs_helpers.report.child.
 
 Arguments: the notebook, where its executed copy goes, and parameters as JSON. It prints a line
 "cell" after each code cell, and at the end {"seconds": …, "error": one line or null}. A line on

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qs_helpers import TopKSAE
-from qs_helpers.fast import screening
-from qs_helpers.fast.screening import make_screen, may_fire, screened, topk
+from qs_helpers.fast import topk as screening
+from qs_helpers.fast.topk import make_screen, may_fire, screened, topk
 
 D_MODEL, D_SAE, TOKENS = 24, 512, 9
 CHUNK = 2**14  # a few tokens at a time

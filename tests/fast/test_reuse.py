@@ -6,8 +6,8 @@ import torch
 from suites import write_model, write_suite
 
 import qs_helpers as qs
-from qs_helpers.fast import replay
-from qs_helpers.fast.replay import first_place, run_above
+from qs_helpers.fast import reuse
+from qs_helpers.fast.reuse import first_place, run_above
 from qs_helpers.hooks import decoder_layers
 
 TEXTS = ["The cat sat.", "A dog ran to the house.", "Rain"]
@@ -66,7 +66,7 @@ def test_results_are_the_same_bit_for_bit(scope):
                 for name, found in measures(scope, steer).items():
                     assert np.array_equal(found, wanted[name]), name
     assert any(whole[0]["texts"][i] != whole[1]["texts"][i] for i in range(3))
-    assert qs.hooks_left(scope.model) == 0 and not replay._open
+    assert qs.hooks_left(scope.model) == 0 and not reuse._open
 
 
 def test_layers_below_run_once(scope, layers_run):
@@ -98,12 +98,12 @@ def test_nothing_is_reused_under_another_hook_or_of_other_tokens(scope):
 
 
 def test_what_is_kept_is_bounded_and_errors_leave_nothing(scope, monkeypatch):
-    monkeypatch.setattr(replay, "MOST_BYTES", 3000)
+    monkeypatch.setattr(reuse, "MOST_BYTES", 3000)
     with qs.reuse_below(scope.model), qs.reuse_below(scope.model):
         for n in range(5):
             qs.text_nats(scope, [f"some text {n}"], {1: shift(1.0)})
-        kept = replay._open[id(scope.model)].found
-        assert 0 < sum(map(replay._bytes, kept.values())) <= 3000 and len(kept) < 5
+        kept = reuse._open[id(scope.model)].found
+        assert 0 < sum(map(reuse._bytes, kept.values())) <= 3000 and len(kept) < 5
 
     def broken(x):
         raise KeyError("inside")
@@ -111,7 +111,7 @@ def test_what_is_kept_is_bounded_and_errors_leave_nothing(scope, monkeypatch):
     with pytest.raises(KeyError, match="inside"), qs.reuse_below(scope.model):
         qs.text_nats(scope, TEXTS, {1: shift(1.0)})
         qs.text_nats(scope, TEXTS, {1: broken})
-    assert qs.hooks_left(scope.model) == 0 and not replay._open
+    assert qs.hooks_left(scope.model) == 0 and not reuse._open
 
 
 def test_run_above_refuses_a_cache_it_has_not(scope):

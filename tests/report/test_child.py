@@ -17,7 +17,7 @@ def start(tmp_path, *sources, **env) -> subprocess.Popen:
     """The worker, on a notebook with these cells."""
     notebook = new_notebook(cells=[new_code_cell(s) for s in sources], metadata=KERNEL)
     nbformat.write(notebook, tmp_path / "a.ipynb")
-    command = [sys.executable, "-P", "-m", "qs_helpers.report.worker", "a.ipynb", "b.ipynb", "{}"]
+    command = [sys.executable, "-P", "-m", "qs_helpers.report.child", "a.ipynb", "b.ipynb", "{}"]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, cwd=tmp_path, env=os.environ | env, **pipes)
 

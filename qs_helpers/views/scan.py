@@ -46,9 +46,8 @@ class Kept:
         for name, column in zip(ROW.names, columns, strict=True):
             rows[name] = column[worth]
         self._waiting.append(rows)
-        if sum(map(len, self._waiting)) > max(
-            200_000, len(self._kept)
-        ):  # sorting often is what costs
+        # Sorting often is what costs.
+        if sum(map(len, self._waiting)) > max(200_000, len(self._kept)):
             self._merge()
 
     def rows(self) -> np.ndarray:

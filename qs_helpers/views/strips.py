@@ -105,8 +105,7 @@ def across_layers(scope, text: str, layer: int, feature: int, layers=None) -> Vi
         names[n] = f"layer {n}: {best} (cos {cosines[best]:.2f})"
         for piece, value in zip(found, _values(found, part, best), strict=True):
             rows.append((n, best, float(cosines[best]), piece.shown, piece.start, value))
-    columns = ["layer", "feature", "cosine", "token", "start", "value"]
-    data = pd.DataFrame(rows, columns=columns)
+    data = pd.DataFrame(rows, columns="layer feature cosine token start value".split())
     body = _map(data, found, "value", names)
     largest = data.groupby("layer").value.max()
     alt = "; ".join(f"{names[n]}, largest activation {short(v)}" for n, v in largest.items())

@@ -18,11 +18,8 @@ from ..presets import is_tiny, project_root, resolve_preset, versions
 from .files import plain, short, write_json
 
 BADGES = {
-    ("empirical", True): "SHOWN",
-    ("empirical", False): "NOT SHOWN",
-    ("empirical", None): "MEASURED",
-    ("invariant", True): "HOLDS",
-    ("invariant", False): "BROKEN",
+    "empirical": {True: "SHOWN", False: "NOT SHOWN", None: "MEASURED"},
+    "invariant": {True: "HOLDS", False: "BROKEN"},
 }
 
 
@@ -60,20 +57,10 @@ def start_run(notebook: str, preset: str, params: Any = None) -> Run:
     out = os.environ.get("QS_OUT") or f"runs/by-hand/{preset}"
     if params is not None and not isinstance(params, Mapping):
         params = vars(params)
-    data = {
-        "notebook": notebook,
-        "preset": preset,
-        "params": plain(params or {}),
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "seconds": 0.0,
-        "peak_rss_mb": 0.0,
-        "cores": os.cpu_count(),
-        "versions": versions(),
-        "provenance": {},
-        "claims": [],
-        "values": {},
-        "figures": [],
-    }
+    data = {"notebook": notebook, "preset": preset, "params": plain(params or {})}
+    data |= {"started": datetime.now(UTC).isoformat(timespec="seconds")}
+    data |= {"seconds": 0.0, "peak_rss_mb": 0.0, "cores": os.cpu_count(), "versions": versions()}
+    data |= {"provenance": {}, "claims": [], "values": {}, "figures": []}
     _current = Run(notebook, preset, project_root() / out / notebook, data, time.monotonic())
     _write(_current)
     return _current
@@ -100,7 +87,7 @@ def claim(
     (identity, hook removal, planted truth) that fails is recorded, then raises ClaimFailed.
     """
     run = current_run()
-    if kind not in ("empirical", "invariant"):
+    if kind not in BADGES:
         raise ValueError(f"claim kind {kind!r}: use 'empirical' or 'invariant'")
     if kind == "invariant" and passes is None:
         raise ValueError(f"claim {text!r}: an invariant needs passes=True or passes=False")
@@ -110,16 +97,8 @@ def claim(
     value = plain(value)
     if verdict and value in ("nan", "inf", "-inf"):
         verdict = False
-    entry = {
-        "text": text,
-        "kind": kind,
-        "badge": BADGES[kind, verdict],
-        "passes": verdict,
-        "value": value,
-        "interval": plain(interval),
-        "n": plain(n),
-        "controls": plain(controls or {}),
-    }
+    entry = {"text": text, "kind": kind, "badge": BADGES[kind][verdict], "passes": verdict}
+    entry |= plain({"value": value, "interval": interval, "n": n, "controls": controls or {}})
     add_entry(run, "claims", entry, "text")
     print(_badge(entry, run.tiny))
     if kind == "invariant" and not verdict:
@@ -136,8 +115,8 @@ def record(name: str, value: Any) -> None:
 def add_entry(run: Run, kind: str, entry: dict[str, Any], key: str) -> None:
     """Record an entry in run.data[kind], in the place of the one with the same key if any."""
     entries = run.data[kind]
-    same = [i for i, old in enumerate(entries) if old[key] == entry[key]]
-    place = same[0] if same else len(entries)
+    same = (i for i, old in enumerate(entries) if old[key] == entry[key])
+    place = next(same, len(entries))
     entries[place : place + 1] = [entry]
     _write(run)
 
@@ -183,8 +162,7 @@ def _badge(entry: dict[str, Any], tiny: bool) -> str:
 
 
 def _write(run: Run) -> None:
-    run.data["seconds"] = round(time.monotonic() - run.clock, 2)
-    run.data["peak_rss_mb"] = _peak_rss_mb()
+    run.data.update(seconds=round(time.monotonic() - run.clock, 2), peak_rss_mb=_peak_rss_mb())
     write_json(run.folder / "results.json", run.data)
 
 

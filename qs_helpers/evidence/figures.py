@@ -58,11 +58,9 @@ def intervals(ax, places, table, across: bool = False, **style) -> None:
     places: where on the other axis, names or numbers; table: DataFrame with value, low, high.
     """
     bars = [table.value - table.low, table.high - table.value]
-    style = {"fmt": "o", "capsize": 3, "ms": 5} | style
-    if across:
-        ax.errorbar(table.value, places, xerr=bars, **style)
-    else:
-        ax.errorbar(places, table.value, yerr=bars, **style)
+    x, y = (table.value, places) if across else (places, table.value)
+    style = {"fmt": "o", "capsize": 3, "ms": 5, "xerr" if across else "yerr": bars} | style
+    ax.errorbar(x, y, **style)
 
 
 def in_words(title: str, names, table) -> str:
@@ -84,8 +82,7 @@ def plot_style() -> None:
     from matplotlib import font_manager
 
     okabe_ito = "#0072B2 #E69F00 #009E73 #D55E00 #56B4E9 #CC79A7 #F0E442 #000000".split()
-    own = os.environ.get("QS_FONT")
-    if own:
+    if own := os.environ.get("QS_FONT"):
         font_manager.fontManager.addfont(own)
         cjk = [font_manager.FontProperties(fname=own).get_name()]
     else:
@@ -105,25 +102,18 @@ def plot_style() -> None:
 def _png(fig, slug: str) -> bytes:
     """The figure as PNG, at a lower resolution where needed to stay below MAX_PNG_BYTES."""
     missing = set()
+    # No Software entry: the same figure gives the same bytes under another matplotlib.
+    look = {"facecolor": "white", "bbox_inches": "tight", "metadata": {"Software": None}}
     for dpi in (110, 90, 72):
         buffer = io.BytesIO()
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            # No Software entry: the same figure gives the same bytes under another matplotlib.
-            fig.savefig(
-                buffer,
-                dpi=dpi,
-                facecolor="white",
-                bbox_inches="tight",
-                metadata={"Software": None},
-            )
-        for warning in caught:
-            glyph = re.search(r"Glyph (\d+) .* missing from", str(warning.message))
-            missing |= {chr(int(glyph[1]))} if glyph else set()
-            if not glyph:
-                warnings.warn_explicit(
-                    warning.message, warning.category, warning.filename, warning.lineno
-                )
+            fig.savefig(buffer, dpi=dpi, **look)
+        for note in caught:
+            if glyph := re.search(r"Glyph (\d+) .* missing from", str(note.message)):
+                missing.add(chr(int(glyph[1])))
+            else:
+                warnings.warn_explicit(note.message, note.category, note.filename, note.lineno)
         if buffer.tell() <= MAX_PNG_BYTES:
             break
     else:

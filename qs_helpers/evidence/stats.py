@@ -23,6 +23,12 @@ class Estimate(NamedTuple):
         return self.low, self.high
 
 
+def _bootstrapped(value, drawn, n: int, method: str = "linear") -> Estimate:
+    """A value with the percentile interval of its bootstrap draws [draws]."""
+    low, high = np.quantile(drawn, [0.025, 0.975], method=method)
+    return Estimate(float(value), float(low), float(high), n)
+
+
 def share(hits: int, n: int) -> Estimate:
     """hits out of n independent trials, with the Wilson score interval (as scipy computes it)."""
     if not 0 <= hits <= n or n < 1:
@@ -54,9 +60,7 @@ def ratio(top, bottom, units=None, seed: int = 0) -> Estimate:
     generator = torch.Generator().manual_seed(seed)
     drawn = sums[:, torch.randint(len(names), (DRAWS, len(names)), generator=generator)].sum(-1)
     drawn = drawn[:, drawn[1] != 0]
-    limits = torch.tensor([0.025, 0.975], dtype=torch.float64)
-    low, high = (drawn[0] / drawn[1]).quantile(limits).tolist()
-    return Estimate((top.sum() / bottom.sum()).item(), low, high, len(names))
+    return _bootstrapped(top.sum() / bottom.sum(), drawn[0] / drawn[1], len(names))
 
 
 def mean(values, units=None, seed: int = 0) -> Estimate:
@@ -78,17 +82,9 @@ def sign_flip_p(differences, seed: int = 0) -> float:
 
     scipy's permutation test with 9,999 draws (all of them where there are fewer), so never 0.
     """
-    values = _column(differences).double().numpy()
-    test = permutation_test(
-        (values,),
-        np.mean,
-        permutation_type="samples",
-        alternative="greater",
-        vectorized=True,
-        n_resamples=9999,
-        rng=np.random.default_rng(seed),
-    )
-    return float(test.pvalue)
+    values, rng = _column(differences).double().numpy(), np.random.default_rng(seed)
+    how = {"permutation_type": "samples", "alternative": "greater", "n_resamples": 9999}
+    return float(permutation_test((values,), np.mean, vectorized=True, rng=rng, **how).pvalue)
 
 
 def rank_p(value: float, controls) -> float:
@@ -104,9 +100,7 @@ def holm(p_values) -> np.ndarray:
     p = np.asarray(p_values, float)
     order = p.argsort(kind="stable")
     steps = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)).clip(max=1)
-    corrected = np.empty_like(steps)
-    corrected[order] = steps
-    return corrected
+    return steps[order.argsort()]
 
 
 def crossing(doses, outcomes, level: float, falling: bool = False, seed: int = 0) -> Estimate:
@@ -127,15 +121,12 @@ def crossing(doses, outcomes, level: float, falling: bool = False, seed: int = 0
     weights = rng.multinomial(n, np.full(n, 1 / n), DRAWS) / n
     curves = np.vstack([outcomes.mean(1), weights @ outcomes.T])
     above = curves >= level - 1e-12
-    at = above.argmax(1)
-    rows = np.arange(len(curves))
-    low, high = curves[rows, np.maximum(at - 1, 0)], curves[rows, at]
+    rows, at = np.arange(len(curves)), above.argmax(1)
+    before = np.maximum(at - 1, 0)  # at the first dose the same, so that the dose itself is found
+    low, high = curves[rows, before], curves[rows, at]
     part = np.divide(level - low, high - low, out=np.ones_like(low), where=high > low).clip(0, 1)
-    found = doses[np.maximum(at - 1, 0)] * (1 - part) + doses[at] * part
-    found = np.where(at == 0, doses[0], found)
-    found = np.where(above.any(1), found, np.inf)
-    ends = np.quantile(found[1:], [0.025, 0.975], method="inverted_cdf")
-    return Estimate(float(found[0]), float(ends[0]), float(ends[1]), n)
+    found = np.where(above.any(1), doses[before] * (1 - part) + doses[at] * part, np.inf)
+    return _bootstrapped(found[0], found[1:], n, "inverted_cdf")
 
 
 def _column(values) -> torch.Tensor:
@@ -159,5 +150,4 @@ def auroc(scores, positive, seed: int = 0) -> Estimate:
     # How often each sample is drawn; an area is then a weighted mean of the wins.
     draws = [rng.multinomial(len(x), np.full(len(x), 1 / len(x)), AREA_DRAWS) for x in (pos, neg)]
     areas = np.einsum("dp,pn,dn->d", *(draws[0], wins, draws[1]), optimize=True) / wins.size
-    low, high = np.quantile(areas, [0.025, 0.975])
-    return Estimate(float(wins.mean()), float(low), float(high), len(scores))
+    return _bootstrapped(wins.mean(), areas, len(scores))

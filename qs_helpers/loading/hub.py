@@ -6,12 +6,11 @@ huggingface_hub (HF_HOME, HF_ENDPOINT, HF_HUB_OFFLINE) are read once, when it is
 set them before Python starts.
 """
 
+import fnmatch
 import hashlib
 import json
 import re
 from collections.abc import Iterable
-from fnmatch import fnmatch
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,14 +46,8 @@ def last_name(name: str) -> str:
 
 # Config and tokenizer at the top of the repo; the weights are the files that the index names.
 MODEL_FILES = ("*.json", "*.jinja", "*.txt", "*.model")
-
-
 _REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-
-
 _TIMEOUT = 10  # seconds for the Hub to answer before the cache is asked
-
-
 _RESTART = "(HF_HUB_OFFLINE, HF_ENDPOINT and HF_HOME take effect only if set before Python starts)"
 
 
@@ -90,12 +83,9 @@ def open_source(name: str | Path, revision: str | None = None, timeout: float = 
         raise FileNotFoundError(
             f"{name} is neither a folder here nor a Hub repo; give an existing folder or owner/name"
         )
-    return _open_repo(str(name), revision or "main", timeout)
-
-
-def _open_repo(repo: str, revision: str, timeout: float) -> Source:
-    ask = partial(hf.HfApi().model_info, repo, revision=revision, timeout=timeout)
-    info, reason = _ask(partial(ask, files_metadata=True), repo, revision)
+    repo, revision = str(name), revision or "main"
+    how = {"revision": revision, "timeout": timeout, "files_metadata": True}
+    info, reason = _ask(hf.HfApi().model_info, repo, how)
     if reason:
         return _cached_repo(repo, revision, reason)
     if revision != info.sha:
@@ -111,16 +101,15 @@ def ask_dataset(name: str, revision: str | None, timeout: float) -> str | None:
 
     FileNotFoundError and PermissionError as in `open_source`.
     """
-    ask = partial(hf.HfApi().dataset_info, name, revision=revision, timeout=timeout)
-    return _ask(ask, name, revision or "main")[1]
+    return _ask(hf.HfApi().dataset_info, name, {"revision": revision, "timeout": timeout})[1]
 
 
-def _ask(call, name: str, revision: str):
-    """(the Hub's answer, None), or (None, why it could not be asked)."""
+def _ask(call, name: str, how: dict):
+    """(the Hub's answer to call(name, **how), None), or (None, why it could not be asked)."""
     import httpx
 
     try:
-        return call(), None
+        return call(name, **how), None
     except (httpx.TransportError, hf.errors.OfflineModeIsEnabled) as error:
         if hf.constants.HF_HUB_OFFLINE:
             return None, "HF_HUB_OFFLINE is set"
@@ -128,13 +117,13 @@ def _ask(call, name: str, revision: str):
     except hf.errors.HfHubHTTPError as error:
         if error.response.status_code >= 500:
             return None, f"the Hub answers {error.response.status_code}"
-        raise _refusal(error, name, revision) from None
+        raise _refusal(error, name, how["revision"] or "main") from None
 
 
 def _cached_repo(repo: str, revision: str, reason: str) -> Source:
-    kept = partial(hf.HfApi().resolve_revision, local_files_only=True)
     try:
-        commit = kept(repo, revision=revision).resolved
+        kept = hf.HfApi().resolve_revision(repo, revision=revision, local_files_only=True)
+        commit = kept.resolved
     except hf.errors.RevisionResolutionError:
         commit = revision
     folder = _snapshot(repo, commit)
@@ -158,17 +147,14 @@ def _snapshot(repo: str, commit: str) -> Path | None:
 def _refusal(error: Exception, repo: str, revision: str) -> Exception:
     """The Hub's answer in one line, as the builtin exception that fits."""
     if isinstance(error, hf.errors.GatedRepoError):
-        return PermissionError(
-            f"{repo} is gated: ask for access on its page, then run `hf auth login` or set HF_TOKEN"
-        )
+        way = "ask for access on its page, then run `hf auth login` or set HF_TOKEN"
+        return PermissionError(f"{repo} is gated: {way}")
     if isinstance(error, hf.errors.RepositoryNotFoundError):
-        return FileNotFoundError(
-            f"the Hub has no repo {repo}, or it is private; check its name, or run `hf auth login`"
-        )
+        way = "check its name, or run `hf auth login`"
+        return FileNotFoundError(f"the Hub has no repo {repo}, or it is private; {way}")
     if isinstance(error, hf.errors.RevisionNotFoundError):
-        return FileNotFoundError(
-            f"{repo} has no revision {revision!r}; give a branch, a tag or a full commit, or none"
-        )
+        way = "give a branch, a tag or a full commit, or none"
+        return FileNotFoundError(f"{repo} has no revision {revision!r}; {way}")
     return ConnectionError(f"the Hub refuses {repo} at {revision}: {str(error).splitlines()[0]}")
 
 
@@ -215,8 +201,7 @@ def fetch_model(source: Source) -> Path:
     FileNotFoundError if there is no config.json, or a weight file of the index is missing.
     """
     config = fetch(source, "config.json")
-    top = [file for file in source.files if "/" not in file]
-    small = [file for file in top if any(fnmatch(file, glob) for glob in MODEL_FILES)]
+    small = [f for glob in MODEL_FILES for f in fnmatch.filter(source.files, glob) if "/" not in f]
     for file in [*small, *weight_files(source)]:
         fetch(source, file)
     return config.parent

@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -99,12 +100,13 @@ class Scope:
         self.k, self.n_layers = suite.k, config.num_hidden_layers
         self._max_tokens = config.max_position_embeddings
         self.device, self.dtype = model.device, model.dtype
+        self._dtype_name = str(model.dtype).removeprefix("torch.")
         self.batch_tokens, self.cache_bytes = batch_tokens, cache_bytes
         self.is_tiny = name in catalog.TINY
         self._suite, (self._model_source, self._sae_source) = suite, sources
         self._cache, self._layer_bytes = OrderedDict(), self.plan().sae_layer
         self._ahead = None  # the thread that reads an SAE's file
-        self._used, self._fingerprints = {}, {}  # layer -> file that was read; file -> sha256
+        self._used, self._hash = {}, cache(hub.fingerprint)  # layer -> file that was read
         self._unchecked = False  # whether the reading is still to be measured
 
     @property
@@ -123,14 +125,9 @@ class Scope:
 
     def plan(self, layers=None) -> MemoryPlan:
         """What a run that reads `layers` (None: all) needs of memory; see `memory_plan`."""
-        return memory_plan(
-            self.group,
-            self.layers if layers is None else sorted(set(layers)),
-            str(self.dtype).removeprefix("torch."),
-            device=self.device,
-            batch_tokens=self.batch_tokens,
-            cache_bytes=self.cache_bytes,
-        )
+        layers = self.layers if layers is None else sorted(set(layers))
+        limits = {"batch_tokens": self.batch_tokens, "cache_bytes": self.cache_bytes}
+        return memory_plan(self.group, layers, self._dtype_name, device=self.device, **limits)
 
     def sae(self, layer: int) -> TopKSAE:
         """The TopKSAE of decoder layer `layer`, read on first use and kept while memory allows.
@@ -154,8 +151,7 @@ class Scope:
         return sae
 
     def _open(self, layer: int, path: Path) -> TopKSAE:
-        width, convention = self.d_model, self._suite.convention
-        sae = load_sae(path, self.k, convention, layer, width, self.device)
+        sae = load_sae(path, self.k, self._suite.convention, layer, self.d_model, self.device)
         if sae.d_sae != self.d_sae:
             raise ValueError(
                 f"{path} has {sae.d_sae} features, but {self._sae_source.name} says {self.d_sae}; "
@@ -244,10 +240,10 @@ class Scope:
 
     def suite_note(self) -> str:
         """A warning if the SAEs were trained on another model than this one, else ""."""
-        trained, here = self._suite.trained_on, hub.last_name(self._model_source.name)
-        if trained is None or hub.last_name(trained) == here:
+        here = hub.last_name(self._model_source.name)
+        trained = hub.last_name(self._suite.trained_on or here)
+        if trained == here:
             return ""
-        trained = hub.last_name(trained)
         return f"the SAEs were trained on {trained}, not on {here}: check their FVU here"
 
     def fingerprint(self, layers) -> dict:
@@ -271,11 +267,6 @@ class Scope:
             )
         return hub.fetch(self._sae_source, file or f"the SAE of layer {layer}")
 
-    def _hash(self, path: Path) -> dict[str, str]:
-        if path not in self._fingerprints:
-            self._fingerprints[path] = hub.fingerprint(path)
-        return self._fingerprints[path]
-
     def provenance(self) -> dict:
         """Where everything came from, as plain JSON: repos, commits, sha256, versions, device.
 
@@ -284,12 +275,9 @@ class Scope:
         """
 
         def part(source, paths):
-            return {
-                "source": hub.portable(source.name),
-                "revision": source.revision,
-                "commit": source.commit,
-                "files": {path.name: self._hash(path) for path in paths},
-            }
+            place = {"source": hub.portable(source.name), "revision": source.revision}
+            files = {path.name: self._hash(path) for path in paths}
+            return place | {"commit": source.commit, "files": files}
 
         on_gpu = self.device.type == "cuda"
         return {
@@ -297,7 +285,7 @@ class Scope:
             "sae": part(self._sae_source, sorted(self._used.values())),
             **{name: getattr(self, name) for name in ("name", "d_model", "d_sae", "k")},
             "device": torch.cuda.get_device_name(self.device) if on_gpu else self.device.type,
-            "dtype": str(self.dtype).removeprefix("torch."),
+            "dtype": self._dtype_name,
             "sae_dtype": "float32",
             "versions": versions(),
         }
@@ -355,8 +343,7 @@ def load_scope(
     refuse_too_large(group, dtype, device, *limits)
     network, tokenizer = load_model(model_source, device, dtype)
     name = origin.name or f"{hub.portable(model_source.name)} + {hub.portable(sae_source.name)}"
-    sources = model_source, sae_source
-    scope = Scope(name, network, tokenizer, group, suite, sources, *limits)
+    scope = Scope(name, network, tokenizer, group, suite, (model_source, sae_source), *limits)
     if check:
         scope.check()
     return scope

@@ -9,7 +9,7 @@ import torch
 from ..evidence.files import short
 from ..forward import id_residuals, sink_mask
 from ..scoring import nearest
-from .html import Markup, View, esc, page, pieces, table, token, tokens
+from .html import View, esc, page, pieces, table, token, tokens
 from .scan import Scan
 from .strips import name_of
 
@@ -32,9 +32,8 @@ def badges(scope, found: Scan, layer: int, feature: int) -> list[str]:
     if density > DENSE:
         out.append(f"dense: it fires on {density:.0%} of the tokens")
     sample = found.stats(layer)["sample"]
-    sample = sample[sample["feature"] == feature]
-    first = float((sample["position"] == 0).mean()) if len(sample) else 0.0
-    if first > 0.5:
+    at = sample["position"][sample["feature"] == feature]
+    if (first := (at == 0).sum() / max(1, len(at))) > 0.5:
         out.append(f"register feature: {first:.0%} of its firings are at the first token of a text")
     if note := scope.suite_note():
         out.append(note)
@@ -54,8 +53,7 @@ def feature_card(scope, found: Scan, layer: int, feature: int, band="all") -> Vi
     warnings = badges(scope, found, layer, feature)
     groups = {"top": found.top(layer, feature)} | dict(enumerate(found.bands(layer, feature), 1))
     most = float(groups["top"]["value"][0]) if fired else 1.0
-    if band != "all":
-        groups = {name: rows for name, rows in groups.items() if name == band}
+    groups = {name: rows for name, rows in groups.items() if band in ("all", name)}
     contexts = _contexts(scope, found, layer, feature, groups)
     lens, like = logit_lens(scope, layer, feature), nearest(scope, layer, feature)
 
@@ -74,7 +72,7 @@ def feature_card(scope, found: Scan, layer: int, feature: int, band="all") -> Vi
     parts.append(table(like.itertuples(index=False), ["nearest feature", "cosine of W_dec"]))
     for band, part in contexts.groupby("band", sort=False):
         name = f"{len(part)} strongest contexts" if band == "top" else f"tenth {band} of 10"
-        rows = [(row.value, _strip(row, most)) for row in part.itertuples()]
+        rows = [(row.value, tokens(row.shown, row.values, most)) for row in part.itertuples()]
         parts.append(table(rows, ["activation", name]))
     alt = f"{title}: {words}. " + " ".join(f"Warning: {warning}." for warning in warnings)
     if len(contexts):
@@ -97,29 +95,21 @@ def _histogram(bins: Sequence[tuple[float, float, int]]) -> str:
 
 def _contexts(scope, found: Scan, layer: int, feature: int, groups: dict) -> pd.DataFrame:
     """Contexts with the feature's activation at every token of their windows."""
-    places = [(band, row) for band, rows in groups.items() for row in rows]
-    columns = ["band", "value", "text", "position", "words", "shown", "values"]
-    if not places:
-        return pd.DataFrame(columns=columns)
-    texts = list(dict.fromkeys(int(row["text"]) for _, row in places))
-    ids = [found.ids(text).tolist() for text in texts]
-    values = dict(zip(texts, id_activations(scope, ids, layer, feature), strict=True))
-    cut = {text: pieces(scope.tokenizer, i) for text, i in zip(texts, ids, strict=True)}
+    peaks = [(band, row) for band, rows in groups.items() for row in rows]
+    ids = {int(row["text"]): found.ids(int(row["text"])).tolist() for _, row in peaks}
+    values = id_activations(scope, list(ids.values()), layer, feature) if ids else []
+    values = dict(zip(ids, values, strict=True))
+    cut = {text: pieces(scope.tokenizer, i) for text, i in ids.items()}
     rows = []
-    for band, row in places:
-        text, at = int(row["text"]), int(row["position"])
+    for band, row in peaks:
+        value, text, at = row[["value", "text", "position"]].item()
         near = [p for p in cut[text] if p.stop > at - WINDOW and p.start <= at + WINDOW]
-        around = [float(values[text][p.start : p.stop].max()) for p in near]
-        # The recorded peak itself comes from the scan.
-        here = next(i for i, p in enumerate(near) if p.start <= at < p.stop)
-        around[here] = float(row["value"])
-        shown = [p.shown for p in near]
-        rows.append((band, float(row["value"]), text, at, "".join(shown), shown, around))
-    return pd.DataFrame(rows, columns=columns)
-
-
-def _strip(row, most: float) -> Markup:
-    return tokens(row.shown, row.values, [short(value) for value in np.array(row.values)], most)
+        shown, around = [p.shown for p in near], []
+        for p in near:  # the recorded peak itself comes from the scan
+            here = p.start <= at < p.stop
+            around.append(value if here else float(values[text][p.start : p.stop].max()))
+        rows.append((band, value, text, at, "".join(shown), shown, around))
+    return pd.DataFrame(rows, columns="band value text position words shown values".split())
 
 
 @torch.no_grad()
@@ -150,8 +140,7 @@ def logit_lens(scope, layer: int, feature: int, n: int = 10) -> pd.DataFrame:
     rows = []
     order = logits.argsort(descending=True).tolist()
     for side, ids in (("promoted", order[:n]), ("suppressed", order[::-1][:n])):
-        for i in ids:
-            rows.append((side, token(scope.tokenizer, i), float(logits[i])))
+        rows += [(side, token(scope.tokenizer, i), float(logits[i])) for i in ids]
     return pd.DataFrame(rows, columns=["side", "token", "logit"])
 
 

@@ -24,16 +24,11 @@ def explore(scope, text: str, layer: int, feature: int, found=None) -> None:
     import ipywidgets as widgets
 
     bands = ["text", "top", *range(1, 11)] if found is not None else ["text"]
-    wide = widgets.Layout(width="95%")
-    text_box = widgets.Textarea(
-        value=text, description="text", layout=wide, continuous_update=False
-    )
-    layer_slider = widgets.SelectionSlider(
-        options=list(scope.layers), value=layer, description="layer", continuous_update=False
-    )
-    feature_box = widgets.BoundedIntText(
-        value=feature, min=0, max=scope.d_sae - 1, description="feature"
-    )
+    wide, late = widgets.Layout(width="95%"), {"continuous_update": False}
+    layers = {"options": list(scope.layers), "value": layer}
+    text_box = widgets.Textarea(text, description="text", layout=wide, **late)
+    layer_slider = widgets.SelectionSlider(**layers, description="layer", **late)
+    feature_box = widgets.BoundedIntText(feature, max=scope.d_sae - 1, description="feature")
     band_box = widgets.Dropdown(options=bands, value="text", description="show")
     picture = widgets.HTML()
     picture.add_class("qs-explore")
@@ -42,15 +37,14 @@ def explore(scope, text: str, layer: int, feature: int, found=None) -> None:
         place = layer_slider.value, feature_box.value
         try:
             if band_box.value == "text":
-                view = token_strip(scope, text_box.value, *place)
+                picture.value = token_strip(scope, text_box.value, *place).to_html()
             else:
-                view = feature_card(scope, found, *place, band_box.value)
+                picture.value = feature_card(scope, found, *place, band_box.value).to_html()
         except ValueError as error:
             picture.value = f"<div>{esc(error)}</div>"
-            return
-        picture.value = view.to_html()
 
-    for control in (text_box, layer_slider, feature_box, band_box):
+    controls = [text_box, layer_slider, feature_box, band_box]
+    for control in controls:
         control.observe(draw, "value")
     draw()
-    display(widgets.VBox([text_box, layer_slider, feature_box, band_box, picture]))
+    display(widgets.VBox([*controls, picture]))

@@ -20,6 +20,7 @@ from ..evidence.files import short, write_whole
 
 # Black on the strongest colour has a contrast of 9.6 : 1 (WCAG asks for 4.5).
 MARKS = {"\n": "⏎", "\t": "⇥", "\r": "␍", " ": "·"}
+HIDDEN = ("Cc", "Cf", "Zl", "Zp", "Co", "Cn")  # categories of control and format characters
 MAX_TOKENS = 4  # no character has more bytes than that in UTF-8, so none needs more tokens
 FULL = (230, 159, 0)
 TEXT = "#111111"
@@ -57,37 +58,24 @@ def page(title: str, parts: Iterable[str], tiny: bool) -> str:
     return f"<div><div><b>{esc(title)}</b></div>{''.join(parts)}{note}</div>"
 
 
-class Markup(str):
+class Markup(NamedTuple):
     """HTML that is shown as it is; `shown` is the text that a reader sees of it."""
 
+    html: str
     shown: str
 
-    def __new__(cls, content: str, shown: str):
-        self = super().__new__(cls, content)
-        self.shown = shown
-        return self
 
-
-def table(rows: Iterable[Sequence], header: Sequence[str] = ()) -> str:
+def table(rows: Iterable[Sequence], header: Sequence[str]) -> str:
     """Rows of cells as aligned lines of preformatted text, the header bold.
 
     Cells are escaped unless they are Markup, and numbers are shortened. It is no <table>: the
     sanitiser shows the tags that browsers add inside one.
     """
-    head = [Markup(f"<b>{esc(cell)}</b>", str(cell)) for cell in header]
-    lines = [head] * bool(header) + [[_cell(cell) for cell in row] for row in rows]
-    widths: list[int] = []
-    for line in lines:
-        widths += [0] * (len(line) - len(widths))
-        for column, cell in enumerate(line[:-1]):  # the last one needs no padding
-            widths[column] = max(widths[column], _width(cell.shown))
-    out = []
-    for line in lines:
-        padded = [
-            _isolated(cell) + " " * (width - _width(cell.shown))
-            for cell, width in zip(line[:-1], widths, strict=False)
-        ]
-        out.append("  ".join([*padded, *line[-1:]]))
+    lines = [[Markup(f"<b>{esc(cell)}</b>", str(cell)) for cell in header]]
+    lines += [[_cell(cell) for cell in row] for row in rows]
+    widths = [max(_width(cell.shown) for cell in column) for column in zip(*lines, strict=True)]
+    # The last cell of a line needs no padding.
+    out = ["  ".join([*map(_padded, line[:-1], widths), line[-1].html]) for line in lines]
     return f'<pre style="line-height:1.5;overflow-x:auto;white-space:pre">{chr(10).join(out)}</pre>'
 
 
@@ -95,10 +83,12 @@ def _cell(cell) -> Markup:
     return cell if isinstance(cell, Markup) else Markup(esc(short(cell)), short(cell))
 
 
-def _isolated(cell: Markup) -> str:
-    """Right-to-left words kept from reordering the columns beside them (FSI and PDI marks)."""
+def _padded(cell: Markup, width: int) -> str:
+    """A cell filled up with spaces. FSI and PDI marks keep right-to-left words from reordering the
+    columns beside them."""
     mixed = any(unicodedata.bidirectional(char) in ("R", "AL") for char in cell.shown)
-    return f"\u2068{cell}\u2069" if mixed else cell
+    text = f"\u2068{cell.html}\u2069" if mixed else cell.html
+    return text + " " * (width - _width(cell.shown))
 
 
 def _width(text: str) -> int:
@@ -113,19 +103,21 @@ def shade(share: float) -> str:
     return f"background:rgb({','.join(map(str, mixed))});color:{TEXT}"
 
 
-def tokens(shown: Sequence[str], values: Sequence[float], hints: Sequence[str], most: float):
-    """A strip: values as shares of `most` colour it, hints appear on hover, the peak is bold."""
-    peak = max(range(len(values)), key=lambda i: values[i]) if len(values) else None
-    out = []
-    for i, (text, value, hint) in enumerate(zip(shown, values, hints, strict=True)):
-        inner = esc(text)
-        if i == peak and value > 0:
-            inner = f"<b>{inner}</b>"
-        if value > 0:
-            style = f"text-decoration:none;{shade(value / most)}"
-            inner = f'<abbr title="{esc(hint)}" style="{style}">{inner}</abbr>'
-        out.append(f"<span>{inner}</span>")
-    return Markup(f"<span>{''.join(out)}</span>", "".join(shown))
+def coloured(inner: str, value: float, most: float) -> str:
+    """HTML on the colour of its value, the value on hover; as it is where the value is 0."""
+    if value <= 0:
+        return inner
+    style = f"text-decoration:none;{shade(value / most)}"
+    return f'<abbr title="{esc(short(value))}" style="{style}">{inner}</abbr>'
+
+
+def tokens(shown: list[str], values: list[float], most: float) -> Markup:
+    """A strip: values as shares of `most` colour it and appear on hover, the peak is bold."""
+    inner, peak = [esc(text) for text in shown], values.index(max(values))
+    if values[peak] > 0:
+        inner[peak] = f"<b>{inner[peak]}</b>"
+    spans = [f"<span>{coloured(*pair, most)}</span>" for pair in zip(inner, values, strict=True)]
+    return Markup(f"<span>{''.join(spans)}</span>", "".join(shown))
 
 
 class Piece(NamedTuple):
@@ -148,34 +140,23 @@ def pieces(tokenizer, ids) -> list[Piece]:
     parts, start = [], 0
     while start < len(ids):
         for stop in range(start + 1, min(start + MAX_TOKENS, len(ids)) + 1):
-            text = _decode(tokenizer, ids[start:stop])
-            if "\ufffd" not in text or _spells(tokenizer, text, ids[start:stop]):
+            some = ids[start:stop]
+            text = _decode(tokenizer, some)
+            # A text may have a U+FFFD of its own, which does not stand for half a character.
+            if "\ufffd" not in text or tokenizer.encode(text, add_special_tokens=False) == some:
                 break
         else:
             stop, text = start + 1, _decode(tokenizer, ids[start : start + 1])
-        parts.append((text, start, stop))
+        parts.append((text, stop))
         start = stop
-    return _whole_graphemes(parts)
-
-
-def _spells(tokenizer, text: str, ids: list[int]) -> bool:
-    """True if the text has a U+FFFD of its own, not one that stands for half a character."""
-    return tokenizer(text, add_special_tokens=False)["input_ids"] == ids
-
-
-def _whole_graphemes(parts: list[tuple[str, int, int]]) -> list[Piece]:
-    """Join neighbours until every piece ends where a user-perceived character ends."""
-    ends, length = set(), 0
-    for match in regex.finditer(r"\X", "".join(text for text, _, _ in parts)):
-        ends.add(match.end())
-    out: list[Piece] = []
-    text, begin = "", None
-    for part, start, stop in parts:
-        text, begin = text + part, start if begin is None else begin
-        length += len(part)
-        if length in ends or stop == parts[-1][2] or not part:
-            out.append(Piece(text, visible(text), begin, stop))
-            text, begin = "", None
+    # Neighbours are joined until every piece ends where a user-perceived character ends.
+    ends = {match.end() for match in regex.finditer(r"\X", "".join(text for text, _ in parts))}
+    out, text, start, length = [], "", 0, 0
+    for part, stop in parts:
+        text, length = text + part, length + len(part)
+        if length in ends or stop == len(ids) or not part:
+            out.append(Piece(text, visible(text), start, stop))
+            text, start = "", stop
     return out
 
 
@@ -194,13 +175,10 @@ def token(tokenizer, number: int) -> str:
 
 def visible(text: str) -> str:
     """Spaces, line breaks and tabs as marks; other control and format characters as ‹U+…›."""
-    out = []
-    for char in text:
-        category = unicodedata.category(char)
-        # The joiner and the emoji selector belong to a visible character.
-        hidden = category in ("Cc", "Cf", "Zl", "Zp", "Co", "Cn") and char != "\u200d"
-        out.append(MARKS.get(char) or (f"‹U+{ord(char):04X}›" if hidden else char))
-    return "".join(out) or "∅"
+    # The joiner belongs to a visible character.
+    hidden = [c for c in {*text} - {"\u200d", *MARKS} if unicodedata.category(c) in HIDDEN]
+    marks = MARKS | {char: f"‹U+{ord(char):04X}›" for char in hidden}
+    return text.translate(str.maketrans(marks)) or "∅"
 
 
 def _decode(tokenizer, ids: list[int]) -> str:

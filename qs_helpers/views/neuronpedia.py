@@ -28,32 +28,23 @@ def export_neuronpedia(
 
 def _feature(scope, found, layer: int, feature: int, dataset: str) -> dict[str, Any]:
     lens = logit_lens(scope, layer, feature)
-    promoted, suppressed = (lens[lens.side == side] for side in ("promoted", "suppressed"))
     bins = found.histogram(layer, feature)
-    contexts = [("top", row) for row in found.top(layer, feature)]
-    contexts += [(n, row) for n, rows in enumerate(found.bands(layer, feature)) for row in rows]
-    values = {band: [float(r["value"]) for b, r in contexts if b == band] for band, _ in contexts}
+    top = found.top(layer, feature)
+    contexts = [(rows, row) for rows in [top, *found.bands(layer, feature)] for row in rows]
     activations = []
-    for band, row in contexts:
+    for rows, row in contexts:
+        span = {"bin_min": float(rows["value"].min()), "bin_max": float(rows["value"].max())}
+        span["bin_contains"] = -1 if rows is top else 0.1
         parts = pieces(scope.tokenizer, found.ids(int(row["text"])))
-        tokens, value = [part.text for part in parts], float(row["value"])
-        at = next(i for i, part in enumerate(parts) if part.start <= row["position"] < part.stop)
-        activations.append(
-            {
-                "bin_min": min(values[band]),
-                "bin_max": max(values[band]),
-                "bin_contains": -1 if band == "top" else 0.1,
-                "tokens": tokens,
-                "values": [value if i == at else 0.0 for i in range(len(tokens))],
-                "qualifying_token_index": at,
-            }
-        )
-    return {
-        "feature_index": feature,
-        "pos_str": promoted.token.tolist(),
-        "pos_values": promoted.logit.tolist(),
-        "neg_str": suppressed.token.tolist(),
-        "neg_values": suppressed.logit.tolist(),
+        here = [part.start <= row["position"] < part.stop for part in parts]
+        values = [float(row["value"]) if hit else 0.0 for hit in here]
+        context = {"tokens": [part.text for part in parts], "values": values}
+        activations.append(span | context | {"qualifying_token_index": here.index(True)})
+    out: dict[str, Any] = {"feature_index": feature}
+    for name, side in (("pos", "promoted"), ("neg", "suppressed")):
+        part = lens[lens.side == side]
+        out |= {f"{name}_str": part.token.tolist(), f"{name}_values": part.logit.tolist()}
+    return out | {
         "frac_nonzero": float(found.density(layer)[feature]),
         "freq_hist_data_bar_values": [low for low, _, _ in bins],
         "freq_hist_data_bar_heights": [count for *_, count in bins],

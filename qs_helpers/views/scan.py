@@ -18,15 +18,8 @@ from ..loading.memory import MemoryPlan, free_bytes, gb, memory_plan
 from ..loading.scope import Scope
 from ..presets import project_root
 
-ROW = np.dtype(
-    [
-        ("feature", np.int32),
-        ("key", np.float64),
-        ("value", np.float32),
-        ("text", np.int32),
-        ("position", np.int32),
-    ]
-)
+ROW = np.dtype("i4, f8, f4, i4, i4")
+ROW.names = "feature", "key", "value", "text", "position"
 TOP, SAMPLE = 20, 100  # contexts kept per feature: the strongest, and a random sample
 EDGES = 2.0 ** (np.arange(-20, 41) / 2)  # of the histogram: half octaves from 2^-10 to 2^20
 BANDS, PER_BAND = 10, 5
@@ -43,7 +36,7 @@ class Kept:
     def __init__(self, d_sae: int, size: int):
         self.size = size
         self._limit = np.full(d_sae, -np.inf)  # keys below cannot be among the largest
-        self._kept, self._waiting, self._n_waiting = np.empty(0, ROW), [], 0
+        self._kept, self._waiting = np.empty(0, ROW), []
 
     def add(self, feature, key, value, text, position) -> None:
         """Offer contexts: arrays [n], feature number, key, activation, text and position."""
@@ -53,8 +46,8 @@ class Kept:
         for name, column in zip(ROW.names, columns, strict=True):
             rows[name] = column[worth]
         self._waiting.append(rows)
-        self._n_waiting += len(rows)
-        if self._n_waiting > max(200_000, len(self._kept)):  # sorting often is what costs
+        # Sorting often is what costs.
+        if sum(map(len, self._waiting)) > max(200_000, len(self._kept)):
             self._merge()
 
     def rows(self) -> np.ndarray:
@@ -64,12 +57,11 @@ class Kept:
 
     def _merge(self) -> None:
         rows = np.concatenate([self._kept, *self._waiting])
-        order = np.lexsort((rows["position"], rows["text"], -rows["key"], rows["feature"]))
-        rows = rows[order]
+        rows = rows[np.lexsort((rows["position"], rows["text"], -rows["key"], rows["feature"]))]
         feature, first = np.unique(rows["feature"], return_index=True)
         counts = np.diff(np.append(first, len(rows)))
         rank = np.arange(len(rows)) - np.repeat(first, counts)
-        self._kept, self._waiting, self._n_waiting = rows[rank < self.size], [], 0
+        self._kept, self._waiting = rows[rank < self.size], []
         full = counts >= self.size
         self._limit[feature[full]] = rows["key"][first[full] + self.size - 1]
 
@@ -103,8 +95,7 @@ class Table:
         self.sinks += int((~part.keep).sum())
         token = active.nonzero()[:, 0].numpy()
         values, features = part.acts.values[active].numpy(), part.acts.indices[active].numpy()
-        bins = np.searchsorted(EDGES, values, side="right") - 1
-        bins = bins.clip(0, len(EDGES) - 2)
+        bins = (np.searchsorted(EDGES, values, side="right") - 1).clip(0, len(EDGES) - 2)
         self.fired += np.bincount(features, minlength=len(self.fired))
         self.total += np.bincount(features, values, minlength=len(self.fired))
         flat = np.bincount(features * (len(EDGES) - 1) + bins, minlength=self.histogram.size)

@@ -18,7 +18,7 @@ from ..evidence.files import short
 from ..forward import activations, read_texts
 from ..presets import project_root
 from ..scoring import decoder_cosines
-from .html import Markup, Piece, View, esc, page, pieces, shade, table, tokens
+from .html import Markup, Piece, View, coloured, esc, page, pieces, shade, table, tokens
 
 
 def _read(scope, text: str, layers) -> tuple[list[Piece], dict]:
@@ -28,37 +28,28 @@ def _read(scope, text: str, layers) -> tuple[list[Piece], dict]:
     return pieces(scope.tokenizer, ids), parts
 
 
-def _values(part, feature: int) -> np.ndarray:
-    """A feature's activation at each token, 0 at sinks, float [tokens]."""
+def _values(found: list[Piece], part, feature: int) -> list[float]:
+    """A feature's activation at each piece: that of its strongest token, 0 at sinks."""
     hit = (part.acts.indices == feature) & (part.acts.values > 0) & part.keep[:, None]
-    return (part.acts.values * hit).amax(-1).numpy()
-
-
-def _by_piece(found: list[Piece], values) -> list[float]:
-    return [float(max(values[p.start : p.stop])) for p in found]
+    values = (part.acts.values * hit).amax(-1)
+    return [float(values[p.start : p.stop].max()) for p in found]
 
 
 def token_strip(scope, text: str, layer: int, feature: int) -> View:
     """A feature's activation over the tokens of a text. Data: token, shown, start, value, sink."""
     title = name_of(scope, layer, feature)
     found, parts = _read(scope, text, [layer])
-    values = _by_piece(found, _values(parts[layer], feature))
+    values = _values(found, parts[layer], feature)
     sinks = [not bool(parts[layer].keep[p.start]) for p in found]
-    data = pd.DataFrame(
-        {"token": [p.text for p in found], "shown": [p.shown for p in found]}
-        | {"start": [p.start for p in found], "value": values, "sink": sinks}
-    )
-    most, active = max(values), data[data.value > 0]
-    hints = [short(value) for value in values]
-    shown = [p.shown + ("(sink)" if sink else "") for p, sink in zip(found, sinks, strict=True)]
-    if len(active):
-        peak = active.loc[active.value.idxmax()]
-        words = (
-            f"fires on {len(active)} of {len(data)} tokens, most ({short(most)}) at {peak.shown!r}"
-        )
-    else:
+    data = pd.DataFrame(found, columns=["token", "shown", "start", "stop"]).drop(columns="stop")
+    data = data.assign(value=values, sink=sinks)
+    most, n = max(values), sum(value > 0 for value in values)
+    peak = found[values.index(most)].shown
+    words = f"fires on {n} of {len(data)} tokens, most ({short(most)}) at {peak!r}"
+    if not n:
         words = f"does not fire on any of {len(data)} tokens"
-    strip = tokens(shown, values, hints, most or 1)
+    shown = [p.shown + ("(sink)" if sink else "") for p, sink in zip(found, sinks, strict=True)]
+    strip = tokens(shown, values, most or 1).html
     body = page(title, [f"<div>{strip}</div>", f"<div>{esc(words)}</div>"], scope.is_tiny)
     return View(data, f"{title} {words}.", body)
 
@@ -79,32 +70,25 @@ def layer_map(scope, text: str, layers=None) -> View:
             rows.append((layer, piece.shown, piece.start, feature if value else -1, value))
     data = pd.DataFrame(rows, columns=["layer", "token", "start", "feature", "value"])
     title = "The strongest feature of each layer and token"
-    body = _map(data, found, lambda row: row.feature, lambda layer: f"layer {layer}")
+    body = _map(data, found, "feature", {layer: f"layer {layer}" for layer in parts})
+    strongest = data.loc[data.groupby("layer").value.idxmax()]
     alt = f"{title}: {len(parts)} layers by {len(found)} tokens. " + " ".join(
-        f"Layer {layer}: largest {short(part.value.max())}, feature "
-        f"{part.loc[part.value.idxmax()].feature} at {part.loc[part.value.idxmax()].token!r}."
-        for layer, part in data.groupby("layer")
+        f"Layer {row.layer}: largest {short(row.value)}, feature {row.feature} at {row.token!r}."
+        for row in strongest.itertuples()
     )
     return View(data, alt, page(title, [body], scope.is_tiny))
 
 
-def _map(data: pd.DataFrame, found: list[Piece], cell, name) -> str:
-    """Rows of layers, columns of tokens; a cell says `cell(row)`, its value on hover."""
-    header, rows = ["", *(piece.shown for piece in found)], []
-    for layer, part in data.groupby("layer", sort=True):
-        most = part.value.max() or 1
-        cells = [_coloured(cell(row), row.value, most) for row in part.itertuples()]
-        rows.append([name(layer), *cells])
-    return table(rows, header)
-
-
-def _coloured(content, value: float, most: float) -> Markup | str:
-    """A cell on the colour of its value, the value on hover; empty where the value is 0."""
-    if value <= 0:
-        return ""
-    style, text = f"text-decoration:none;{shade(value / most)}", short(content)
-    inside = f'<abbr title="{esc(short(value))}" style="{style}">{esc(text)}</abbr>'
-    return Markup(inside, text)
+def _map(data: pd.DataFrame, found: list[Piece], column: str, names: dict[int, str]) -> str:
+    """Rows of layers, columns of tokens; a cell says what `column` holds, its value on hover, and
+    nothing where the value is 0."""
+    rows = []
+    for layer, part in data.groupby("layer"):
+        cells, most = [names[layer]], part.value.max()
+        for content, value in zip(map(short, part[column]), part.value, strict=True):
+            cells.append(Markup(coloured(content, value, most), content) if value > 0 else "")
+        rows.append(cells)
+    return table(rows, ["", *(piece.shown for piece in found)])
 
 
 def across_layers(scope, text: str, layer: int, feature: int, layers=None) -> View:
@@ -119,16 +103,13 @@ def across_layers(scope, text: str, layer: int, feature: int, layers=None) -> Vi
         cosines = decoder_cosines(scope.sae(n), direction)
         best = int(cosines.argmax())
         names[n] = f"layer {n}: {best} (cos {cosines[best]:.2f})"
-        for piece, value in zip(found, _by_piece(found, _values(part, best)), strict=True):
+        for piece, value in zip(found, _values(found, part, best), strict=True):
             rows.append((n, best, float(cosines[best]), piece.shown, piece.start, value))
-    columns = ["layer", "feature", "cosine", "token", "start", "value"]
-    data = pd.DataFrame(rows, columns=columns)
-    body = _map(data, found, lambda row: short(row.value), names.get)
-    alt = f"{title}: " + "; ".join(
-        f"{name}, largest activation {short(data[data.layer == n].value.max())}"
-        for n, name in names.items()
-    )
-    return View(data, alt + ".", page(title, [body], scope.is_tiny))
+    data = pd.DataFrame(rows, columns="layer feature cosine token start value".split())
+    body = _map(data, found, "value", names)
+    largest = data.groupby("layer").value.max()
+    alt = "; ".join(f"{names[n]}, largest activation {short(v)}" for n, v in largest.items())
+    return View(data, f"{title}: {alt}.", page(title, [body], scope.is_tiny))
 
 
 def compare_texts(scope, a: str, b: str, layers=None, top: int = 5) -> View:
@@ -139,21 +120,18 @@ def compare_texts(scope, a: str, b: str, layers=None, top: int = 5) -> View:
     """
     rows = []
     for layer, found in read_texts(scope, [a, b], layers, ["rate"]).items():
-        rates = found.rate
-        gap = rates[0] - rates[1]
+        gap = found.rate[0] - found.rate[1]
         order = np.argsort(gap, kind="stable")
         for feature in [*order[::-1][:top], *order[:top][::-1]]:
             if gap[feature]:
-                rows.append((layer, int(feature), *rates[:, feature], gap[feature]))
+                rows.append((layer, int(feature), *found.rate[:, feature], gap[feature]))
     data = pd.DataFrame(rows, columns=["layer", "feature", "a", "b", "difference"])
     lines, labels = [], read_labels(scope)
     for row in data.itertuples():
         text = f"{row.difference:+.2f}"
         gap = Markup(f'<span style="{shade(abs(row.difference))}">{text}</span>', text)
-        name = labels.get((row.layer, row.feature), "")
-        lines.append(
-            [row.layer, f"{row.feature} {name}".strip(), f"{row.a:.2f}", f"{row.b:.2f}", gap]
-        )
+        name = f"{row.feature} {labels.get((row.layer, row.feature), '')}".strip()
+        lines.append([row.layer, name, f"{row.a:.2f}", f"{row.b:.2f}", gap])
     header = ["layer", "feature", "share of a's tokens", "share of b's tokens", "difference"]
     title = "Two texts compared by firing rate"
     texts = [f"<div>a: {esc(a)}</div>", f"<div>b: {esc(b)}</div>"]
@@ -195,13 +173,11 @@ def read_labels(scope) -> dict[tuple[int, int], str]:
     """{(layer, feature): label}. ValueError names a line that is not such an object."""
     path, found = _path(), {}
     lines = path.read_text("utf-8").splitlines() if path.is_file() else []
-    for number, line in enumerate(lines, 1):
+    for n, line in enumerate(lines, 1):
         try:
             entry = json.loads(line)
             if entry["scope"] == scope.name:
                 found[int(entry["layer"]), int(entry["feature"])] = str(entry["label"])
         except (ValueError, KeyError, TypeError):
-            raise ValueError(
-                f"line {number} of {path.name} is no label; mend or remove it"
-            ) from None
+            raise ValueError(f"line {n} of {path.name} is no label; mend or remove it") from None
     return {place: text for place, text in found.items() if text}

@@ -23,8 +23,6 @@ LATE = {
     ("report.execute", "report.pages"): "a dry run writes no page",
     ("report.execute", "report.refresh"): "only --refresh commits",
     ("loading.hub", "loading.saefile"): "a report's check runs without torch, which comes with it",
-    ("studies.data", "tiny.corpus"): "texts of one's own need no tiny world",
-    ("studies.data", "tiny.lexicon"): "texts of one's own need no tiny world",
 }
 
 

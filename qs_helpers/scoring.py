@@ -90,6 +90,7 @@ class Reading(NamedTuple):
 
 
 UNSCALED = " without its input scale"
+MANY_TOKENS = 2048  # to decode: then another layout of W_dec is worth its memory
 
 
 def compare_readings(sae, residuals) -> list[Reading]:
@@ -108,7 +109,8 @@ def compare_readings(sae, residuals) -> list[Reading]:
         for row in CONVENTIONS.values()
         if (row.transposed, row.scaled) == (own.transposed, own.scaled)
     ]
-    sae = sae.by_columns()  # every token is decoded, once for each reading
+    if sum(x[..., 0].numel() for x in residuals.values()) >= MANY_TOKENS:
+        sae = sae.by_columns()  # every token is decoded, once for each reading
     saes = {name: sae.read_as(name) for name in names}
     if sae.input_scale != 1:
         plain = saes[sae.convention + UNSCALED] = sae.read_as(sae.convention)

@@ -1,27 +1,14 @@
 """The math against plain loops."""
 
-import json
-
 import naive
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_sae import D_MODEL, D_SAE, K, save, weights
 
 from qs_helpers.loading.saefile import load_sae
 from qs_helpers.sae import CONVENTIONS, SparseActs, TopKSAE, sparse_change
-
-D_MODEL, D_SAE, K = 8, 40, 5
-
-
-def weights(d_model=D_MODEL, d_sae=D_SAE, seed=0):
-    g = torch.Generator().manual_seed(seed)
-    return {
-        "W_enc": torch.randn(d_sae, d_model, generator=g),
-        "W_dec": torch.randn(d_model, d_sae, generator=g),
-        "b_enc": torch.randn(d_sae, generator=g),
-        "b_dec": torch.randn(d_model, generator=g),
-    }
 
 
 @pytest.fixture
@@ -32,14 +19,6 @@ def sae():
 @pytest.fixture
 def x():
     return torch.randn(2, 7, D_MODEL, generator=torch.Generator().manual_seed(9))
-
-
-def save(folder, tensors=None, name="layer3.sae.pt", **config):
-    folder.mkdir(parents=True, exist_ok=True)
-    torch.save(weights() if tensors is None else tensors, folder / name)
-    if config:
-        (folder / "config.json").write_text(json.dumps(config))
-    return folder / name
 
 
 def acts_of(values, indices):

@@ -9,22 +9,11 @@ import zipfile
 import naive
 import pytest
 import torch
+from small_sae import D_MODEL, D_SAE, K, save, weights
 
 from qs_helpers.loading.catalog import file_layer
 from qs_helpers.loading.saefile import find_k, load_sae
 from qs_helpers.sae import SparseActs, TopKSAE
-
-D_MODEL, D_SAE, K = 8, 40, 5
-
-
-def weights(d_model=D_MODEL, d_sae=D_SAE, seed=0):
-    g = torch.Generator().manual_seed(seed)
-    return {
-        "W_enc": torch.randn(d_sae, d_model, generator=g),
-        "W_dec": torch.randn(d_model, d_sae, generator=g),
-        "b_enc": torch.randn(d_sae, generator=g),
-        "b_dec": torch.randn(d_model, generator=g),
-    }
 
 
 @pytest.fixture
@@ -35,14 +24,6 @@ def sae():
 @pytest.fixture
 def x():
     return torch.randn(2, 7, D_MODEL, generator=torch.Generator().manual_seed(9))
-
-
-def save(folder, tensors=None, name="layer3.sae.pt", **config):
-    folder.mkdir(parents=True, exist_ok=True)
-    torch.save(weights() if tensors is None else tensors, folder / name)
-    if config:
-        (folder / "config.json").write_text(json.dumps(config))
-    return folder / name
 
 
 # ---- files

@@ -16,7 +16,7 @@ _NAMES = {
     "fast.reuse": "reuse_below",
     "forward": "activations read_texts residuals sink_mask",
     "steering": "Scale add change_features diff_of_means project_out scales strong_activation",
-    "generation": "Arm generate sweep",
+    "generation": "generate",
     "controls": "edit_sizes equal_size matched_features random_directions",
     "scoring": "compare_readings cross_entropy fvu kl_by_position output_effects text_nats"
     " token_odds",
@@ -26,8 +26,9 @@ _NAMES = {
     "loading.saefile": "load_sae",
     "loading.catalog": "GROUPS get_group",
     "loading.memory": "memory_plan",
-    "evidence.stats": "Estimate auroc difference mean ratio share",
-    "evidence.claims": "claim measured record start_run",
+    "evidence.stats": "Estimate against auroc difference f1 mean ratio share",
+    "evidence.claims": "announce claim holds",
+    "evidence.record": "measured record start_run",
     "evidence.figures": "in_words intervals plot_style save_figure",
 }
 _ROOMS = ["evidence", "fast", "loading", "report", "studies", "tiny", "views"]

@@ -3,8 +3,9 @@
 import lazy_loader
 
 _NAMES = {
-    "stats": "crossing holm rank_p sign_flip_p",
-    "claims": "ClaimFailed Run",
+    "stats": "Against crossing groups_needed holm n_groups rank_p sign_flip_p",
+    "claims": "Announced ClaimFailed",
+    "record": "Record",
 }
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(

@@ -1,178 +1,298 @@
-"""Claims and values of one notebook run, kept in its results.json.
+"""One rule for SHOWN: what a run announces that it will judge, and what it then finds.
 
-A run writes to $QS_OUT/<notebook>/, by default runs/by-hand/<preset>/<notebook>/ of the project:
-results.json, rewritten whole after each call, and what figures.py adds.
+`announce` prints a table of claims, with what each needs to be SHOWN, before the test split is
+opened. `claim` judges a measured estimate by it; nobody passes a verdict in:
+
+- a threshold: the pessimistic end of the interval lies beyond it;
+- a null control (random directions, shuffled labels, no edit): the interval of the difference to
+  the mean null draw lies beyond a margin, and the effect ranks first among R null draws, R being at
+  least 20 m - 1 for a family of m claims. A claim may have both;
+- either: an interval with width, and at least 8 groups. SHOWN if all of it is met, NOT SHOWN if
+  not. What lacks one of these is MEASURED: a number without a verdict.
+
+Baselines (a probe, diff-of-means) are no null controls: the difference to each is put into words
+and decides nothing. Invariants (`holds`) are not announced; one that is BROKEN stops the run.
 """
 
-import json
 import os
-import sys
-import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
-from ..presets import is_tiny, project_root, resolve_preset, versions
-from .files import plain, short, write_json
+import numpy as np
+from IPython import get_ipython
+from IPython.display import display
 
-BADGES = {
-    "empirical": {True: "SHOWN", False: "NOT SHOWN", None: "MEASURED"},
-    "invariant": {True: "HOLDS", False: "BROKEN"},
-}
+from ..presets import nearest
+from .files import plain, short
+from .record import Record, add_entry, current_run
+from .sentences import Sentence, Table
+from .stats import Against, Estimate
+
+FEWEST_GROUPS = 8
 
 
 class ClaimFailed(AssertionError):
-    """A claim marked as an invariant does not hold."""
+    """An invariant does not hold."""
 
 
-@dataclass(frozen=True)
-class Run:
-    """One run of a notebook. `data` is what results.json holds."""
+class Announced(NamedTuple):
+    """What a claim says that it will need, before anything is measured."""
 
-    notebook: str
-    preset: str
-    folder: Path = field(repr=False)
-    data: dict[str, Any] = field(repr=False)
-    clock: float = field(repr=False)  # time.monotonic() at the start
+    asks: str
+    """the question, in words"""
+    above: float | None = None
+    """threshold: SHOWN if the interval lies above it"""
+    below: float | None = None
+    """threshold: SHOWN if the interval lies below it; with `above`, between them"""
+    null: str | None = None
+    """name of the null draws, as "random directions of equal size" """
+    margin: float = 0.0
+    """how far beyond the mean null draw the interval of the difference must lie"""
+    fewer: bool = False
+    """the effect is to be smaller than under the null, not larger"""
+    baselines: Mapping[str, float] = {}
+    """name to margin: "not worse" is within it"""
+    family: Sequence[str] = ()
+    """names of the claims made together: languages, models. The id of each is id/name"""
 
     @property
-    def tiny(self) -> bool:
-        return is_tiny(self.preset)
+    def m(self) -> int:
+        return max(1, len(self.family))
+
+    @property
+    def draws(self) -> int:
+        """How many null draws the rank needs."""
+        return 20 * self.m - 1
+
+    def needs(self) -> str:
+        """What makes it SHOWN, in words."""
+        parts = []
+        if self.above is not None:
+            parts.append(f"the interval lies above {self.above:g}")
+        if self.below is not None:
+            parts.append(f"the interval lies below {self.below:g}")
+        if self.null:
+            side, first = ("below", "lowest") if self.fewer else ("above", "highest")
+            by = f" by more than {self.margin:g}" if self.margin else ""
+            parts.append(
+                f"the difference to the mean of {self.null} lies {side} 0{by}, and it is the "
+                f"{first} of at least {self.draws} draws"
+            )
+        return " and ".join(parts) or "no verdict: a measurement"
 
 
-_current: Run | None = None
+def announce(claims: Mapping[str, Mapping[str, Any]]) -> None:
+    """Announce the claims of a run, before its test split is opened, and show them as a table.
 
+    claims: id to what it asks and needs, the fields of `Announced`:
 
-def start_run(notebook: str, preset: str, params: Any = None) -> Run:
-    """Begin the run of a notebook and make it the current one; earlier records are replaced.
+        qs.announce({"one-feature": {"asks": "Does one feature detect it?", "above": 0.9}})
 
-    notebook: file name without .ipynb; preset: a name, or "auto"; params: the settings of the
-    run, a dict or a namespace.
+    An id is of a-z, 0-9 and -, the same in every preset: no layer, feature or model is part of it.
+    ValueError for another id, an unknown field, a claim without a question, thresholds that
+    exclude each other, a margin without a null; and if a claim was judged by another announcement before.
     """
-    global _current
-    preset = resolve_preset(preset)
-    # Not runs/<preset>: a notebook that is run by hand must not write into a report.
-    out = os.environ.get("QS_OUT") or f"runs/by-hand/{preset}"
-    if params is not None and not isinstance(params, Mapping):
-        params = vars(params)
-    data = {"notebook": notebook, "preset": preset, "params": plain(params or {})}
-    data |= {"started": datetime.now(UTC).isoformat(timespec="seconds")}
-    data |= {"seconds": 0.0, "peak_rss_mb": 0.0, "cores": os.cpu_count(), "versions": versions()}
-    data |= {"provenance": {}, "claims": [], "values": {}, "figures": []}
-    _current = Run(notebook, preset, project_root() / out / notebook, data, time.monotonic())
-    _write(_current)
-    return _current
+    run, fresh = current_run(), {}
+    for name, fields in claims.items():
+        if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name):
+            raise ValueError(f"claim id {name!r}: use a-z, 0-9 and -, as 'one-feature'")
+        for key in set(fields) - set(Announced._fields):
+            raise ValueError(f"claim {name!r}: {key!r}; {nearest(key, Announced._fields)}")
+        if not str(fields.get("asks", "")).strip():
+            raise ValueError(f"claim {name!r} asks nothing: say in 'asks' what it is about")
+        fresh[name] = it = Announced(**fields)
+        if it.above is not None and it.below is not None and it.above >= it.below:
+            raise ValueError(f"claim {name!r}: nothing is above {it.above:g} and below {it.below:g}")
+        if (it.margin or it.fewer) and not it.null:
+            raise ValueError(f"claim {name!r} has a margin to no null; name it in 'null'")
+        if isinstance(it.family, str) or len(set(it.family)) < len(it.family):
+            raise ValueError(f"claim {name!r}: family is a list of different names")
+    judged = {entry["id"].partition("/")[0] for entry in run.data["claims"]}
+    for name in judged & fresh.keys():
+        if run.announced.get(name) != fresh[name]:
+            raise ValueError(
+                f"claim {name!r} was judged before it was announced like this; begin a new run "
+                "with qs.start_run"
+            )
+    run.announced.update(fresh)
+    display(Table(fresh))
 
 
 def claim(
-    text: str,
-    value: Any,
-    interval: tuple[float, float] | None = None,
-    passes: bool | None = None,
+    id: str,
+    sentence: str,
+    estimate: Estimate | float,
     *,
-    n: int | None = None,
-    kind: str = "empirical",
-    controls: Mapping[str, Any] | None = None,
+    null: Against | None = None,
+    baselines: Mapping[str, Estimate] | None = None,
+    matched: Mapping[Any, float] | None = None,
 ) -> None:
-    """Judge one statement: print its badge and record it.
+    """Judge a claim that was announced, show its sentence and record it.
 
-    value: what was measured; interval: (low, high); n: number of samples (1 is labelled an
-    anecdote); passes: the verdict, or None for a measurement without one; controls: name to
-    value. A value that is not finite never passes. A second claim with the same text replaces
-    the first, so that a cell can be run again.
+    id: as announced, "id/name" for one of a family; sentence: what was found, with its numbers.
+    estimate: the effect with its interval, of level 1 - .05 / m for a family of m; or a number.
+    null: `against(...)`; baselines: name to the estimate of effect minus baseline; matched: name
+    of each matched feature to its value. Those that do as well are named; they are no veto.
 
-    kind "empirical" that fails is printed as NOT SHOWN and the run goes on; kind "invariant"
-    (identity, hook removal, planted truth) that fails is recorded, then raises ClaimFailed.
+    Running a cell again replaces its claim. ValueError for an id that was not announced or is made
+    twice, an interval of another level, a control that was not announced.
     """
-    run = current_run()
-    if kind not in BADGES:
-        raise ValueError(f"claim kind {kind!r}: use 'empirical' or 'invariant'")
-    if kind == "invariant" and passes is None:
-        raise ValueError(f"claim {text!r}: an invariant needs passes=True or passes=False")
-    if interval is not None and not (len(interval) == 2 and interval[0] <= interval[1]):
-        raise ValueError(f"claim {text!r}: interval {interval!r} is not (low, high)")
-    verdict = None if passes is None else bool(passes)
-    value = plain(value)
-    if verdict and value in ("nan", "inf", "-inf"):
-        verdict = False
-    entry = {"text": text, "kind": kind, "badge": BADGES[kind][verdict], "passes": verdict}
-    entry |= plain({"value": value, "interval": interval, "n": n, "controls": controls or {}})
-    add_entry(run, "claims", entry, "text")
-    print(_badge(entry, run.tiny))
-    if kind == "invariant" and not verdict:
-        raise ClaimFailed(f"invariant broken: {text} (value {short(value)})")
+    run, (base, _, member) = current_run(), id.partition("/")
+    it = run.announced.get(base)
+    if it is None:
+        known = nearest(base, run.announced)
+        raise ValueError(f"claim {id!r} was not announced before the test split; {known}")
+    if bool(member) != bool(it.family) or (member and member not in it.family):
+        fits = ", ".join(f"{base}/{name}" for name in it.family) or base
+        raise ValueError(f"claim {id!r} does not fit what was announced: {fits}")
+    if not isinstance(estimate, Estimate):
+        estimate = Estimate(estimate, np.nan, np.nan, 0, 0, it.m)
+    _check(id, it, estimate, null, baselines or {})
+    lacks = _lacks(it, estimate, null)
+    misses = [] if lacks else _misses(it, estimate, null)
+    badge = "MEASURED" if lacks else "NOT SHOWN" if misses else "SHOWN"
+    entry = {"id": id, "sentence": sentence, "asks": it.asks, "kind": "empirical", "badge": badge}
+    has = estimate.low == estimate.low
+    entry |= {"value": estimate.value, "interval": estimate.interval if has else None}
+    entry |= {"n": estimate.n or None, "groups": estimate.groups or None, "family": it.m}
+    entry |= {
+        "effective": estimate.effective,
+        "needs": it.needs(),
+        "why": "; ".join(lacks + misses),
+    }
+    entry |= {"above": it.above, "below": it.below, "null": _null(it, null)}
+    found = baselines or {}
+    entry["baselines"] = [_baseline(it, name, gap) for name, gap in found.items()]
+    entry["matched"] = _matched(it, estimate.value, matched) if matched else None
+    _keep(run, entry)
 
 
-def record(name: str, value: Any) -> None:
-    """Keep a value under a name; the name "provenance" takes the stamp of the loaded scope."""
-    run = current_run()
-    (run.data if name == "provenance" else run.data["values"])[name] = plain(value)
-    _write(run)
+def holds(id: str, sentence: str, passed: Any, value: Any = None, n: int | None = None) -> None:
+    """An invariant: identity, removal of hooks, planted truth. ClaimFailed if it does not hold.
+
+    value: what was measured, if more than yes or no; n: of how many samples.
+    """
+    passed = bool(passed)
+    entry = {"id": id, "sentence": sentence, "kind": "invariant"}
+    entry |= {"badge": "HOLDS" if passed else "BROKEN", "value": value, "n": n}
+    _keep(current_run(), entry)
+    if not passed:
+        shown = "" if value is None else f" (value {short(plain(value))})"
+        raise ClaimFailed(f"invariant broken: {sentence}{shown}")
 
 
-def add_entry(run: Run, kind: str, entry: dict[str, Any], key: str) -> None:
-    """Record an entry in run.data[kind], in the place of the one with the same key if any."""
-    entries = run.data[kind]
-    same = (i for i, old in enumerate(entries) if old[key] == entry[key])
-    place = next(same, len(entries))
-    entries[place : place + 1] = [entry]
-    _write(run)
+def _check(id: str, it: Announced, estimate: Estimate, null, baselines) -> None:
+    """ValueError if what was measured is not what was announced."""
+    if null is not None and not it.null:
+        raise ValueError(f"claim {id!r} was announced without a null control; name it in 'null'")
+    if null is not None and not np.isclose(null.value, estimate.value, equal_nan=True):
+        raise ValueError(
+            f"claim {id!r}: the effect is {short(estimate.value)}, but {short(null.value)} where "
+            "it is set against the null; both must be of the same samples"
+        )
+    for name in baselines:
+        if name not in it.baselines:
+            raise ValueError(f"claim {id!r}: baseline {name!r}; {nearest(name, it.baselines)}")
+    for part in (estimate, *([null.difference] if null else []), *baselines.values()):
+        if part.family != it.m:
+            raise ValueError(
+                f"claim {id!r} is one of {it.m}: its intervals need family={it.m}, not "
+                f"{part.family}"
+            )
 
 
-def measured(notebook: str) -> None:
-    """Print time and peak memory of the committed run, from figures/<notebook>/results.json."""
-    print(measured_line(project_root() / "figures" / notebook / "results.json"))
+def _lacks(it: Announced, estimate: Estimate, null: Against | None) -> list[str]:
+    """What keeps a claim from a verdict."""
+    parts = [estimate] + ([null.difference] if null else [])
+    if it.above is None and it.below is None and not it.null:
+        return ["no threshold and no control"]
+    if not np.isfinite(estimate.value):
+        return ["the value is no number"]
+    if any(np.isnan(part.low) for part in parts):
+        return ["no interval"]
+    if not all(part.low < part.high for part in parts):
+        return ["an interval without width"]
+    if not all(part.n and part.groups for part in parts):
+        return ["groups are not known"]
+    if (groups := min(part.groups for part in parts)) < FEWEST_GROUPS:
+        return [f"{groups} groups, and a verdict needs {FEWEST_GROUPS}"]
+    if it.null and null is None:
+        return [f"{it.null} were not measured"]
+    if null and len(null.draws) < it.draws:
+        return [f"{len(null.draws)} null draws, and the rank needs {it.draws}"]
+    return []
 
 
-def measured_line(path: Path) -> str:
-    """What `measured` prints for the results.json at a path."""
-    if not path.is_file():
-        return "Measured: no committed run yet (make refresh records one)"
-    data = json.loads(path.read_text(encoding="utf-8"))
-    return (
-        f"Measured: {data['seconds']:.0f} s, {data['peak_rss_mb'] / 1000:.1f} GB peak memory, "
-        f"{data['cores']} cores, preset {data['preset']}"
-    )
+def _misses(it: Announced, estimate: Estimate, null: Against | None) -> list[str]:
+    """What a claim needs and does not meet."""
+    out = []
+    if it.above is not None and not estimate.low > it.above:
+        out.append(f"the interval begins at {short(estimate.low)}, not above {it.above:g}")
+    if it.below is not None and not estimate.high < it.below:
+        out.append(f"the interval ends at {short(estimate.high)}, not below {it.below:g}")
+    if null:
+        sign = -1 if it.fewer else 1
+        end = min(sign * null.difference.low, sign * null.difference.high)
+        if not end > it.margin:
+            span = " to ".join(map(short, null.difference.interval))
+            out.append(f"its difference to the mean of {it.null} may be {span}")
+        if not sign * null.value > (sign * np.asarray(null.draws)).max():
+            out.append(f"it is not the first among {it.null}")
+    return out
 
 
-def current_run() -> Run:
-    """The run that start_run began; RuntimeError if there is none."""
-    if _current is None:
-        raise RuntimeError("no run has begun: call qs.start_run(notebook, preset) first")
-    return _current
+def _null(it: Announced, null: Against | None) -> dict[str, Any] | None:
+    """The null control as results.json keeps it."""
+    if null is None:
+        return None
+    draws = np.asarray(null.draws, float)
+    best = draws.min() if it.fewer else draws.max()
+    as_good = int((draws <= null.value).sum() if it.fewer else (draws >= null.value).sum())
+    out = {"name": it.null, "draws": len(draws), "mean": draws.mean(), "best": best}
+    out |= {"rank": 1 + as_good, "margin": it.margin, "difference": null.difference.value}
+    return out | {"difference_interval": null.difference.interval}
 
 
-def _badge(entry: dict[str, Any], tiny: bool) -> str:
-    """The printed lines of a claim: verdict, text, value, interval, n, labels; then controls."""
-    line = f"{entry['badge']:<10} {entry['text']}: {short(entry['value'])}"
-    if entry["interval"]:
-        line += " [{}, {}]".format(*map(short, entry["interval"]))
-    if entry["n"] is not None:
-        line += f", n = {entry['n']}"
-    if entry["n"] == 1:
-        line += " (one example: an anecdote)"
-    if tiny:
-        line += "  [tiny scope]"
-    if entry["controls"]:
-        pairs = (f"{name} {short(value)}" for name, value in entry["controls"].items())
-        line += f"\n{'':<10} controls: " + " · ".join(pairs)
-    return line
+def _baseline(it: Announced, name: str, gap: Estimate) -> dict[str, Any]:
+    """How an effect stands to a baseline, as results.json keeps it. It decides nothing."""
+    margin = it.baselines[name]
+    low, high = gap.interval
+    if it.fewer or it.below is not None:  # less is better
+        low, high = -high, -low
+    if gap.groups < FEWEST_GROUPS:
+        answer = "undecided"
+    elif low > 0:
+        answer = "better"
+    elif low > -margin:
+        answer = f"not worse by more than {margin:g}"
+    else:
+        answer = "worse" if high < 0 else "undecided"
+    out = {"name": name, "answer": answer, "margin": margin, "difference": gap.value}
+    return out | {"difference_interval": gap.interval}
 
 
-def _write(run: Run) -> None:
-    run.data.update(seconds=round(time.monotonic() - run.clock, 2), peak_rss_mb=_peak_rss_mb())
-    write_json(run.folder / "results.json", run.data)
+def _matched(it: Announced, value: float, matched: Mapping[Any, float]) -> dict[str, Any]:
+    """Percentile of a value among matched features, and which do as well."""
+    sign = -1 if it.fewer or it.below is not None else 1
+    as_good = [str(name) for name, other in matched.items() if sign * other >= sign * value]
+    percentile = 100 * (1 - len(as_good) / len(matched))
+    return {"count": len(matched), "percentile": percentile, "as_good": as_good}
 
 
-def _peak_rss_mb() -> float:
-    """Largest resident memory of this process so far, in MB (10^6 bytes)."""
-    try:
-        import resource
-    except ImportError:  # Windows has no such module
-        import psutil
+def _keep(run: Record, entry: dict[str, Any]) -> None:
+    """Record and show an entry; ValueError if its id was taken in this run."""
+    name, place = entry["id"], _cell()
+    if name in run.places and (os.environ.get("QS_OUT") or run.places[name] == place):
+        raise ValueError(
+            f"claim {name!r} is made twice; give the second another id, as {name + '-2'!r}"
+        )
+    run.places[name] = place
+    add_entry(run, "claims", plain(entry), "id")
+    display(Sentence(plain(entry), run.tiny))
 
-        return round(psutil.Process().memory_info().peak_wset / 1e6, 1)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(peak * (1 if sys.platform == "darwin" else 1024) / 1e6, 1)
+
+def _cell() -> int | None:
+    """The number of the cell that runs; None outside of a notebook."""
+    shell = get_ipython()
+    return shell.execution_count if shell else None

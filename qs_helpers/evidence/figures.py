@@ -9,7 +9,7 @@ import os
 import re
 import warnings
 
-from .claims import add_entry, current_run
+from .record import add_entry, current_run
 from .files import write_whole
 
 MAX_PNG_BYTES = 150_000

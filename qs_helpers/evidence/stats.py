@@ -1,98 +1,281 @@
-"""Intervals for what is measured, and tests of it."""
+"""Estimates with intervals that respect groups.
 
-from typing import NamedTuple
+A group is what makes samples alike: a text for its tokens, a sentence frame for its sentences, a
+seed prompt for its variants. Everywhere `groups` holds one label a sample, or nothing where each
+sample is its own group. A label "frame|word" names two groups that cross, if all labels of the
+samples have these two parts; the variance is then that of both (Cameron, Gelbach and Miller 2011),
+and the count of groups is that of the factor which has fewer.
+
+`family`: how many claims are made together. Intervals are simultaneous, at level 1 - .05 / family.
+
+Numbers that lie between 0 and 1 (share, f1, auroc, differences of yes and no) get the interval of
+Clopper and Pearson with an effective number of samples, as Korn and Graubard (1998) proposed for
+clustered samples: value (1 - value) / variance, times (z / t)². Degrees of freedom of t are those
+of Satterthwaite, from how unequally the groups contribute to the variance: where two of 20 groups
+bring all the errors, nobody knows the variance well. Such an interval always has width, at 0 and 1
+too. Means and ratios of other numbers are bootstrapped over groups, with percentiles widened for
+small numbers of them (Hesterberg 2015, section 6.3).
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from scipy.stats import binomtest, permutation_test
+from scipy.stats import beta, norm, permutation_test, t
 
 DRAWS = 2000
-AREA_DRAWS = 1000
+LEVEL = 0.05
 
 
 class Estimate(NamedTuple):
-    """A measured value, its 95 % interval and n. `interval` is what `claim` takes."""
+    """A measured value with its interval. `claim` judges it."""
 
     value: float
     low: float
     high: float
     n: int
+    """samples"""
+    groups: int = 0
+    """of the samples, those of the factor with fewer; 0: not known"""
+    family: int = 1
+    """the interval has the level 1 - .05 / family"""
+    effective: float | None = None
+    """of a share: as many independent samples would have its variance"""
 
     @property
     def interval(self) -> tuple[float, float]:
         return self.low, self.high
 
-
-def _bootstrapped(value, drawn, n: int, method: str = "linear") -> Estimate:
-    """A value with the percentile interval of its bootstrap draws [draws]."""
-    low, high = np.quantile(drawn, [0.025, 0.975], method=method)
-    return Estimate(float(value), float(low), float(high), n)
-
-
-def share(hits: int, n: int) -> Estimate:
-    """hits out of n independent trials, with the Wilson score interval (as scipy computes it)."""
-    if not 0 <= hits <= n or n < 1:
-        raise ValueError(f"share of {hits} hits in {n} trials: give 0 <= hits <= n and n >= 1")
-    interval = binomtest(int(hits), int(n)).proportion_ci(method="wilson")
-    return Estimate(hits / n, interval.low, interval.high, int(n))
+    @classmethod
+    def of(cls, row) -> "Estimate":
+        """The estimate in a row of a table, as `_asdict()` has put it there."""
+        row = row._asdict() if hasattr(row, "_asdict") else dict(row)
+        whole = {name: int(row[name]) for name in ("n", "groups", "family")}
+        return cls(**{name: row[name] for name in ("value", "low", "high")} | whole)
 
 
-def ratio(top, bottom, units=None, seed: int = 0) -> Estimate:
-    """sum(top) / sum(bottom) with a percentile bootstrap interval.
+def factors(groups, n: int) -> list[np.ndarray]:
+    """The groups of n samples as numbers from 0: one array [n], or two where they cross.
 
-    top, bottom: numbers [samples]. units: int [samples], which text (or prompt) each sample
-    belongs to; whole units are drawn, since tokens of one text are not independent. n counts the
-    units. ValueError if the bottom sums to 0 or there are fewer than two units.
+    groups: labels [n], or nothing. ValueError if there are not n of them.
     """
-    top, bottom = _column(top).double(), _column(bottom).double()
-    units = torch.arange(len(top)) if units is None else _column(units)
-    if not len(top) == len(bottom) == len(units):
-        raise ValueError(
-            f"ratio got {len(top)}, {len(bottom)} and {len(units)} numbers; give as many of each"
-        )
+    if groups is None:
+        return [np.arange(n)]
+    labels = [str(label) for label in _array(groups)]
+    if len(labels) != n:
+        raise ValueError(f"{len(labels)} groups for {n} samples; give one label a sample")
+    pairs = [label.split("|") for label in labels]
+    crossed = all(len(pair) == 2 for pair in pairs)
+    columns = zip(*pairs, strict=True) if crossed else [labels]
+    return [np.unique(list(column), return_inverse=True)[1] for column in columns]
+
+
+def n_groups(groups, n: int) -> int:
+    """How many groups n samples have; of two factors, those of the one with fewer."""
+    return min(int(codes.max()) + 1 for codes in factors(groups, n))
+
+
+def share(hits, groups=None, family: int = 1) -> Estimate:
+    """The mean of hits [samples], each yes or no, or a number from 0 to 1.
+
+    ValueError for other numbers, or none.
+    """
+    hits = _array(hits).astype(float)
+    if not len(hits) or not ((hits >= 0) & (hits <= 1)).all():
+        raise ValueError("share needs hits: at least one, each yes or no, or from 0 to 1")
+    value = hits.mean()
+    most = len(hits) if np.isin(hits, (0, 1)).all() else np.inf
+    return _bounded(value, (hits - value) / len(hits), factors(groups, len(hits)), family, most)
+
+
+def f1(flagged, positive, groups=None, family: int = 1) -> Estimate:
+    """F1 = 2 TP / (2 TP + FP + FN) of flags against labels, both yes or no [samples].
+
+    It rises with J = TP / (TP + FP + FN), the share of hits among the samples that are flagged or
+    positive: F1 = 2 J / (1 + J) (Hand, Christen and Kirielle 2021). So its interval is that of a
+    share. n counts all samples. ValueError if nothing is flagged or positive.
+    """
+    flagged, positive = _array(flagged).astype(bool), _array(positive).astype(bool)
+    either = flagged | positive
+    if not either.any():
+        raise ValueError("f1: nothing is flagged or positive")
+    chosen = None if groups is None else [g for g, e in zip(groups, either, strict=True) if e]
+    found = share((flagged & positive)[either], chosen, family)
+    value, low, high = (2 * j / (1 + j) for j in found[:3])
+    return found._replace(value=value, low=low, high=high, n=len(flagged))
+
+
+def auroc(scores, positive, groups=None, family: int = 1) -> Estimate:
+    """Area under the ROC curve of scores [samples] for labels [samples], ties counted half.
+
+    Variance: placements of each sample (DeLong 1988), summed over groups (Obuchowski 1997). It is
+    at most value (1 - value) / groups of the rarer label. groups counts those of the rarer label.
+    ValueError if a label is missing.
+    """
+    scores, positive = _array(scores).astype(float), _array(positive).astype(bool)
+    if positive.all() or not positive.any():
+        raise ValueError("auroc needs positive and negative samples; one kind is missing")
+    wins = _wins(scores, positive)
+    value = wins.mean()
+    parts = np.empty(len(scores))
+    parts[positive] = (wins.mean(1) - value) / positive.sum()
+    parts[~positive] = (wins.mean(0) - value) / (~positive).sum()
+    codes = factors(groups, len(scores))
+    fewest = min(len(np.unique(c[side])) for c in codes for side in (positive, ~positive))
+    return _bounded(value, parts, codes, family, len(scores), fewest)
+
+
+def ratio(top, bottom, groups=None, family: int = 1) -> Estimate:
+    """sum(top) / sum(bottom) of numbers [samples], bootstrapped over groups.
+
+    ValueError if the bottom sums to 0 or there are fewer than two groups.
+    """
+    top, bottom = _array(top).astype(float), _array(bottom).astype(float)
+    if len(top) != len(bottom):
+        raise ValueError(f"ratio got {len(top)} and {len(bottom)} numbers; give as many of each")
     if bottom.sum() == 0:
         raise ValueError("ratio: the bottom sums to 0, so there is nothing to compare with")
-    names, place = units.unique(return_inverse=True)
-    if len(names) < 2:
-        raise ValueError(f"ratio: {len(names)} unit gives no interval; give at least two")
-    sums = torch.zeros(2, len(names), dtype=torch.float64)
-    sums.index_add_(1, place, torch.stack([top, bottom]))
-    generator = torch.Generator().manual_seed(seed)
-    drawn = sums[:, torch.randint(len(names), (DRAWS, len(names)), generator=generator)].sum(-1)
-    drawn = drawn[:, drawn[1] != 0]
-    return _bootstrapped(top.sum() / bottom.sum(), drawn[0] / drawn[1], len(names))
+
+    def quotient(weights):
+        tops, bottoms = weights @ top, weights @ bottom
+        return tops[bottoms != 0] / bottoms[bottoms != 0]
+
+    return _bootstrapped(top.sum() / bottom.sum(), quotient, groups, len(top), family)
 
 
-def mean(values, units=None, seed: int = 0) -> Estimate:
-    """The mean of values [samples], bootstrapped over units as in `ratio`."""
-    values = _column(values).double()
-    return ratio(values, torch.ones_like(values), units, seed)
+def mean(values, groups=None, family: int = 1) -> Estimate:
+    """The mean of numbers [samples], bootstrapped over groups. For yes and no take `share`."""
+    values = _array(values).astype(float)
+    return ratio(values, np.ones_like(values), groups, family)
 
 
-def difference(first, second, units=None, seed: int = 0) -> Estimate:
-    """The mean of first - second, pair by pair, bootstrapped over units (say prompts)."""
-    first, second = _column(first).double(), _column(second).double()
+def difference(first, second, groups=None, family: int = 1) -> Estimate:
+    """The mean of first - second, pair by pair; numbers [samples].
+
+    If the first are yes or no and the second from 0 to 1, the interval is that of a share, of
+    (1 + difference) / 2; else it is bootstrapped.
+    """
+    first, second = _array(first).astype(float), _array(second).astype(float)
     if len(first) != len(second):
         raise ValueError(f"{len(first)} and {len(second)} values do not make pairs")
-    return mean(first - second, units, seed)
+    gaps = first - second
+    if not (np.isin(first, (0, 1)).all() and ((second >= 0) & (second <= 1)).all()):
+        return mean(gaps, groups, family)
+    value = (1 + gaps.mean()) / 2
+    parts = (gaps - gaps.mean()) / 2 / len(gaps)
+    half = _bounded(value, parts, factors(groups, len(gaps)), family)
+    value, low, high = (2 * y - 1 for y in half[:3])
+    return half._replace(value=value, low=low, high=high, effective=None)
 
 
-def sign_flip_p(differences, seed: int = 0) -> float:
+class Against(NamedTuple):
+    """An effect beside its null control: what `claim` takes as `null`."""
+
+    difference: Estimate
+    """of the effect and the mean null draw, on the same samples"""
+    value: float
+    """the effect"""
+    draws: np.ndarray
+    """the same statistic of each null draw [draws]"""
+
+
+def against(values, nulls, positive=None, groups=None, family: int = 1, by="mean") -> Against:
+    """An effect against null draws, sample by sample.
+
+    values: numbers [samples], the outcome of each sample; nulls [draws, samples]: the outcomes of
+    the same samples under each null draw. by: "mean"; or "f1" and "auroc", where values and nulls
+    are flags or scores and `positive` [samples] the labels.
+    """
+    values, nulls = _array(values), np.atleast_2d(np.asarray(nulls))
+    if nulls.shape[1] != len(values):
+        raise ValueError(f"{len(values)} samples, but {nulls.shape[1]} in each null draw")
+    if by == "mean":
+        gap = difference(values, nulls.mean(0), groups, family)
+        return Against(gap, float(values.mean()), nulls.mean(1))
+    positive = _array(positive).astype(bool)
+    statistic = {"f1": _f1s, "auroc": _areas}[by]
+    every = np.ones((1, len(values)))
+    draws = np.array([statistic(null, positive, every)[0] for null in nulls])
+
+    def gaps(weights):
+        chance = np.mean([statistic(null, positive, weights) for null in nulls], axis=0)
+        found = statistic(values, positive, weights) - chance
+        return found[np.isfinite(found)]  # a draw without positives says nothing
+
+    value = float(statistic(values, positive, every)[0])
+    gap = _bootstrapped(value - draws.mean(), gaps, groups, len(values), family)
+    return Against(gap, value, draws)
+
+
+def crossing(doses, outcomes, level: float, falling: bool = False, groups=None) -> Estimate:
+    """The first dose at which the mean outcome reaches a level, interpolated between doses.
+
+    doses: rising numbers [doses]; outcomes [doses, prompts]: the same prompts at every dose.
+    `falling`: the first dose at which the mean has fallen to the level. Bootstrapped over groups
+    of prompts. inf where the level is not reached, so the interval may end there.
+    """
+    doses = np.asarray(doses, float)
+    outcomes = np.asarray(outcomes, float) * (-1 if falling else 1)
+    level = -level if falling else level
+    if outcomes.shape[:1] != doses.shape or outcomes.ndim != 2 or (np.diff(doses) <= 0).any():
+        raise ValueError(f"crossing needs rising doses and [doses, prompts], not {outcomes.shape}")
+
+    def crossed(weights):
+        curves = weights @ outcomes.T / weights.sum(1, keepdims=True)
+        above = curves >= level - 1e-12
+        rows, at = np.arange(len(curves)), above.argmax(1)
+        before = np.maximum(at - 1, 0)  # at the first dose the same: then it is the dose itself
+        low, high = curves[rows, before], curves[rows, at]
+        rise = np.divide(level - low, high - low, out=np.ones_like(low), where=high > low)
+        found = doses[before] + rise.clip(0, 1) * (doses[at] - doses[before])
+        return np.where(above.any(1), found, np.inf)
+
+    n = outcomes.shape[1]
+    value = crossed(np.ones((1, n)))[0]
+    return _bootstrapped(value, crossed, groups, n, 1, "inverted_cdf")
+
+
+def groups_needed(estimate: Estimate, above=None, below=None, power: float = 0.8) -> float:
+    """About how many groups would make an effect of this size SHOWN, with probability `power`.
+
+    The power of a claim: true value and spread are taken to be those of the estimate, and the
+    interval to shrink with the root of the number of groups; at least 8 (fewer make no verdict),
+    inf if the value lies on the wrong side. above, below: the threshold, or the margin of a
+    difference. A share has the spread of its own value at one end and of the threshold at the
+    other, as in the usual formula for a sample's size; other estimates have that of their interval.
+    """
+    edge = above if below is None else below
+    gap = estimate.value - edge if below is None else edge - estimate.value
+    if gap <= 0:
+        return np.inf
+    tail = LEVEL / estimate.family / 2
+    need, extra = norm.isf(tail), norm.ppf(power)
+    if estimate.effective:
+        inflation = estimate.groups / estimate.effective
+        at_edge, here = (np.sqrt(p * (1 - p) * inflation) for p in (edge, estimate.value))
+    else:
+        reach = estimate.value - estimate.low if below is None else estimate.high - estimate.value
+        at_edge = here = reach * np.sqrt(estimate.groups) / t.isf(tail, estimate.groups - 1)
+    return float(max(8, np.ceil(((need * at_edge + extra * here) / gap) ** 2)))
+
+
+def sign_flip_p(differences) -> float:
     """One-sided p-value of a positive mean of paired differences, by flipping their signs.
 
     scipy's permutation test with 9,999 draws (all of them where there are fewer), so never 0.
     """
-    values, rng = _column(differences).double().numpy(), np.random.default_rng(seed)
+    values, rng = _array(differences).astype(float), np.random.default_rng(0)
     how = {"permutation_type": "samples", "alternative": "greater", "n_resamples": 9999}
     return float(permutation_test((values,), np.mean, vectorized=True, rng=rng, **how).pvalue)
 
 
-def rank_p(value: float, controls) -> float:
-    """(1 + controls that are as large) / (1 + controls): the p-value of a rank among controls."""
-    controls = _column(controls).double()
-    if not len(controls):
-        raise ValueError("rank_p needs at least one control")
-    return (1 + int((controls >= value).sum())) / (1 + len(controls))
+def rank_p(value: float, draws) -> float:
+    """(1 + null draws that are as large) / (1 + draws): the p-value of a rank among draws."""
+    draws = _array(draws).astype(float)
+    if not len(draws):
+        raise ValueError("rank_p needs at least one null draw")
+    return (1 + int((draws >= value).sum())) / (1 + len(draws))
 
 
 def holm(p_values) -> np.ndarray:
@@ -103,51 +286,108 @@ def holm(p_values) -> np.ndarray:
     return steps[order.argsort()]
 
 
-def crossing(doses, outcomes, level: float, falling: bool = False, seed: int = 0) -> Estimate:
-    """The first dose at which the mean outcome reaches a level, interpolated between doses.
-
-    doses: rising numbers [doses]; outcomes [doses, prompts]: the same prompts at every dose.
-    `falling`: the first dose at which the mean has fallen to the level. The interval is a
-    percentile bootstrap over prompts. inf where the level is not reached, so the interval may end
-    there.
-    """
-    doses = np.asarray(doses, float)
-    outcomes = np.asarray(outcomes, float) * (-1 if falling else 1)
-    level = -level if falling else level
-    if outcomes.shape[:1] != doses.shape or outcomes.ndim != 2 or (np.diff(doses) <= 0).any():
-        raise ValueError(f"crossing needs rising doses and [doses, prompts], not {outcomes.shape}")
-    n = outcomes.shape[1]
-    rng = np.random.default_rng(seed)
-    weights = rng.multinomial(n, np.full(n, 1 / n), DRAWS) / n
-    curves = np.vstack([outcomes.mean(1), weights @ outcomes.T])
-    above = curves >= level - 1e-12
-    rows, at = np.arange(len(curves)), above.argmax(1)
-    before = np.maximum(at - 1, 0)  # at the first dose the same, so that the dose itself is found
-    low, high = curves[rows, before], curves[rows, at]
-    part = np.divide(level - low, high - low, out=np.ones_like(low), where=high > low).clip(0, 1)
-    found = np.where(above.any(1), doses[before] * (1 - part) + doses[at] * part, np.inf)
-    return _bootstrapped(found[0], found[1:], n, "inverted_cdf")
-
-
-def _column(values) -> torch.Tensor:
-    """Numbers as a flat tensor on the CPU; arrays of pandas are copied, they cannot be written."""
+def _array(values: Any) -> np.ndarray:
+    """Numbers or labels as a flat array."""
     if isinstance(values, torch.Tensor):
-        return values.detach().cpu().flatten()
-    return torch.tensor(np.asarray(values)).flatten()
+        values = values.detach().cpu().numpy()
+    return np.asarray(values).reshape(-1)
 
 
-def auroc(scores, positive, seed: int = 0) -> Estimate:
-    """Area under the ROC curve of scores [n] for labels [n], ties counted half.
+def _sums(parts: np.ndarray, codes: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Sums of parts [samples] over the groups of each factor; of two, over their cells too."""
+    if len(codes) == 2:
+        cells = np.unique(np.stack(codes), axis=1, return_inverse=True)[1].reshape(-1)
+        codes = [*codes, cells]
+    return [np.bincount(c, parts) for c in codes]
 
-    The interval is a percentile bootstrap: positive and negative samples drawn separately.
+
+def _crossed(spreads: Sequence[float]) -> float:
+    """The variance of one factor, or of two from both and their cells: at least the larger."""
+    if len(spreads) == 1:
+        return spreads[0]
+    first, second, cells = spreads
+    return max(first + second - cells, first, second)
+
+
+def _bounded(value, parts, codes, family, most=np.inf, fewest=None) -> Estimate:
+    """The estimate of a number between 0 and 1; see the docstring of this module.
+
+    parts [samples]: what each contributes to value - truth; most: the effective n is not above it;
+    fewest: groups of the rarer kind, by default those of the rarer factor.
     """
-    scores, positive = np.asarray(scores, float), np.asarray(positive, bool)
-    if positive.all() or not positive.any():
-        raise ValueError("auroc needs positive and negative samples; one kind is missing")
+    counts = [int(c.max()) + 1 for c in codes]
+    groups = fewest or min(counts)
+    # Groups of unlike size count for fewer: n² / Σ n_g². The variance is never above that of them.
+    sizes = [np.bincount(c) for c in codes]
+    least = min(groups, *(len(parts) ** 2 / (s**2).sum() for s in sizes))
+    sums = _sums(parts, codes)
+    spreads = [len(s) / max(len(s) - 1, 1) * (s**2).sum() for s in sums]
+    spread, tail = _crossed(spreads), LEVEL / family / 2
+    if len(codes) == 1 and groups == len(parts) == most:
+        effective = most  # one yes or no a group: nothing has to be estimated
+    elif not 0 < value < 1:
+        effective = least
+    else:
+        if spread < 1e-15:  # all alike, but neither 0 nor 1: as if one group were half a step off
+            spread, freedom = (0.5 / groups) ** 2, 2.0
+        else:
+            freedom = min(2 * (s**2).sum() ** 2 / (s**4).sum() for s in sums[: len(codes)])
+            freedom = float(np.clip(freedom, 1, max(groups - 1, 1)))
+        shrink = (norm.isf(tail) / t.isf(tail, freedom)) ** 2
+        effective = np.clip(value * (1 - value) / spread * shrink, least, max(most, least))
+    hits, misses = value * effective, (1 - value) * effective
+    low = beta.ppf(tail, hits, misses + 1) if hits > 1e-9 else 0.0
+    high = beta.isf(tail, hits + 1, misses) if misses > 1e-9 else 1.0
+    found = Estimate(float(value), float(low), float(high), len(parts), groups, family)
+    return found._replace(effective=float(effective))
+
+
+def _bootstrapped(value, statistic, groups, n, family, method="linear") -> Estimate:
+    """A value with the bootstrap interval of statistic(weights [draws, n]) over groups."""
+    codes = factors(groups, n)
+    count = min(int(c.max()) + 1 for c in codes)
+    if count < 2:
+        raise ValueError(f"{count} group gives no interval; give samples of at least two")
+    if len(codes) == 2:
+        codes = [*codes, np.unique(np.stack(codes), axis=1, return_inverse=True)[1].reshape(-1)]
+    drawn = [statistic(_weights(c, family)) for c in codes]
+    found = []
+    for c, values in zip(codes[:2], drawn[:2], strict=False):
+        size = int(c.max()) + 1
+        tail = norm.cdf(np.sqrt(size / (size - 1)) * t.ppf(LEVEL / family / 2, size - 1))
+        found.append(np.quantile(values, [tail, 1 - tail], method=method))
+    wide = int(np.argmax([high - low for low, high in found]))
+    low, high = found[wide]
+    if len(codes) == 3:
+        spreads = [float(np.var(values)) for values in drawn]
+        stretch = np.sqrt(_crossed(spreads) / spreads[wide]) if spreads[wide] else 1.0
+        low, high = value + stretch * (low - value), value + stretch * (high - value)
+    return Estimate(float(value), float(low), float(high), n, count, family)
+
+
+def _weights(codes: np.ndarray, family: int) -> np.ndarray:
+    """How often each sample is drawn if whole groups are: [draws, samples], from a fixed seed."""
+    size, draws = int(codes.max()) + 1, DRAWS * min(family, 5)
+    rng = np.random.default_rng(0)
+    return rng.multinomial(size, np.full(size, 1 / size), draws)[:, codes].astype(float)
+
+
+def _wins(scores: np.ndarray, positive: np.ndarray) -> np.ndarray:
+    """1 where a positive sample has the larger score, .5 where both are alike: [pos, neg]."""
     pos, neg = scores[positive], scores[~positive]
-    wins = (pos[:, None] > neg) + 0.5 * (pos[:, None] == neg)
-    rng = np.random.default_rng(seed)
-    # How often each sample is drawn; an area is then a weighted mean of the wins.
-    draws = [rng.multinomial(len(x), np.full(len(x), 1 / len(x)), AREA_DRAWS) for x in (pos, neg)]
-    areas = np.einsum("dp,pn,dn->d", *(draws[0], wins, draws[1]), optimize=True) / wins.size
-    return _bootstrapped(wins.mean(), areas, len(scores))
+    return (pos[:, None] > neg) + 0.5 * (pos[:, None] == neg)
+
+
+def _areas(scores, positive, weights) -> np.ndarray:
+    """AUROC of scores for each row of weights [draws, samples]."""
+    pos, neg = weights[:, positive], weights[:, ~positive]
+    with np.errstate(invalid="ignore"):
+        wins = ((pos @ _wins(_array(scores), positive)) * neg).sum(1)
+        return wins / (pos.sum(1) * neg.sum(1))
+
+
+def _f1s(flagged, positive, weights) -> np.ndarray:
+    """F1 of flags for each row of weights [draws, samples]."""
+    flagged = _array(flagged).astype(bool)
+    with np.errstate(invalid="ignore"):
+        return 2 * weights @ (flagged & positive) / (weights @ (1.0 * flagged + positive))

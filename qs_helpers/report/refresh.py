@@ -5,7 +5,7 @@ import shutil
 
 import nbformat
 
-from ..evidence.claims import measured_line
+from ..evidence.record import measured_line
 from .run import Run, outputs_digest
 
 # An absolute path of some machine, in text. What stands before the slash tells it from "and/or",

@@ -103,7 +103,9 @@ def announce(claims: Mapping[str, Mapping[str, Any]]) -> None:
             raise ValueError(f"claim {name!r} asks nothing: say in 'asks' what it is about")
         fresh[name] = it = Announced(**fields)
         if it.above is not None and it.below is not None and it.above >= it.below:
-            raise ValueError(f"claim {name!r}: nothing is above {it.above:g} and below {it.below:g}")
+            raise ValueError(
+                f"claim {name!r}: nothing is above {it.above:g} and below {it.below:g}"
+            )
         if (it.margin or it.fewer) and not it.null:
             raise ValueError(f"claim {name!r} has a margin to no null; name it in 'null'")
         if isinstance(it.family, str) or len(set(it.family)) < len(it.family):

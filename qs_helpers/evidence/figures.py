@@ -9,8 +9,8 @@ import os
 import re
 import warnings
 
-from .record import add_entry, current_run
 from .files import write_whole
+from .record import add_entry, current_run
 
 MAX_PNG_BYTES = 150_000
 TINY_FOOTER = "tiny scope: a test bed, not a finding about Qwen"

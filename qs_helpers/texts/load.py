@@ -72,8 +72,9 @@ def load_texts(
         _check_labels(" and ".join(map(_name, sources)), texts, labels, languages)
         wanted = [split for split in n if n[split]] if isinstance(n, Mapping) else []
         texts, dropped = split_texts(texts, seed, labels, wanted)
-        texts, left = _drawn(texts, n, labels, seed), left + beyond + dropped
-        _check_splits(texts, wanted)
+        left += beyond + dropped
+        _check_splits(" and ".join(map(_name, sources)), texts, wanted, left)
+        texts = _drawn(texts, n, labels, seed)
     print(_summary(" and ".join(map(_name, sources)), kind, texts, left, languages))
     return texts
 
@@ -180,13 +181,19 @@ def _drawn(texts: list[Text], n, labels: Sequence[str], seed: int) -> list[Text]
     return sorted(kept, key=lambda t: (t.language, order[t.split], by_label.get(t.label, 0)))
 
 
-def _check_splits(texts: list[Text], wanted: Iterable[str]) -> None:
+def _check_splits(name: str, texts: list[Text], wanted: Iterable[str], left: Counter) -> None:
+    if not texts:
+        raise ValueError(f"{name}: nothing is left without {_said(left)}")
     have = {(text.language, text.split) for text in texts}
     for language in sorted({text.language for text in texts}):
         for split in wanted:
             if (language, split) not in have:
-                name = f"language {language!r}" if language else "the source"
+                name = f"language {language!r}" if language else name
                 raise ValueError(f"{name} has no text for {split}; give more texts, or groups")
+
+
+def _said(left: Counter) -> str:
+    return ", ".join(f"{n} {why}" for why, n in sorted(left.items()))
 
 
 def _summary(name: str, kind: str, texts: list[Text], left: Counter, languages) -> str:
@@ -203,7 +210,7 @@ def _summary(name: str, kind: str, texts: list[Text], left: Counter, languages) 
     lines = ["; ".join(part for part in parts if part)]
     unsaid = left.pop(UNSAID, 0)
     if left:
-        lines.append("left out: " + ", ".join(f"{n} {why}" for why, n in sorted(left.items())))
+        lines.append("left out: " + _said(left))
     said = [f"{unsaid} {UNSAID} count as {languages[0]}"] if unsaid else []
     if absent := [language for language in languages if language not in spoken]:
         said.append(f"no text in {', '.join(absent)}")

@@ -1,6 +1,7 @@
-"""A stand-in for the Hugging Face Hub on loopback, for tests: folders as repos of models and datasets.
+"""A stand-in for the Hugging Face Hub on loopback, for tests.
 
-HubServer   context manager; .url for HF_ENDPOINT, .requests as a log, .stop() to pull the plug
+HubServer   serves folders as repos of models and datasets; a context manager with .url for
+            HF_ENDPOINT, .requests as a log, .stop() to pull the plug
 """
 
 import hashlib

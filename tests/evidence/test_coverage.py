@@ -50,9 +50,7 @@ def two_factors(rng, rate, rows, columns, shares, draws):
 
 
 CROSSED = {"both": (0.3, 0.3), "one": (0.3, 0.0), "none": (0.0, 0.0)}
-ONE = list(
-    product(RATES, (10, 20, 50), [(1, 0), (4, 0), (4, 0.1), (4, 0.3), (10, 0.1), (10, 0.5)])
-)
+ONE = list(product(RATES, (10, 20, 50), [(1, 0), (4, 0), (4, 0.1), (4, 0.3), (10, 0.1), (10, 0.5)]))
 TWO = list(product(RATES, [(10, 10), (20, 20), (50, 50), (20, 10)], CROSSED))
 
 
@@ -105,7 +103,9 @@ def named(hits, crossed, rng):
     axes = (2, 1) if crossed else (2,)
     fewest = min(hits.shape[1:]) if crossed else hits.shape[1]
     edge, spread = (p == 0) | (p == 1), variance(hits, crossed)
-    effective = np.clip(np.divide(p * (1 - p), spread, out=np.full_like(p, n), where=spread > 0), 1, n)
+    effective = np.clip(
+        np.divide(p * (1 - p), spread, out=np.full_like(p, n), where=spread > 0), 1, n
+    )
     effective[edge] = n
     t_ = t.isf(0.025, fewest - 1)
     shrunk = np.clip(effective * (Z / t_) ** 2, 1, n)

@@ -165,3 +165,155 @@ def share_cell(name, monkeypatch, draws=DRAWS):
     found = [stats.share(row.reshape(-1), "as above") for row in hits]
     ours = np.array([e.low for e in found]), np.array([e.high for e in found])
     return judged(how[0], ours, named(hits.astype(float), crossed, rng))
+
+
+# ---- AUROC, F1, means and differences
+
+
+def percentiles(rng, sums, bottoms=None):
+    """Bootstrap of sum(sums) / sum(bottoms) over groups, both [groups]."""
+    weights = rng.multinomial(len(sums), np.full(len(sums), 1 / len(sums)), 300)
+    bottoms = np.ones_like(sums) if bottoms is None else bottoms
+    return np.quantile((weights @ sums) / np.maximum(weights @ bottoms, 1e-9), [0.025, 0.975])
+
+
+def around(value, spread, factor):
+    half = factor * spread**0.5
+    return value - half, value + half
+
+
+def clustered_auroc(rng, distance, groups, each, shared):
+    """Binormal scores; `shared` of their variance is that of groups, which hold both labels."""
+    scores = shared**0.5 * rng.standard_normal((groups, 1))
+    scores = scores + (1 - shared) ** 0.5 * rng.standard_normal((groups, each))
+    positive = np.arange(groups * each).reshape(groups, each) % 2 == 0
+    scores = (scores + distance * positive).ravel()
+    labels = np.repeat(np.arange(groups), each)
+    found = stats.auroc(scores, positive.ravel(), labels)
+    # Two samples of a pair are mostly of two groups; those of one differ by less.
+    wins = stats._wins(scores, positive.ravel())
+    parts = np.empty(len(scores))
+    parts[positive.ravel()] = (wins.mean(1) - found.value) / positive.sum()
+    parts[~positive.ravel()] = (wins.mean(0) - found.value) / (~positive).sum()
+    spread = groups / (groups - 1) * (np.bincount(labels, parts) ** 2).sum()
+    logit = spread / max(found.value * (1 - found.value), 1e-9) ** 2
+    middle = np.log(max(found.value, 1e-9) / max(1 - found.value, 1e-9))
+    rng_weights = rng.multinomial(groups, np.full(groups, 1 / groups), 100)[:, labels]
+    drawn = stats._areas(scores, positive.ravel(), rng_weights.astype(float))
+    others = {
+        "DeLong, z": around(found.value, spread, Z),
+        "DeLong, t": around(found.value, spread, t.isf(0.025, groups - 1)),
+        "DeLong, logit": 1 / (1 + np.exp(-np.array(around(middle, logit, Z)))),
+        "bootstrap": np.quantile(drawn, [0.025, 0.975]),
+    }
+    within = 1 / max(1 - shared, 1e-9) ** 0.5
+    pairs = groups * each * each / 4
+    same = pairs / (groups * each / 2) ** 2
+    truth = (1 - same) * norm.cdf(distance / 2**0.5) + same * norm.cdf(distance * within / 2**0.5)
+    return truth, found, others
+
+
+def clustered_f1(rng, j, groups, each, icc):
+    """Flags that are right, with probability j, where something is flagged or positive."""
+    p = rng.beta(j * (1 - icc) / icc, (1 - j) * (1 - icc) / icc, groups) if icc else j
+    hit = rng.random((each, groups)).T < np.reshape(p, (-1, 1))
+    either = rng.random(hit.shape) < 0.6
+    either[0, 0] = True
+    missed = rng.random(hit.shape) < 0.5
+    flagged, positive = either & (hit | ~missed), either & (hit | missed)
+    labels = np.repeat(np.arange(groups), each)
+    found = stats.f1(flagged.ravel(), positive.ravel(), labels)
+    hits, some = (hit & either).sum(1).astype(float), either.sum(1).astype(float)
+    share = hits.sum() / some.sum()
+    spread = groups / (groups - 1) * ((hits - share * some) ** 2).sum() / some.sum() ** 2
+    effective = share * (1 - share) / spread if spread else some.sum()
+    others = {
+        "J, t": around(share, spread, t.isf(0.025, groups - 1)),
+        "J, Wilson": wilson(share, some.sum(), Z),
+        "J, Wilson, effective n, z": wilson(share, min(effective, some.sum()), Z),
+        "J, bootstrap": percentiles(rng, hits, some),
+    }
+    others = {name: tuple(2 * x / (1 + x) for x in ends) for name, ends in others.items()}
+    return 2 * j / (1 + j), found, others
+
+
+def of_means(rng, values, found):
+    """The usual intervals of a mean of groups [groups, each]."""
+    means, size = values.mean(1), len(values)
+    spread = means.var(ddof=1) / size
+    return {
+        "z on means of groups": around(found.value, spread, Z),
+        "t on means of groups": around(found.value, spread, t.isf(0.025, size - 1)),
+        "bootstrap": percentiles(rng, means),
+    }
+
+
+def clustered_mean(rng, kind, groups, each):
+    made = rng.exponential(1, (groups, 1)) if kind == "skewed" else rng.normal(1, 1, (groups, 1))
+    values = made + rng.normal(0, 1, (groups, each))
+    found = stats.mean(values.ravel(), np.repeat(np.arange(groups), each))
+    return 1.0, found, of_means(rng, values, found)
+
+
+def crossed_mean(rng, rows, columns):
+    values = rng.normal(size=(rows, 1)) + rng.normal(size=(1, columns))
+    values = values + rng.normal(size=(rows, columns))
+    labels = [f"{i}|{j}" for i in range(rows) for j in range(columns)]
+    found = stats.mean(values.ravel(), labels)
+    others = of_means(rng, values, found) | {
+        f"{name}, second": ends for name, ends in of_means(rng, values.T, found).items()
+    }
+    spread = variance(values[None], True)[0]
+    others["both factors, t"] = around(found.value, spread, t.isf(0.025, min(rows, columns) - 1))
+    return 0.0, found, others
+
+
+def clustered_difference(rng, first, second, groups, each):
+    """Yes and no against the mean of null draws; half of the spread of both is that of groups."""
+    shared = rng.standard_normal((groups, 1)) * 0.5**0.5
+    alone = rng.standard_normal((groups, each)) * 0.5**0.5
+    hits = shared + alone < norm.ppf(first)
+    nulls = rng.random((19, groups, each)) < second
+    labels = np.repeat(np.arange(groups), each)
+    found = stats.against(hits.ravel(), nulls.reshape(19, -1), None, labels).difference
+    return first - second, found, of_means(rng, hits - nulls.mean(0), found)
+
+
+OTHERS = {
+    **{
+        f"auroc of {groups}x{each}, distance {distance}, shared {shared}": (
+            *(clustered_auroc, distance, groups, each, shared),
+        )
+        for groups, each in ((10, 4), (20, 4), (50, 4))
+        for distance, shared in ((1.0, 0.0), (1.0, 0.5), (2.3, 0.0), (2.3, 0.5))
+    },
+    **{
+        f"f1 of {groups}x5, J {j}, icc {icc}": (clustered_f1, j, groups, 5, icc)
+        for groups in (10, 20, 50)
+        for j, icc in ((0.5, 0.0), (0.5, 0.3), (0.8, 0.0), (0.8, 0.3), (0.96, 0.1))
+    },
+    **{
+        f"{kind} mean of {groups}x3": (clustered_mean, kind, groups, 3)
+        for groups in (10, 20, 50)
+        for kind in ("normal", "skewed")
+    },
+    **{f"mean of {n}|{m}": (crossed_mean, n, m) for n, m in ((10, 10), (20, 10), (20, 20))},
+    **{
+        f"difference of {groups}x3, {first} and {second}": (
+            *(clustered_difference, first, second, groups, 3),
+        )
+        for groups in (10, 20, 50)
+        for first, second in ((0.9, 0.1), (0.5, 0.3), (0.98, 0.02))
+    },
+}
+
+
+def other_cell(name, draws=SLOW_DRAWS):
+    rng, (draw, *how) = seed(name), OTHERS[name]
+    runs = [draw(rng, *how) for _ in range(draws)]
+    truth = runs[0][0]
+    ours = tuple(np.array([[e.low, e.high] for _, e, _ in runs]).T)
+    others = {
+        method: tuple(np.array([run[2][method] for run in runs]).T) for method in runs[0][2]
+    }
+    return judged(truth, ours, others)

@@ -1,4 +1,4 @@
-"""Every committed verdict, judged again from its own numbers by a rule that is written here anew."""
+"""Every committed verdict, judged again from its own numbers by a rule written here anew."""
 
 import json
 import re

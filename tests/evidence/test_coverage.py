@@ -19,7 +19,14 @@ from scipy.stats import beta, norm, t
 from qs_helpers.evidence import stats
 
 DRAWS, TARGET, WIDER = 2500, 0.93, 1.5
-SLOW_DRAWS = {"auroc": 1000, "f1": 1000, "difference": 1000, "normal": 400, "skewed": 400, "mean": 250}
+SLOW_DRAWS = {
+    "auroc": 1000,
+    "f1": 1000,
+    "difference": 1000,
+    "normal": 400,
+    "skewed": 400,
+    "mean": 250,
+}
 Z = norm.isf(0.025)
 RATES = (0.5, 0.9, 0.98)
 
@@ -317,3 +324,97 @@ def other_cell(name, draws=None):
     ours = tuple(np.array([[e.low, e.high] for _, e, _ in runs]).T)
     others = {method: tuple(np.array([run[2][method] for run in runs]).T) for method in runs[0][2]}
     return judged(truth, ours, others)
+
+
+# ---- what is asserted
+
+# Name to (coverage, width over that of the narrowest valid method): the cells that miss a target.
+# Shares near 1 in few groups: often all samples are 1. What is valid there beside ours is Wilson
+# with all n, right only because nothing in the draw can tell whether the samples of a group are
+# alike; with a correlation of .5 it covers by luck at this one rate. Ours then counts groups.
+# Differences to null draws where all hits are 1: their interval knows only the spread of the null
+# draws, which is too small (see the report of this branch: a fault of stats.difference).
+MISSES = {
+    "0.98 of 10x4, icc 0": (0.993, 2.48),
+    "0.98 of 10x4, icc 0.1": (0.996, 3.52),
+    "0.98 of 10x4, icc 0.3": (0.998, 3.52),
+    "0.98 of 10x10, icc 0.1": (0.996, 2.52),
+    "0.98 of 10x10, icc 0.5": (0.998, 8.34),
+    "0.98 of 20x4, icc 0": (0.985, 2.58),
+    "0.98 of 20x4, icc 0.1": (0.994, 2.58),
+    "0.98 of 20x4, icc 0.3": (0.997, 2.89),
+    "0.98 of 20x10, icc 0.5": (0.996, 2.89),
+    "0.98 of 50x4, icc 0.1": (0.988, 1.57),
+    "0.98 of 10|10, both": (0.996, 4.74),
+    "0.98 of 10|10, one": (0.996, 2.35),
+    "0.98 of 10|10, none": (0.992, 2.13),
+    "0.98 of 20|10, both": (0.996, 1.92),
+    "0.98 of 20|10, none": (0.994, 1.60),
+    "f1 of 10x5, J 0.96, icc 0.1": (0.996, 2.50),
+    "f1 of 20x5, J 0.96, icc 0.1": (0.992, 1.87),
+    "difference of 10x3, 0.98 and 0.02": (0.633, 1.0),
+    "difference of 20x3, 0.98 and 0.02": (0.672, 1.0),
+    "difference of 10x3, 0.9 and 0.1": (0.900, 1.0),
+}
+
+
+def check(name, coverage, wider, draws):
+    """Both targets; of a known miss, what it reaches, and that it is still one."""
+    met = coverage >= TARGET - slack(draws) and wider <= WIDER
+    if name not in MISSES:
+        assert met, f"{name}: coverage {coverage:.3f}, {wider:.2f} times as wide as need be"
+        return
+    was, wide = MISSES[name]
+    assert coverage >= was - 0.01 and wider <= wide + 0.03, (name, coverage, wider)
+    assert not met, f"{name} meets both targets now: take it out of MISSES"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", cells())
+def test_shares(name, monkeypatch):
+    coverage, wider, _ = share_cell(name, monkeypatch)
+    check(name, coverage, wider, DRAWS)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_estimates(name):
+    coverage, wider, _ = other_cell(name)
+    check(name, coverage, wider, SLOW_DRAWS[name.split()[0]])
+
+
+FEW = [
+    *("0.5 of 20x4, icc 0.3", "0.9 of 10x1, icc 0", "0.9 of 20x10, icc 0.1"),
+    *("0.98 of 50x4, icc 0", "0.9 of 20|20, both", "0.5 of 10|10, one"),
+]
+
+
+@pytest.mark.parametrize("name", FEW)
+def test_some_shares(name, monkeypatch):
+    coverage, wider, _ = share_cell(name, monkeypatch, 1000)
+    check(name, coverage, wider, 1000)
+
+
+SOME = [
+    *("auroc of 10x4, distance 1.0, shared 0.5", "f1 of 20x5, J 0.8, icc 0.3"),
+    *("normal mean of 10x3", "difference of 20x3, 0.5 and 0.3"),
+]
+
+
+@pytest.mark.parametrize("name", SOME)
+def test_some_other_estimates(name):
+    coverage, wider, _ = other_cell(name, 150)
+    check(name, coverage, wider, 150)
+
+
+def test_every_miss_is_a_cell():
+    assert set(MISSES) <= set(cells()) | set(OTHERS) and not set(MISSES) & {*FEW, *SOME}
+
+
+def test_a_method_that_claims_too_much_is_found():
+    """The measure itself: Wilson with all n, in groups that are alike, covers far too seldom."""
+    rng = np.random.default_rng(0)
+    hits = one_factor(rng, 0.9, 20, 10, 0.5, 1000).astype(float)
+    found = named(hits, False, rng)
+    coverage, _, best = judged(0.9, found["Wilson"], found)
+    assert coverage < 0.7 and best not in ("Wilson", "Clopper-Pearson")

@@ -4,6 +4,7 @@ Each gate takes the notebook and its path and returns one line per problem, none
 GATES maps the name of a gate to its function.
 """
 
+import ast
 import base64
 import re
 from pathlib import Path
@@ -119,6 +120,68 @@ def lengths(nb, path: Path) -> list[str]:
     return problems
 
 
+def calls(cell, *names: str) -> list[ast.Call]:
+    """Calls of qs.<name> in a cell, in order."""
+    found = [node for node in ast.walk(parsed(cell)) if isinstance(node, ast.Call)]
+    found = [call for call in found if ast.unparse(call.func) in {f"qs.{name}" for name in names}]
+    return sorted(found, key=lambda call: (call.lineno, call.col_offset))
+
+
+def parsed(cell) -> ast.Module:
+    """A code cell without its magics."""
+    lines = (line for line in cell.source.splitlines() if not line.lstrip().startswith(("%", "!")))
+    try:
+        return ast.parse("\n".join(lines))
+    except SyntaxError:
+        return ast.Module([], [])
+
+
+def claim_id(call: ast.Call) -> str | None:
+    """The id of a claim: "one-feature", or "one-feature/…" for f"one-feature/{name}"; else None."""
+    given = [word.value for word in call.keywords if word.arg == "id"]
+    match [*call.args, *given]:
+        case [ast.Constant(value=str(name)), *_]:
+            return name
+        case [ast.JoinedStr(values=[ast.Constant(value=str(name)), *_]), *_] if "/" in name:
+            return name.partition("/")[0] + "/…"
+    return None
+
+
+def claims(nb, path: Path) -> list[str]:
+    """Claims are announced in one cell, before the first of them and before a cell names the test
+    split; their ids are literal and unique."""
+    cells = code_cells(nb)
+    judged = [i for i, cell in enumerate(cells) for _ in calls(cell, "claim")]
+    made = [call for cell in cells for call in calls(cell, "claim", "holds")]
+    names = [claim_id(call) for call in made]
+    problems = [
+        f"the id of a claim is no literal: {ast.unparse(call)[:60]}"
+        for call, name in zip(made, names, strict=True)
+        if name is None
+    ]
+    twice = {name for name in names if name and names.count(name) > 1}
+    problems += [f"two claims have the id {name!r}" for name in sorted(twice)]
+    announcing = [i for i, cell in enumerate(cells) if calls(cell, "announce")]
+    if len(announcing) != 1:
+        wanted = bool(judged or announcing)
+        return problems + ["exactly one cell is to announce the claims: qs.announce"] * wanted
+    table = [call.args[:1] for call in calls(cells[announcing[0]], "announce")]
+    keys = table[0][0].keys if len(table) == 1 and isinstance(table[0][0], ast.Dict) else [None]
+    known = [key.value if isinstance(key, ast.Constant) else None for key in keys]
+    if None in known:
+        return problems + ["qs.announce needs a dict that is written out, its ids literal"]
+    problems += [f"{name!r} is announced twice" for name in set(known) if known.count(name) > 1]
+    for call, name in zip(made, names, strict=True):
+        if name and call.func.attr == "claim" and name.partition("/")[0] not in known:
+            problems.append(f"claim {name!r} is not announced")
+    if judged and judged[0] < announcing[0]:
+        problems.append("a claim is judged before the cell that announces the claims")
+    for cell in cells[: announcing[0]]:
+        if any(isinstance(x, ast.Constant) and x.value == "test" for x in ast.walk(parsed(cell))):
+            problems.append("the test split is named before the claims are announced")
+    return problems
+
+
 def executed(nb, path: Path) -> list[str]:
     """Outputs are committed, from one run in order: cells are numbered 1, 2, 3, …"""
     counts = [cell.execution_count for cell in code_cells(nb) if cell.source.strip()]
@@ -188,7 +251,7 @@ def pictures(nb, path: Path) -> list[str]:
 GATES = {
     gate.__name__: gate
     for gate in (
-        *(opening, links, headings, parameters, imports, measured, lengths),
+        *(opening, links, headings, parameters, imports, measured, lengths, claims),
         *(executed, quiet, machine, metadata, pictures),
     )
 }

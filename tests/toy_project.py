@@ -30,7 +30,9 @@ TOY = [
         'qs.start_run("01_toy", PRESET, {"N_TEXTS": N_TEXTS, "REVISION": REVISION})\n'
         'qs.record("executable", sys.executable.rsplit("/", 3)[1:])\n'
         'qs.record("provenance", {"model": {"sha256": "abc"}, "device": "cpu"})\n'
-        'qs.claim("one is one", 1.0, (0.9, 1.1), True, n=20)'
+        'qs.announce({"one": {"asks": "Is one <one>?", "above": 0.5}})\n'
+        'qs.claim("one", "one is one", qs.Estimate(1.0, 0.9, 1.1, 20, 10))\n'
+        'qs.holds("hooks-left", "no hook is left", True, 0)'
     ),
     new_code_cell(
         "import pandas as pd\nfig, ax = plt.subplots()\nax.plot([1, 2, 3])\n"

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..evidence.files import plain, read_json
 from ..presets import is_tiny
-from .pages import provenance_rows, render
+from .pages import claims_of, provenance_rows, render
 from .run import RESULTS, STAMP
 
 
@@ -77,14 +77,14 @@ def differs(entries: list[dict[str, Any] | None]) -> str:
 def _notebook(stem: str, runs: dict[str, dict], folders: dict[str, Path]) -> dict[str, Any]:
     """Claims, values and figures of one notebook in every run."""
     results = {name: found.get(stem, {}) for name, found in runs.items()}
-    claims = {name: {c["text"]: c for c in r.get("claims", [])} for name, r in results.items()}
+    claims = {name: {c["id"]: c for c in claims_of(r)} for name, r in results.items()}
     values = {name: _numbers(r.get("values", {})) for name, r in results.items()}
     alts = {
         name: {f["slug"]: f["alt"] for f in r.get("figures", [])} for name, r in results.items()
     }
     rows = [
-        {"text": text, "entries": cells, "differs": differs(cells)}
-        for text, cells in _aligned(claims)
+        {"id": id, "asks": _asked(id, cells), "entries": cells, "differs": differs(cells)}
+        for id, cells in _aligned(claims)
     ]
     numbers = [
         {"name": name, "cells": cells}
@@ -103,6 +103,13 @@ def _notebook(stem: str, runs: dict[str, dict], folders: dict[str, Path]) -> dic
     unfinished = [name for name in runs if not (folders[name] / stem / STAMP).is_file()]
     found = {"claims": rows, "numbers": numbers, "figures": pictures}
     return {"stem": stem, "unfinished": unfinished} | found
+
+
+def _asked(id: str, entries: list[dict[str, Any] | None]) -> str:
+    """What all runs asked, or stated of an invariant; "" where they differ."""
+    asked = {entry.get("asks", entry["sentence"]) for entry in entries if entry}
+    member = id.partition("/")[2]
+    return asked.pop() + (f" ({member})" if member else "") if len(asked) == 1 else ""
 
 
 def _about(runs: dict[str, dict]) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
 from ..evidence.files import read_json, short
+from ..evidence.sentences import Sentence, in_a_sentence
 from ..presets import is_tiny
 from .check import Plan
 from .run import RESULTS, Outcome
@@ -91,6 +92,7 @@ def notebook_page(
     headings = re.findall(r'<h([23]) id="([^"]+)">(.*?)</h\1>', rest, re.DOTALL)
     headings = [(level, anchor, re.sub(r"<[^>]+>", "", text)) for level, anchor, text in headings]
     about = {"verdicts": _verdicts(results), "provenance": provenance_rows(results)}
+    about["claims"] = claims_of(results)
     body = first + render("summary", results=results, headings=headings, **about) + rest
     other = (f"{stem}.html", "without code") if with_code else (f"{stem}.code.html", "with code")
     about = {"name": f"preset {preset}", "tiny": is_tiny(preset), "error": error}
@@ -166,7 +168,7 @@ def _row(nb, stem: str, results: dict[str, Any]) -> dict[str, Any]:
     """What the index says of a notebook."""
     title, question = opening(nb)
     row = {"stem": stem, "title": title or stem, "question": question}
-    return row | {"claims": results.get("claims", []), "verdicts": _verdicts(results)}
+    return row | {"claims": claims_of(results), "verdicts": _verdicts(results)}
 
 
 def render(template: str, **values) -> str:
@@ -179,7 +181,19 @@ def _templates() -> Environment:
     blocks = {"trim_blocks": True, "lstrip_blocks": True}
     made = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, **blocks)
     made.filters["short"] = short
+    made.filters["in_a_sentence"] = in_a_sentence
+    made.filters["below"] = lambda entry: Sentence(entry, tiny=False).below
     return made
+
+
+def claims_of(results: dict[str, Any]) -> list[dict[str, Any]]:
+    """The claims of a run; those of the first edition, which had no id, are filled up."""
+    blank = dict.fromkeys(("groups", "null", "matched")) | {"family": 1, "baselines": []}
+    blank |= {"needs": "no verdict", "why": ""}
+    return [
+        c if "id" in c else blank | c | {name: c["text"] for name in ("id", "asks", "sentence")}
+        for c in results.get("claims", [])
+    ]
 
 
 def _verdicts(results: dict[str, Any]) -> str:

@@ -14,7 +14,7 @@ from nbformat.v4 import new_output, new_raw_cell
 
 GOOD = Path(__file__).with_name("good.ipynb")
 # The cells of good.ipynb.
-OPENING, PARAMETERS, IMPORTS, MEASURED, PROSE, FIGURE = range(6)
+OPENING, PARAMETERS, IMPORTS, MEASURED, PROSE, FIGURE, ANNOUNCED, CLAIMED = range(8)
 
 
 class Bad(NamedTuple):
@@ -100,6 +100,9 @@ STATE = {"application/vnd.jupyter.widget-state+json": {}}
 FIGURE_OF_A_WIDGET = new_output("display_data", {WIDGET: {"model_id": "a"}, "text/plain": "bar"})
 ERROR = new_output("error", ename="ValueError", evalue="no", traceback=["ValueError: no"])
 WHITE = "A" * 4 * 50_001  # 150,003 bytes
+CLAIM, NO_LITERAL = 'qs.claim("white/c", "", 1)', 'qs.claim(name, "", 1)'
+HOLDS, MEMBER = 'qs.holds("one-point", "", True)', 'qs.claim(f"white/{x}", "", 1)'
+AGAIN = ("{", '{"white": {"asks": "Is it?"}, ')
 
 BAD = [
     Bad("opens with no prose", "opening", "cell 0 must be markdown", opens_raw),
@@ -122,7 +125,18 @@ BAD = [
     Bad("not measured", "measured", "must be qs.measured", replace(MEASURED, "measured", "x")),
     Bad("measured, untagged", "measured", "tagged 'results'", tagged(MEASURED)),
     Bad("a long cell", "lengths", "a code cell has 27 lines", append(lines(26), FIGURE)),
-    Bad("long cells", "lengths", "median", append(lines(11), IMPORTS, MEASURED, FIGURE)),
+    Bad("long cells", "lengths", "median", append(lines(11), *range(2, 8))),
+    Bad("no announcement", "claims", "exactly one cell", replace(ANNOUNCED, "qs.", "my.")),
+    Bad("two announcements", "claims", "exactly one cell", append("qs.announce({})", FIGURE)),
+    Bad("announced late", "claims", "a claim is judged before", append(CLAIM, FIGURE)),
+    Bad("test first", "claims", "test split is named before", append('look("test")', FIGURE)),
+    Bad("made-up id", "claims", "is no literal: qs.claim(name", append(NO_LITERAL, CLAIMED)),
+    Bad("formatted id", "claims", "is no literal", replace(CLAIMED, "white/{", "white-{")),
+    Bad("two of one id", "claims", "the id 'one-point'", append(HOLDS, CLAIMED)),
+    Bad("two of a family", "claims", "the id 'white/…'", append(MEMBER, CLAIMED)),
+    Bad("not announced", "claims", "'white/…' is not announced", replace(ANNOUNCED, "whi", "bla")),
+    Bad("announced twice", "claims", "'white' is announced twice", replace(ANNOUNCED, *AGAIN)),
+    Bad("announced by name", "claims", "written out", replace(ANNOUNCED, '"white":', "name:")),
     Bad("run again", "executed", "not run once, in order", count(FIGURE, 9)),
     Bad("not run", "executed", "not run once, in order", count(FIGURE, None)),
     Bad("no outputs", "executed", "there are no outputs", without_outputs),

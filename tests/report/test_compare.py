@@ -14,7 +14,8 @@ from qs_helpers.report.compare import compare_runs, differs
 
 def test_runs_are_compared(counted, capsys):
     run_report(counted, ["01"])
-    edit_cell(counted, 4, TOY[4].source.replace("1.0, (0.9, 1.1), True", "2.0, (1.9, 2.1), False"))
+    changed = TOY[4].source.replace("1.0, 0.9, 1.1", "0.2, 0.1, 0.3").replace("is one", "is less")
+    edit_cell(counted, 4, changed)
     edit_cell(counted, 5, TOY[5].source.replace("[1, 2, 3]", "[3, 2, 1]"))
     run_report(counted, ["01"], given=[("N_TEXTS", "9")])
     folders = [str(counted / "runs" / name) for name in ("tiny", "tiny+N_TEXTS=9")]
@@ -23,12 +24,18 @@ def test_runs_are_compared(counted, capsys):
     assert capsys.readouterr().out.strip() == os.path.relpath(page)
     soup = BeautifulSoup(page.read_text(), "html.parser")
     assert loads(page.read_text()) == []
-    row = next(r for r in soup("tr") if "one is one" in r.text)
+    row = next(r for r in soup("tr") if "Is one <one>?" in r.text)
     cells = [cell.get_text(" ", strip=True) for cell in row("td")]
     assert cells == [
-        *("one is one", "shown 1 [0.9, 1.1] n = 20", "not shown 2 [1.9, 2.1] n = 20"),
+        "Is one <one>? one",
+        "shown 1 [0.9, 1.1] n = 20 in 10 groups one is one.",
+        "not shown 0.2 [0.1, 0.3] n = 20 in 10 groups one is less.",
         "verdicts differ",
     ]
+    row = next(r for r in soup("tr") if "hooks-left" in r.text)
+    cells = [cell.get_text(" ", strip=True) for cell in row("td")]
+    assert cells[:2] == ["no hook is left hooks-left", "holds 0 no hook is left."]
+    assert cells[3] == "none seen"
     assert "01_toy: parameters.N_TEXTS" in page.read_text()
     assert len(soup("img")) == 2 and all(image["alt"] for image in soup("img"))
     assert all((page.parent / a["href"]).is_file() for a in soup("a"))

@@ -125,7 +125,8 @@ def test_a_killed_run_goes_on_and_ends_the_same(counted):
         "import time, os\nimport qs_helpers as qs\n"
         "qs.start_run('02_broken', PRESET)\nqs.record('half', 1)\n"
         "open('../here.txt', 'w').close()\n"
-        "time.sleep(0 if os.path.exists('../go.txt') else 600)\nqs.claim('whole', 2)"
+        "time.sleep(0 if os.path.exists('../go.txt') else 600)\n"
+        "qs.holds('whole', 'It is whole', True, 2)"
     )
     nbformat.write(nb, path)
     command = [sys.executable, "-m", "qs_helpers.report", "--jobs", "1", "-q"]

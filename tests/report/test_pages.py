@@ -33,6 +33,27 @@ def test_formulas_and_contents_need_no_script():
 def test_pages_tell_verdicts_in_words(project):
     index, _ = run_report(project, ["01"])
     soup = BeautifulSoup((index.parent / "01_toy.html").read_text(), "html.parser")
-    claims = soup.find("table")
-    assert claims.find("td").text == "shown" and "one is one" in claims.text
-    assert "0.9 to 1.1" in claims.text
+    rows = [[c.get_text(" ", strip=True) for c in r("td")] for r in soup.find("table")("tr")[1:]]
+    assert rows == [
+        [
+            "shown",
+            "one is one (1; 95 % interval 0.9 to 1.1; n = 20 in 10 groups). "
+            "SHOWN needs: the interval lies above 0.5.",
+            *("1", "0.9 to 1.1", "20", "10"),
+        ],
+        ["holds", "no hook is left (0).", "0", "", "", ""],
+    ]
+    quotes = [q.get_text(" ", strip=True) for q in soup("blockquote")]
+    assert quotes[0].startswith("SHOWN one is one (1; 95 % interval") and len(quotes) == 2
+    assert "SHOWN needs: the interval lies above 0.5." in soup.find("blockquote").find("sub").text
+    announced = soup("table")[-1]
+    assert [c.text for c in announced("td")][::2] == ["one", "the interval lies above 0.5"]
+
+
+def test_claims_of_the_first_edition_are_still_shown():
+    old = {"text": "x is y", "kind": "empirical", "badge": "SHOWN", "passes": True, "value": 0.5}
+    old |= {"interval": [0.4, 0.6], "n": 20, "controls": {}}
+    results = {"claims": [old, old | {"kind": "invariant", "badge": "HOLDS", "text": "z holds"}]}
+    row = {"title": "T", "claims": pages.claims_of(results), "outcome": {"seconds": 1}}
+    html = pages.render("index", rows=[row])
+    assert "x is y (0.5; 95 % interval 0.4 to 0.6; n = 20)." in html and "z holds (0.5" in html

@@ -20,7 +20,20 @@ def test_refresh_commits_clean_notebooks(project):
     assert nb.cells[1].metadata == {"tags": ["parameters"]}
     assert nb.cells[3].outputs[0].text.startswith("Measured: ")
     assert "preset tiny" in nb.cells[3].outputs[0].text
-    for gate in ("parameters", "measured", "executed", "quiet", "machine", "metadata", "pictures"):
+    table, claim, invariant = (o.data for o in nb.cells[4].outputs)
+    assert table["text/markdown"].startswith("| claim | asks | SHOWN if |")
+    assert claim["text/markdown"].startswith("> **SHOWN** one is one (1; 95 % interval 0.9 to 1.1")
+    assert invariant["text/plain"] == "HOLDS      no hook is left (0). [tiny scope]"
+    for gate in (
+        "parameters",
+        "measured",
+        "claims",
+        "executed",
+        "quiet",
+        "machine",
+        "metadata",
+        "pictures",
+    ):
         assert GATES[gate](nb, path) == []
     figures = sorted(p.name for p in (project / "figures" / "01_toy").iterdir())
     assert figures == ["line.csv", "line.png", "results.json"]

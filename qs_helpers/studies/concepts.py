@@ -33,8 +33,8 @@ class ConceptSearch(NamedTuple):
     """the best feature against all controls; None where the texts are all of one group"""
     length: Estimate
     """AUROC of the length of the text, in tokens"""
-    beyond_length: Estimate | None
-    """AUROC of the best feature minus that of the length"""
+    baselines: dict[str, Estimate]
+    """AUROC of the best feature minus that of the length, {} where `null` is None"""
 
 
 def concept_search(
@@ -80,13 +80,13 @@ def concept_search(
     others = [test[row.layer].peak[:, row.feature] for row in controls.itertuples()]
     controls["value"] = [auroc(other, positive).value for other in others]
     lengths = np.array([len(ids) for ids in scope.ids(sides[1])])
-    null = beyond = None
+    null, baselines = None, {}
     if n_groups(groups, len(groups)) > 1:
         shared = {"positive": positive, "groups": groups, "family": family, "by": "auroc"}
         null = against(scores[0], others, **shared)
-        beyond = against(scores[0], [lengths], **shared).difference
+        baselines["length of the text"] = against(scores[0], [lengths], **shared).difference
     length = auroc(lengths, positive, groups)
-    return ConceptSearch(pd.DataFrame(rows), controls, null, length, beyond)
+    return ConceptSearch(pd.DataFrame(rows), controls, null, length, baselines)
 
 
 def _best(fires: dict[int, np.ndarray], label: np.ndarray, top: int) -> list[tuple[int, int]]:

@@ -45,7 +45,7 @@ def test_a_family_gets_more_controls_and_wider_intervals(scope, search):
     one_of_three = concept_search(scope, *pairs, layers=[2, 3], top=1, family=3)
     assert len(one_of_three.null.draws) == 59
     assert one_of_three.ranked.low[0] < search.ranked.low[0]
-    assert one_of_three.null.difference.family == one_of_three.beyond_length.family == 3
+    assert one_of_three.null.difference.family == 3
 
 
 def peaks(scope, texts, layer):
@@ -67,7 +67,7 @@ def test_columns_are_what_they_say(scope, search):
     assert row.value == pytest.approx(roc_auc_score(labels, np.concatenate(scores)))
     lengths = [len(ids) for lang in ("fr", "ru") for ids in scope.ids(texts_of(lang))]
     assert search.length.value == pytest.approx(roc_auc_score(labels, lengths))
-    gap = search.beyond_length.value
+    gap = search.baselines["length of the text"].value
     assert gap == pytest.approx(search.ranked.value[0] - search.length.value)
 
 
@@ -88,7 +88,7 @@ def test_texts_of_one_group_have_no_null(scope):
         for split in ("discovery", "test")
     ]
     found = concept_search(scope, *pairs, layers=[3], top=1)
-    assert found.null is None and found.beyond_length is None
+    assert found.null is None and found.baselines == {}
     assert found.ranked.groups[0] == 1
 
 

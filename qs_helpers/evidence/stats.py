@@ -198,8 +198,14 @@ def against(values, nulls, positive=None, groups=None, family: int = 1, by="mean
     every = np.ones((1, len(values)))
     draws = np.array([statistic(null, positive, every)[0] for null in nulls])
 
+    if by == "auroc":  # linear in the wins, so that the mean over all draws is one area
+        mean_wins = sum(_wins(null, positive) for null in nulls) / len(nulls)
+
     def gaps(weights):
-        chance = np.mean([statistic(null, positive, weights) for null in nulls], axis=0)
+        if by == "auroc":
+            chance = _area(mean_wins, positive, weights)
+        else:
+            chance = np.mean([statistic(null, positive, weights) for null in nulls], axis=0)
         found = statistic(values, positive, weights) - chance
         return found[np.isfinite(found)]  # a draw without positives says nothing
 
@@ -380,10 +386,14 @@ def _wins(scores: np.ndarray, positive: np.ndarray) -> np.ndarray:
 
 def _areas(scores, positive, weights) -> np.ndarray:
     """AUROC of scores for each row of weights [draws, samples]."""
+    return _area(_wins(_array(scores), positive), positive, weights)
+
+
+def _area(wins, positive, weights) -> np.ndarray:
+    """The weighted mean of wins [positive, negative] for each row of weights [draws, samples]."""
     pos, neg = weights[:, positive], weights[:, ~positive]
     with np.errstate(invalid="ignore"):
-        wins = ((pos @ _wins(_array(scores), positive)) * neg).sum(1)
-        return wins / (pos.sum(1) * neg.sum(1))
+        return ((pos @ wins) * neg).sum(1) / (pos.sum(1) * neg.sum(1))
 
 
 def _f1s(flagged, positive, weights) -> np.ndarray:

@@ -90,7 +90,7 @@ def test_sixty_lines_in_two_languages(tmp_path):
     # Six test texts a language, each its own group: too few for a verdict.
     assert {found[name] for name in ("one-feature", "transfer/fr", "labels")} == {"MEASURED"}
     assert "60 remarks; toxic 30, clean 30; en 30, fr 30" in printed
-    assert "each text is its own group" in printed
+    assert "no group column: each text is its own group" in printed
     assert "18 discovery texts in en, fewer than 20: this section is left out" in printed
     assert "few-labels" not in found and "not more than 200: no claim" in printed
     one = next(claim for claim in results["claims"] if claim["id"] == "one-feature")
@@ -100,7 +100,7 @@ def test_sixty_lines_in_two_languages(tmp_path):
 @pytest.mark.long
 def test_groups_of_two_parts_stay_whole_and_name_the_words(tmp_path):
     results, printed = run_04(tmp_path, lines(grouped=True), "mine.csv")
-    assert "60 remarks" in printed and "own group" not in printed
+    assert "60 remarks" in printed and "no group column" not in printed
     assert "words that groups name in toxic texts: 30" in printed
     one = next(claim for claim in results["claims"] if claim["id"] == "one-feature")
     assert one["badge"] == "MEASURED" and one["groups"] == 1

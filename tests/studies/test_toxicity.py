@@ -151,6 +151,8 @@ def test_comparisons_are_those_of_the_statistics_and_need_two_groups():
     assert found.value == pytest.approx(f1_score(flagged, toxic))
     assert found.difference.value == pytest.approx(gap)
     assert found.difference.low < found.difference.value < found.difference.high
+    same = compared(flagged, [flagged] * 7, toxic, groups)
+    assert same.difference[:3] == (0, 0, 0)
     for by in ("f1", "auroc"):
         several = compared(flagged, [rival, ~rival], toxic, groups, by, family=2)
         alone = compared(flagged, [rival, ~rival], toxic, ["a"] * 40, by, family=2)

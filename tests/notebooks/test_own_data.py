@@ -114,7 +114,7 @@ def test_jsonl_in_one_language_that_nobody_named_and_fewer_test_texts(tmp_path):
     found = badges(results)
     assert found["hooks"] == "HOLDS" and found["one-feature"] == "MEASURED"
     assert not [name for name in found if name.startswith("transfer/")]
-    assert "30 texts whose language nobody said count as en" in printed
+    assert "24 texts whose language nobody said count as en" in printed
     assert "one language: nothing to transfer to" in printed
     one = next(claim for claim in results["claims"] if claim["id"] == "one-feature")
     assert one["n"] == 4  # N_TEST counts for a file too: two of each label

@@ -1,4 +1,4 @@
-"""Notebook 04. Detection by features, five rivals, and the scores of both.
+"""Notebook 04. Detection by features, five rivals, and how to compare them.
 
 The rule is that of the Qwen-Scope report (2026, section 5.1): h = 1 if a feature is in the TopK of
 any token of a text (sinks left out), features ranked by P(h | toxic) - P(h | clean) on discovery
@@ -15,14 +15,13 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from ..evidence.stats import Estimate, auroc
+from ..evidence.stats import Against, Estimate, against, auroc, n_groups
 from ..forward import Readings
 from ..scoring import firing_gap
 from ..writing import UNITS
 
 STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0)  # of regularisation: scikit-learn's C
 N_WORDS = 100
-DRAWS = 4000
 
 
 def rank(fires: np.ndarray, toxic: np.ndarray) -> np.ndarray:
@@ -169,17 +168,30 @@ def f1_score(flagged, toxic) -> float:
     return float(metrics.f1_score(toxic, flagged, zero_division=0))
 
 
-def f1(flagged, toxic, seed: int = 0) -> Estimate:
-    """F1 with a 95 % interval from Jeffreys posteriors of the rates of true and false positives
-    (in the manner of Goutte and Gaussier 2005), so that a perfect score is not a certain one."""
-    counts = metrics.confusion_matrix(toxic, flagged, labels=[False, True])
-    tn, fp, fn, tp = counts.ravel().tolist()
-    rng = np.random.default_rng(seed)
-    hits = (tp + fn) * rng.beta(tp + 0.5, fn + 0.5, DRAWS)
-    wrong = (fp + tn) * rng.beta(fp + 0.5, tn + 0.5, DRAWS)
-    low, high = np.quantile(2 * hits / (hits + wrong + tp + fn), [0.025, 0.975])
-    value = f1_score(flagged, toxic)
-    return Estimate(value, float(min(low, value)), float(max(high, value)), tp + fp + fn + tn)
+def in_counts(flagged, toxic) -> str:
+    """What a detector flags, in words: "190 of 200 toxic and 12 of 200 clean texts"."""
+    flagged, toxic = np.asarray(flagged, bool), np.asarray(toxic, bool)
+    sides = ((flagged[side].sum(), side.sum()) for side in (toxic, ~toxic))
+    (hits, positive), (wrong, negative) = sides
+    return f"{hits} of {positive} toxic and {wrong} of {negative} clean texts"
+
+
+def compared(values, rivals, toxic, groups, by: str = "f1", family: int = 1) -> Against:
+    """`against` on texts, for a single group too: then the difference has no interval.
+
+    values [texts] and rivals [rivals, texts]: flags for by="f1", scores for by="auroc".
+    """
+    n = len(values)
+    if (count := n_groups(groups, n)) > 1:
+        found = against(values, rivals, toxic, groups, family, by)
+        gap = found.difference
+        # Means of equal numbers differ in the last digit, which must not look like a width; and -0 is 0.
+        value, low, high = (round(x, 12) + 0.0 for x in gap[:3])
+        return found._replace(difference=gap._replace(value=value, low=low, high=high))
+    score = metrics.roc_auc_score if by == "auroc" else metrics.f1_score
+    value, *others = (float(score(toxic, row)) for row in (values, *rivals))
+    gap = Estimate(value - float(np.mean(others)), np.nan, np.nan, n, count, family)
+    return Against(gap, value, np.array(others))
 
 
 def best_threshold(scores, toxic) -> float:
@@ -201,30 +213,31 @@ def best_threshold(scores, toxic) -> float:
     return float(cuts[np.argmax(2 * tp / (flagged + toxic.sum()))])
 
 
-def stratified_auroc(scores, toxic, lengths, bins: int = 4, seed: int = 0) -> Estimate:
-    """AUROC among texts of like length: the mean over quantile bins of `lengths`, weighted by
-    the pairs of a toxic and a clean text in each. The interval
-    adds up the bootstrap intervals of the bins, which are independent.
+def shuffled_at_like_length(scores, lengths, draws: int, seed: int = 0, bins: int = 4):
+    """Scores shuffled among the texts of a quantile bin of lengths: [draws, texts].
 
-    ValueError where no bin has both labels.
+    What is left in them is what length tells of the scores.
     """
-    scores, toxic = np.asarray(scores, float), np.asarray(toxic, bool)
+    scores, lengths = np.asarray(scores), np.asarray(lengths)
     edges = np.unique(np.quantile(lengths, np.linspace(0, 1, bins + 1)[1:-1]))
     place = np.searchsorted(edges, lengths, side="left")
-    parts, weights = [], []
-    for i in np.unique(place):
-        here = place == i
-        if pairs := toxic[here].sum() * (~toxic[here]).sum():
-            parts.append(auroc(scores[here], toxic[here], seed + int(i)))
-            weights.append(pairs)
-    if not parts:
-        raise ValueError("no bin of lengths has toxic and clean texts; use fewer bins")
-    share = np.array(weights) / sum(weights)
-    value = float(share @ [p.value for p in parts])
-    # Bins are independent: variances of the weighted mean add up.
-    half = 0.5 * np.array([p.high - p.low for p in parts])
-    spread = float(np.sqrt(((share * half) ** 2).sum()))
-    return Estimate(value, max(0.0, value - spread), min(1.0, value + spread), len(scores))
+    out = np.tile(scores, (draws, 1))
+    for draw in range(draws):
+        rng = np.random.default_rng([seed, draw])
+        for here in (np.flatnonzero(place == i) for i in np.unique(place)):
+            out[draw, here] = scores[rng.permutation(here)]
+    return out
+
+
+def word(group: str) -> str:
+    """The word of a group "frame|word", "" where a group has no two parts."""
+    return group.partition("|")[2]
+
+
+def beginning(text: str, group: str = "") -> str:
+    """A text up to the word that its group names, else its first half."""
+    place = text.find(word(group)) if word(group) else -1
+    return text[: place if place > 0 else len(text) // 2].strip()
 
 
 def coverage(fires, order=None) -> np.ndarray:

@@ -9,10 +9,11 @@ from sklearn import metrics
 
 import qs_helpers as qs
 from qs_helpers.studies.toxicity import (
+    beginning,
     best_threshold,
     choose_rule,
+    compared,
     coverage,
-    f1,
     f1_score,
     fit_length,
     fit_logistic,
@@ -22,9 +23,11 @@ from qs_helpers.studies.toxicity import (
     fit_words,
     flags,
     greedy_order,
+    in_counts,
     rank,
-    stratified_auroc,
+    shuffled_at_like_length,
     strength,
+    word,
 )
 
 LANGUAGE = "en"
@@ -139,33 +142,52 @@ def test_scores_are_those_of_scikit_learn(n, seed):
     assert metrics.f1_score(toxic, scores > cut) == pytest.approx(max(tried), abs=1e-9)
 
 
-def test_f1_intervals_hold_the_true_f1():
-    """Detectors with known rates: the interval holds their F1 in 95 % of 200 samples, or nearly."""
-    inside = 0
-    for seed in range(200):
-        rng = np.random.default_rng(seed)
-        toxic = np.repeat([True, False], 100)
-        flagged = rng.random(200) < np.where(toxic, 0.9, 0.2)
-        found = f1(flagged, toxic, seed)
-        assert found.low <= found.value <= found.high
-        inside += found.low <= 2 * 90 / (90 + 20 + 100) <= found.high
-    assert 180 <= inside
-    perfect = f1([True] * 20 + [False] * 20, [True] * 20 + [False] * 20)
-    assert perfect.value == perfect.high == 1 and perfect.low < 0.97
+def test_comparisons_are_those_of_the_statistics_and_need_two_groups():
+    toxic = np.repeat([True, False], 20)
+    flagged, rival = np.arange(40) < 18, np.arange(40) < 25
+    groups = [f"text/{i}" for i in range(40)]
+    found = compared(flagged, [rival], toxic, groups)
+    gap = f1_score(flagged, toxic) - f1_score(rival, toxic)
+    assert found.value == pytest.approx(f1_score(flagged, toxic))
+    assert found.difference.value == pytest.approx(gap)
+    assert found.difference.low < found.difference.value < found.difference.high
+    same = compared(flagged, [flagged] * 7, toxic, groups)
+    assert same.difference[:3] == (0, 0, 0)
+    for by in ("f1", "auroc"):
+        several = compared(flagged, [rival, ~rival], toxic, groups, by, family=2)
+        alone = compared(flagged, [rival, ~rival], toxic, ["a"] * 40, by, family=2)
+        assert alone.value == pytest.approx(several.value)
+        assert alone.draws == pytest.approx(several.draws)
+        assert alone.difference.value == pytest.approx(several.difference.value)
+        assert alone.difference[3:6] == (40, 1, 2) and np.isnan(alone.difference.interval).all()
+    assert in_counts(flagged, toxic) == "18 of 20 toxic and 0 of 20 clean texts"
 
 
-def test_stratified_auroc_takes_length_out():
-    """A score that is length is worth nothing among texts of equal length."""
+def test_scores_shuffled_at_like_length_keep_what_length_tells_and_no_more():
     rng = np.random.default_rng(0)
     lengths = np.repeat([5, 10, 20, 40], 100)
     toxic = rng.random(400) < np.repeat([0.2, 0.4, 0.6, 0.8], 100)
-    scores = lengths + rng.random(400)
-    assert qs.auroc(scores, toxic).value > 0.7
-    found = stratified_auroc(scores, toxic, lengths)
-    assert found.low < 0.5 < found.high
-    assert stratified_auroc(toxic.astype(float), toxic, lengths).value == 1
-    with pytest.raises(ValueError, match="no bin of lengths"):
-        stratified_auroc([1.0, 2.0], [True, False], [1, 100], bins=2)
+
+    def rank_of(scores):
+        nulls = shuffled_at_like_length(scores, lengths, 19)
+        assert all(sorted(null) == sorted(scores) for null in nulls)
+        for length in (5, 40):
+            here = lengths == length
+            assert all(sorted(null[here]) == sorted(scores[here]) for null in nulls)
+        areas = [qs.auroc(null, toxic).value for null in nulls]
+        assert np.mean(areas) > 0.6  # length alone
+        return 1 + sum(area >= qs.auroc(scores, toxic).value for area in areas)
+
+    assert rank_of(lengths + rng.random(400)) > 1
+    assert rank_of(toxic + rng.random(400) + lengths / 40) == 1
+
+
+def test_words_and_beginnings_of_groups():
+    assert [word(group) for group in ("remark/1|a fool", "text/12", "")] == ["a fool", "", ""]
+    assert beginning("you are a fool, Anna", "remark/1|a fool") == "you are"
+    assert beginning("你是傻瓜") == "你是"
+    assert beginning("a fool you are", "remark/1|a fool") == "a fool"  # it begins with the word
+    assert beginning("good day", "remark/1|absent") == "good"
 
 
 def test_baselines_learn_what_they_can_see():

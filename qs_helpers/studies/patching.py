@@ -171,9 +171,9 @@ def recovered(
     brings, whose mean it is (float64 [pairs], NaN for pairs that do not count).
 
     ranked_on, judged_on: (prompts, sources), pairs of a discovery and of a test split; groups
-    [pairs] and family are those of the interval over the second. Components
-    are ranked by gradient times difference, the mean over the first; the sign is that of the
-    effect, so that a component that works against it comes last. ValueError if no pair counts.
+    [pairs] and family are those of the interval over the second. Components are ranked by gradient
+    times difference, the mean over the first; the sign is that of the effect, so that a component
+    that works against it comes last. ValueError if no pair counts.
     """
     order = _ranking(scope, basis, *ranked_on, layer, n, tokens)
     change = differences(scope, basis, *judged_on, layer, n)

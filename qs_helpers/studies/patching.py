@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize, pad
 
-from ..evidence.stats import ratio
 from ..fast.reuse import reuse_below
 from ..forward import batches, ends
 from ..hooks import edit
 from ..scoring import log_odds, token_odds
+from .tradeoff import quotient
 
 LEAST = 0.5  # nats between the two prompts of a pair
 BATCH = 128
@@ -156,13 +156,24 @@ def along(direction: Tensor) -> Basis:
 
 
 def recovered(
-    scope, basis: Basis, ranked_on, judged_on, layer: int, n: int, tokens: Tensor, sizes, seed=0
+    scope,
+    basis: Basis,
+    ranked_on,
+    judged_on,
+    layer: int,
+    n: int,
+    tokens: Tensor,
+    sizes,
+    groups=None,
+    family: int = 1,
 ) -> pd.DataFrame:
-    """One row a size: size, value with its interval over pairs, n (pairs that count).
+    """One row a size: size, the estimate of the share of the effect, and in "shares" what each pair
+    brings, whose mean it is (float64 [pairs], NaN for pairs that do not count).
 
-    ranked_on, judged_on: (prompts, sources), pairs of a discovery and of a test split. Components
-    are ranked by gradient times difference, the mean over the first; the sign is that of the
-    effect, so that a component that works against it comes last. ValueError if no pair counts.
+    ranked_on, judged_on: (prompts, sources), pairs of a discovery and of a test split; groups
+    [pairs] and family are those of the interval over the second. Components are ranked by gradient
+    times difference, the mean over the first; the sign is that of the effect, so that a component
+    that works against it comes last. ValueError if no pair counts.
     """
     order = _ranking(scope, basis, *ranked_on, layer, n, tokens)
     change = differences(scope, basis, *judged_on, layer, n)
@@ -170,14 +181,18 @@ def recovered(
     counts = np.abs(goal - plain) >= LEAST
     if not counts.any():
         raise ValueError(f"the odds of none of {len(counts)} pairs differ by {LEAST} nats")
+    alike = None if groups is None else np.asarray(groups)[counts]
     rows = []
     with reuse_below(scope.model):
         for size in sizes:
             kept = torch.zeros_like(change)
             kept[..., order[:size]] = change[..., order[:size]]
             odds = patched_odds(scope, judged_on[0], layer, basis.back(kept), tokens)
-            found = ratio((odds - plain)[counts], (goal - plain)[counts], seed=seed)
-            rows.append({"basis": basis.name, "size": int(size)} | found._asdict())
+            moved, whole = odds - plain, goal - plain
+            found = quotient(moved[counts], whole[counts], alike, family)
+            shares = np.where(counts, moved / whole[counts].mean(), np.nan)
+            row = {"basis": basis.name, "size": int(size), "shares": shares}
+            rows.append(row | found._asdict())
     return pd.DataFrame(rows)
 
 

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from ..evidence.stats import share
 from ..forward import ends, residuals
 from ..hooks import decoder_layers, edit, writers
 from ..loading import catalog
@@ -20,6 +19,7 @@ from ..loading.scope import Scope, load_scope
 from ..presets import preset_names
 from ..scoring import fvu, more_common, token_odds
 from ..steering import add, difference_of, project_out
+from .tradeoff import quotient
 
 # English openings are those that most published counts use; the others say the same.
 MARKERS = (
@@ -116,19 +116,23 @@ def refuses(answers: Sequence[str], markers: Sequence[str] = MARKERS) -> np.ndar
 def check_refuser(name: str, harmful: Sequence[bool], harmless: Sequence[bool]) -> None:
     """ValueError, with the numbers, unless at least 80 % of harmful prompts are refused and at most
     5 % of harmless ones: a base model, or one that refuses everything, has nothing to compare."""
-    bad, good = share(int(sum(harmful)), len(harmful)), share(int(sum(harmless)), len(harmless))
-    if bad.value < LEAST_REFUSED or good.value > MOST_REFUSED:
+    bad, good = np.mean(harmful), np.mean(harmless)
+    if bad < LEAST_REFUSED or good > MOST_REFUSED:
         raise ValueError(
-            f"{name} refuses {bad.value:.2f} of {bad.n} harmful and {good.value:.2f} of {good.n} "
-            f"harmless prompts; the comparison needs {LEAST_REFUSED} or more and {MOST_REFUSED} or "
-            "less: take a post-trained model that refuses these prompts, or other prompts"
+            f"{name} refuses {bad:.2f} of {len(harmful)} harmful and {good:.2f} of "
+            f"{len(harmless)} harmless prompts; the comparison needs {LEAST_REFUSED} or more and "
+            f"{MOST_REFUSED} or less: take a post-trained model that refuses these prompts, or "
+            "other prompts"
         )
 
 
 @torch.no_grad()
-def check_suite(scope, prompts, layers, most: float) -> tuple[list[int], pd.DataFrame]:
+def check_suite(
+    scope, prompts, layers, most: float, groups=None, family: int = 1
+) -> tuple[list[int], pd.DataFrame]:
     """The layers of which the suite can read this model's prompts, and the table behind it: layer,
-    FVU over all tokens but sinks, FVU over the last tokens (where the model decides), reads.
+    FVU over all tokens but sinks, reads, and FVU over the last tokens (where the model decides) as
+    value with its interval over `groups` [prompts].
 
     A suite that was trained on another model may explain most tokens and yet nothing of the last
     one. A layer is read if both FVUs are at most `most`.
@@ -139,9 +143,14 @@ def check_suite(scope, prompts, layers, most: float) -> tuple[list[int], pd.Data
         x, keep, text = (torch.cat(column) for column in zip(*columns, strict=True))
         last = torch.cat([text[1:] != text[:-1], torch.tensor([True])])
         made = scope.sae(layer).by_columns().reconstruct(x)
-        both = [fvu(x, made, mask) for mask in (keep, last)]
-        table.append((layer, *both, max(both) <= most))
-    table = pd.DataFrame(table, columns=["layer", "FVU", "FVU, last token", "reads"])
+        ends, read = x[last].double(), made[last].double()
+        errors, spread = (ends - read).square().sum(1), (ends - ends.mean(0)).square().sum(1)
+        alike = None if groups is None else np.asarray(groups)[text[last].cpu().numpy()]
+        found = quotient(errors.cpu(), spread.cpu(), alike, family)
+        whole = fvu(x, made, keep)
+        row = {"layer": layer, "FVU": whole, "reads": max(whole, found.value) <= most}
+        table.append(row | found._asdict())
+    table = pd.DataFrame(table).drop(columns="effective")
     return table.layer[table.reads].tolist(), table
 
 

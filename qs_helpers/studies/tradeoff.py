@@ -1,19 +1,18 @@
 """Notebook 06. Interventions compared at equal effect: what each costs where all do the same.
 
 Between two neighbouring doses, and between no edit and the smallest, cost is interpolated
-linearly. Intervals are percentile bootstraps over prompts, or over groups of like prompts, which
-are no independent samples. Both kinds of prompts are drawn at once; the same draws serve all
-curves of a comparison, so that gaps are paired.
+linearly. Intervals are those of `evidence.stats`, over groups of like prompts. Both kinds of
+prompts are drawn at once, and the same draws serve all curves of a comparison, so that gaps are
+paired.
 """
 
-import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from ..evidence.stats import DRAWS, Estimate
+from ..evidence.stats import Estimate, _bootstrapped, n_groups, ratio
 
 
 def cheapest(tried: pd.DataFrame, reduction: float) -> pd.Series | None:
@@ -50,62 +49,78 @@ class Curve(NamedTuple):
     """[doses, other prompts]: what it costs on prompts that should not change"""
     plain: np.ndarray
     """[prompts]: the outcome without an edit"""
-    groups: tuple[np.ndarray, np.ndarray] | None = None
-    """names of the groups of both kinds of prompts, drawn as a whole; None: each prompt alone"""
+    groups: tuple[Sequence[str], Sequence[str]] | None = None
+    """labels of the groups of both kinds of prompts; None: each prompt is its own group"""
 
     def reached(self) -> float:
         """The largest reduction of the outcome, as a share of the plain one."""
         return float(1 - self.outcome.mean(1).min() / self.plain.mean())
 
+    def costs(self, reductions: Sequence[float]) -> np.ndarray:
+        """The mean cost at each reduction (0.5: half of the outcomes are gone); NaN beyond."""
+        effect = 1 - self.outcome.mean(1) / self.plain.mean()
+        return interpolated(effect, self.cost.mean(1), reductions)
 
-def cost_at(curve: Curve, reductions: Sequence[float], seed: int = 0) -> list[Estimate]:
-    """The mean cost at each reduction (0.5: half of the outcomes are gone). NaN where the curve
-    does not get there; no interval where more than 5 % of the draws do not."""
-    return [_estimate(column, curve) for column in _drawn(curve, reductions, seed).T]
+
+def cost_at(curve: Curve, reduction: float) -> Estimate:
+    """The mean cost at a reduction. NaN where the curve does not get there; no interval where
+    more than 5 % of the draws do not, or where there is one group only."""
+    return _estimate(lambda points: interpolated(*points[0], [reduction])[:, 0], [curve])
 
 
-def area(curve: Curve, most: float, seed: int = 0) -> Estimate:
+def area(curve: Curve, most: float) -> Estimate:
     """The cost, averaged over reductions from 0 to `most`: the area under the Pareto curve over
     its width. NaN if the curve does not get there."""
-    return _estimate(_drawn(curve, np.linspace(0, most, 50), seed).mean(1), curve)
+    levels = np.linspace(0, most, 50)
+    return _estimate(lambda points: interpolated(*points[0], levels).mean(1), [curve])
 
 
-def cost_gap(first: Curve, second: Curve, reduction: float, seed=0, tests=1) -> Estimate:
+def cost_gap(first: Curve, second: Curve, reduction: float, family: int = 1) -> Estimate:
     """Cost of the first minus that of the second at an equal reduction, in paired draws.
 
-    tests: how many such gaps are judged together; the interval then covers all of them with 95 %
-    (Bonferroni). ValueError if the curves are not over the same numbers of prompts.
+    family: how many such gaps are judged together. ValueError if the curves are not over the same
+    numbers of prompts.
     """
     sizes = [(curve.outcome.shape[1], curve.cost.shape[1]) for curve in (first, second)]
     if sizes[0] != sizes[1]:
         raise ValueError("the two curves were measured on different prompts; use the same")
-    both = [_drawn(curve, [reduction], seed)[:, 0] for curve in (first, second)]
-    return _estimate(both[0] - both[1], first, tests)
+
+    def gap(points):
+        one, other = (interpolated(*point, [reduction])[:, 0] for point in points)
+        return one - other
+
+    return _estimate(gap, [first, second], family)
 
 
-def _drawn(curve: Curve, reductions: Sequence[float], seed: int) -> np.ndarray:
-    """Interpolated costs, [1 + DRAWS, reductions]; row 0 is the sample itself."""
-    groups = curve.groups or (range(curve.outcome.shape[1]), range(curve.cost.shape[1]))
-    w, v = (_weights(tuple(names), seed + i) for i, names in enumerate(groups))
-    plain = w @ curve.plain
-    with np.errstate(divide="ignore", invalid="ignore"):
-        effect = 1 - (w @ curve.outcome.T) / plain[:, None]
-    return interpolated(effect, v @ curve.cost.T, reductions)
+def quotient(top, bottom, groups=None, family: int = 1) -> Estimate:
+    """`ratio` of numbers [samples]; without an interval where there is one group only."""
+    top, bottom = np.asarray(top, float), np.asarray(bottom, float)
+    if (count := n_groups(groups, len(top))) > 1:
+        return ratio(top, bottom, groups, family)
+    return Estimate(float(top.sum() / bottom.sum()), np.nan, np.nan, len(top), count, family)
 
 
-@functools.lru_cache(maxsize=4)
-def _weights(groups: tuple, seed: int) -> np.ndarray:
-    """Shares of prompts, [1 + DRAWS, prompts]: all alike, then in each draw of whole groups."""
-    names, place = np.unique(np.asarray(groups), return_inverse=True)
-    rng = np.random.default_rng(seed)
-    drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), DRAWS)
-    weights = np.vstack([np.ones(len(names)), drawn])[:, place]
-    return weights / weights.sum(1, keepdims=True)
+def _estimate(statistic: Callable, curves: Sequence[Curve], family: int = 1) -> Estimate:
+    """A statistic of the points of curves: of each (reductions, costs), both [draws, doses]."""
+    first = curves[0]
+    sizes = bad, good = first.outcome.shape[1], first.cost.shape[1]
+    labels = None if first.groups is None else np.concatenate(first.groups)
+    groups = min(map(n_groups, first.groups or (None, None), sizes))
 
+    def points(curve: Curve, weights: np.ndarray):
+        w, v = weights[:, :bad], weights[:, bad:]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            effect = 1 - (w @ curve.outcome.T) / (w @ curve.plain)[:, None]
+            return effect, (v @ curve.cost.T) / v.sum(1, keepdims=True)
 
-def _estimate(drawn: np.ndarray, curve: Curve, tests: int = 1) -> Estimate:
-    low = high = np.nan
-    reached = drawn[1:][np.isfinite(drawn[1:])]
-    if np.isfinite(drawn[0]) and len(reached) >= 0.95 * (len(drawn) - 1):
-        low, high = np.quantile(reached, [0.025 / tests, 1 - 0.025 / tests])
-    return Estimate(float(drawn[0]), float(low), float(high), curve.cost.shape[1])
+    def reached(weights: np.ndarray) -> np.ndarray:
+        drawn = statistic([points(curve, weights) for curve in curves])
+        known = drawn[np.isfinite(drawn)]
+        return known if len(known) >= 0.95 * len(drawn) else np.array([np.nan])
+
+    value = float(reached(np.ones((1, sum(sizes))))[0])
+    found = Estimate(value, np.nan, np.nan, good, groups, family)
+    if not np.isfinite(value) or groups < 2:
+        return found
+    drawn = _bootstrapped(value, reached, labels, sum(sizes), family)
+    return found._replace(low=drawn.low, high=drawn.high)

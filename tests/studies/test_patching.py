@@ -85,15 +85,19 @@ def test_patching_everything_recovers_the_effect_at_the_first_layer_of_the_decis
     sides = [[scope.chat(r.text) for r in side] for side in zip(*pairs, strict=True)]
     n = template_tokens(scope)
     last = scope.n_layers - 1
-    table = recovered(
-        scope, coordinates(), sides, sides, last, n, tokens, [0, 1, 128], seed=0
-    ).set_index("size")
+    table = recovered(scope, coordinates(), sides, sides, last, n, tokens, [0, 1, 128]).set_index(
+        "size"
+    )
+    for shares, value in zip(table.shares, table.value, strict=True):
+        assert len(shares) == 8 and np.nanmean(shares) == pytest.approx(value)
     assert table.value[0] == 0 and table.value[128] == pytest.approx(1, abs=1e-3)
     assert list(table.n) == [8] * 3
     # In any orthogonal basis, all components make the whole.
     square = torch.randn(128, 128, generator=torch.Generator().manual_seed(0))
     rotated = coordinates(torch.linalg.qr(square)[0])
-    whole = recovered(scope, rotated, sides, sides, last, n, tokens, [128])
+    alike = [f"frame {i % 4}" for i in range(8)]
+    whole = recovered(scope, rotated, sides, sides, last, n, tokens, [128], alike, 2)
+    assert whole.groups.item() == 4 and whole.family.item() == 2
     assert whole.value.item() == pytest.approx(1, abs=1e-3)
 
 

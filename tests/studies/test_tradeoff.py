@@ -4,7 +4,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from qs_helpers.studies.tradeoff import Curve, area, cheapest, cost_at, cost_gap, interpolated
+from qs_helpers.studies.tradeoff import (
+    Curve,
+    area,
+    cheapest,
+    cost_at,
+    cost_gap,
+    interpolated,
+    quotient,
+)
 
 
 @pytest.fixture
@@ -34,11 +42,12 @@ def test_cost_between_doses_is_interpolated():
 
 
 def test_cost_at_equal_reduction_has_an_interval_that_holds_it(curve):
-    (half,) = cost_at(curve, [0.5])
+    half = cost_at(curve, 0.5)
     reductions = 1 - curve.outcome.mean(1)
     assert half.value == pytest.approx(interpolated(reductions, curve.cost.mean(1), 0.5))
-    assert half.low < half.value < half.high and half.n == 150
-    (never,) = cost_at(curve, [0.999])
+    assert half.low < half.value < half.high and half.n == half.groups == 150
+    assert curve.costs([0.5, 0.999]) == pytest.approx([half.value, np.nan], nan_ok=True)
+    never = cost_at(curve, 0.999)
     assert np.isnan(never.value) and curve.reached() == pytest.approx(reductions.max())
 
 
@@ -54,24 +63,49 @@ def test_gap_is_paired(curve):
 
 
 def test_groups_are_drawn_as_a_whole(curve):
-    alike = np.repeat(np.arange(30), 5)
     cost = np.repeat(np.random.default_rng(1).exponential(1, (2, 30)), 5, axis=1)
     alone = Curve(curve.outcome, cost, curve.plain)
-    grouped = alone._replace(groups=(np.arange(200), alike))
-    widths = [e.high - e.low for e in (cost_at(c, [0.5])[0] for c in (alone, grouped))]
-    assert widths[1] > 1.5 * widths[0]
-    assert cost_at(alone, [0.5])[0].value == cost_at(grouped, [0.5])[0].value
+    own, alike = [f"harmful {i}" for i in range(200)], [f"harmless {i // 5}" for i in range(150)]
+    grouped = alone._replace(groups=(own, alike))
+    found = [cost_at(c, 0.5) for c in (alone, grouped)]
+    widths = [e.high - e.low for e in found]
+    assert widths[1] > 1.5 * widths[0] and found[0].value == found[1].value
+    assert found[1].groups == 30
 
 
-def test_several_gaps_have_wider_intervals(curve):
+def test_frames_and_words_cross_and_the_fewer_count(curve):
+    groups = [[f"frame {i % 9}|word {i % 31}" for i in range(n)] for n in (200, 150)]
+    found = cost_at(curve._replace(groups=tuple(groups)), 0.5)
+    assert found.groups == 9 and found.low < found.value < found.high
+    one = cost_at(curve._replace(groups=(["same"] * 200, ["same"] * 150)), 0.5)
+    assert one.groups == 1 and np.isfinite(one.value) and np.isnan(one.low)
+
+
+def test_a_family_of_gaps_has_wider_intervals(curve):
     other = Curve(curve.outcome, curve.cost[:, ::-1], curve.plain)
-    one, four = (cost_gap(curve, other, 0.5, tests=n) for n in (1, 4))
-    assert four.low < one.low < one.value < one.high < four.high
+    one, four = (cost_gap(curve, other, 0.5, family=n) for n in (1, 4))
+    assert four.low < one.low < one.value < one.high < four.high and four.family == 4
+
+
+def test_the_interval_covers_the_true_cost():
+    rng, hits = np.random.default_rng(5), 0
+    for _ in range(60):
+        plain = np.ones(60)
+        outcome = (rng.random((1, 60)) < 0.4).astype(float)
+        found = cost_at(Curve(outcome, rng.exponential(1, (1, 40)), plain), 0.3)
+        hits += found.low <= 0.5 <= found.high
+    assert hits >= 53
+
+
+def test_a_quotient_of_one_group_has_no_interval():
+    known, one = quotient([1, 2], [2, 4], ["a", "b"]), quotient([1, 2], [2, 4], ["a", "a"], 3)
+    assert known.value == one.value == 0.5 and known.low == 0.5
+    assert np.isnan(one.low) and (one.groups, one.family) == (1, 3)
 
 
 def test_a_reduction_that_many_draws_miss_has_no_interval(curve):
     edge = float(curve.reached())
-    found = cost_at(curve, [edge])[0]
+    found = cost_at(curve, edge)
     assert np.isfinite(found.value) and np.isnan(found.low) and np.isnan(found.high)
 
 

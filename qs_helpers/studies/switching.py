@@ -5,12 +5,17 @@ French cannot be told by script. Code, LaTeX, links and what is copied from the 
 nor do digits and punctuation of any width.
 """
 
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
+import numpy as np
 import regex
 import torch
 from torch import Tensor
 
+from ..controls import matched_features
 from ..writing import SCRIPTS
 
 SCRIPTS_OF = {
@@ -88,3 +93,70 @@ def foreign_ids(scope, scripts: tuple[str, ...]) -> Tensor:
         if i not in special and pattern.search(scope.tokenizer.decode([i]))
     ]
     return torch.tensor(found, dtype=torch.int64)
+
+
+@contextmanager
+def logit_mask(scope, ids: Tensor | None) -> Iterator[None]:
+    """In the block the model gives tokens `ids` no probability, when it reads too; None: no mask.
+
+    Text that holds one of them then has an infinite cross-entropy.
+    """
+
+    def mask(module, args, logits: Tensor) -> Tensor:
+        return logits if ids is None else logits.index_fill(-1, ids.to(logits.device), -torch.inf)
+
+    handle = scope.model.get_output_embeddings().register_forward_hook(mask)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def alike_places(
+    texts: Sequence[Sequence[int]],
+    places: Sequence[int],
+    others: Sequence[Sequence[int]],
+    lead: int = 1,
+) -> list[tuple[int, int] | None]:
+    """For a place in each text, one in other texts that comes after the same token.
+
+    texts, others: token ids; places: a position in each of `texts`, with `lead` tokens before it
+    or more. Of the places in `others`, the one before which most tokens are the same (four at
+    most) is taken, then the one nearest in distance from the start; none twice. Returns (number of
+    the other text, position) for each text; None where there is none, or its place comes too early.
+    """
+    after = defaultdict(set)
+    for number, ids in enumerate(others):
+        for place in range(max(lead, 1), len(ids)):
+            after[ids[place - 1]].add((number, place))
+
+    def alike(ids, place, number, other) -> int:
+        pairs = zip(ids[:place][:-5:-1], others[number][:other][:-5:-1], strict=False)
+        return next((i for i, (a, b) in enumerate(pairs) if a != b), 4)
+
+    found: list[tuple[int, int] | None] = []
+    for ids, place in zip(texts, places, strict=True):
+        free = after[ids[place - 1]] if place >= max(lead, 1) else set()
+        best = max(
+            free, key=lambda at: (alike(ids, place, *at), -abs(at[1] - place), at), default=None
+        )
+        free.discard(best)
+        found.append(best)
+    return found
+
+
+def matched_set(density: np.ndarray, features: Sequence[int], seed: int = 0) -> np.ndarray:
+    """Other live features that fire as often as these, one for each and none twice: int64.
+
+    density: share of tokens on which each feature fires, [d_sae]. A feature that does not fire is
+    matched as if it were the rarest that does. Fewer where too few features are live.
+    """
+    live = np.flatnonzero(density > 0)
+    rarest = int(live[density[live].argmin()])
+    own, taken = {int(f) for f in features}, []
+    count = min(2 * len(features), len(live) - 1)
+    for i, feature in enumerate(features):
+        feature = int(feature) if density[feature] > 0 else rarest
+        near = matched_features(density, feature, count, seed=1000 * seed + i)
+        taken += [f for f in near.tolist() if f not in own and f not in taken][:1]
+    return np.array(taken, dtype=np.int64)

@@ -1,9 +1,18 @@
 """Switches of script on labelled strings, in the tiny world and as tokens."""
 
+import numpy as np
 import pytest
+import torch
 
 import qs_helpers as qs
-from qs_helpers.studies.switching import foreign_ids, foreign_token, switching
+from qs_helpers.studies.switching import (
+    alike_places,
+    foreign_ids,
+    foreign_token,
+    logit_mask,
+    matched_set,
+    switching,
+)
 from qs_helpers.tiny import corpus, judge
 
 
@@ -77,3 +86,42 @@ def test_foreign_ids(scope):
     assert not latin & set(scope.tokenizer.all_special_ids)
     assert set(scope.ids(["book the cook"])[0]) <= latin
     assert not set(scope.ids(["老师读书。123"])[0]) & latin
+
+
+def test_a_logit_mask_forbids_tokens_when_reading_and_leaves_no_trace(scope):
+    texts, latin = ["老师读书。医生买鱼。", "the cook buys bread."], foreign_ids(scope, ("Latin",))
+    before = qs.text_nats(scope, texts)
+    with logit_mask(scope, latin):
+        own, english = qs.text_nats(scope, texts)
+    assert own < before[0] and english == np.inf  # what is forbidden is shared among the others
+    with logit_mask(scope, None):
+        assert (qs.text_nats(scope, texts) == before).all()
+    with pytest.raises(RuntimeError), logit_mask(scope, latin):
+        raise RuntimeError
+    assert (qs.text_nats(scope, texts) == before).all()
+    ids = scope.tokens(texts[0])["input_ids"]
+    with logit_mask(scope, latin), torch.no_grad():
+        assert scope.model(ids).logits[..., latin].isneginf().all()
+
+
+def test_alike_places_come_after_the_same_tokens():
+    others = [[1, 2, 3, 4, 5], [9, 2, 3, 8, 8, 8, 3, 7]]
+    assert alike_places([[1, 2, 3, 6]], [3], others) == [(0, 3)]  # 1 2 3 before it
+    assert alike_places([[0, 0, 0, 0, 0, 3, 6]], [6], others) == [(1, 7)]  # nearest to the sixth
+    assert alike_places([[1, 2, 3, 6]] * 4, [3] * 4, others) == [(0, 3), (1, 3), (1, 7), None]
+    assert alike_places([[1, 7, 6], [4, 6]], [2, 1], others) == [None, (0, 4)]
+    assert alike_places([[4, 6], [1, 2, 3, 6]], [1, 3], others, lead=2) == [None, (0, 3)]
+    assert alike_places([], [], others) == [] and alike_places([[1, 2]], [1], []) == [None]
+
+
+def test_a_matched_set_fires_as_often_and_holds_nothing_twice():
+    density = np.linspace(0, 1, 400).round(4)  # feature 0 is dead
+    own = [0, 5, 6, 7, 200, 390]
+    for seed in range(5):
+        drawn = matched_set(density, own, seed)
+        assert len(drawn) == len(own) == len({*drawn.tolist()} - {*own})
+        assert np.abs(density[drawn] - density[own]).max() < 0.11
+    assert (matched_set(density, own, 1) == matched_set(density, own, 1)).all()
+    assert (matched_set(density, own, 1) != matched_set(density, own, 2)).any()
+    few = np.array([0.1, 0.2, 0.3, 0.0, 0.0])
+    assert matched_set(few, [0, 1]).tolist() == [2]

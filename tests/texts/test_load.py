@@ -9,8 +9,6 @@ import types
 import pandas as pd
 import papermill
 import pytest
-
-from qs_helpers.presets import project_root
 from qs_helpers.studies.data import (
     SPLITS,
     Record,
@@ -24,6 +22,8 @@ from qs_helpers.studies.data import (
     tiny_texts,
     tiny_twins,
 )
+
+from qs_helpers.presets import project_root
 from qs_helpers.tiny import corpus
 
 

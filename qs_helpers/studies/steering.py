@@ -18,7 +18,7 @@ from ..scoring import cross_entropy, firing_gap, more_common, nearest, text_nats
 from ..steering import Scale
 from ..writing import UNITS, loops
 
-MATCHED = 20  # features that fire as often as one that is tried
+MATCHED, SHUFFLES = 20, 10  # other features that are tried beside one
 Texts = Sequence[str]
 # Scores of texts that were written after prompts: a number from 0 to 1 for each text.
 Score = Callable[[Texts, Texts], Sequence[float]]
@@ -229,7 +229,7 @@ class Knob(NamedTuple):
     nulls: Tensor
     """null draws [draws, d_model]: used in its place with equal |x' - x| at every token"""
     matched: Mapping[str, Tensor] = {}
-    """for a feature: others that fire as often, name to [d_model]"""
+    """for a feature: others to compare it with, name to [d_model]"""
     how: str = "add"
     """"add" after the layer, or "ablate" from everything that is written to the stream"""
 
@@ -244,19 +244,20 @@ class Knob(NamedTuple):
 
 
 def feature_knob(scope, name, layer, feature, dose, density, fires, near, draws, seed=0) -> Knob:
-    """A feature's column of W_dec. Null draws: features that the choice by firing contrast finds
-    for shuffled labels (`fires`: the two tables of `firing_contrast`).
+    """A feature's column of W_dec. Null draws: random directions.
 
     Matched: 20 random live features that fire as often (`density`: share of tokens, as
-    `Scan.density` gives it). Neighbours: the column most like it in each layer of `near`.
+    `Scan.density` gives it), and those that the choice by firing contrast finds for 10 shuffles of
+    the labels (`fires`: the two tables of `firing_contrast`). Neighbours: the column most like it
+    in each layer of `near`.
     """
     columns = scope.sae(layer).direction
-    others = matched_features(density, feature, MATCHED, seed)
-    matched = dict(zip((f"feature {f}" for f in others), columns(others), strict=True))
+    others = [*matched_features(density, feature, MATCHED, seed)]
+    others += [*shuffled_choice(*fires, SHUFFLES, seed)]
+    matched = {f"feature {f}": columns(int(f))[0] for f in others if f != feature}
     around = {n: int(nearest(scope, layer, feature, 1, other=n).feature[0]) for n in near}
     neighbours = {n: scope.sae(n).direction(f)[0] for n, f in around.items()}
-    nulls = columns(shuffled_choice(*fires, draws, seed))
-    own = columns(feature)[0]
+    nulls, own = random_directions(draws, scope.d_model, seed), columns(feature)[0]
     return Knob(f"{name} (feature {feature})", layer, own, dose, neighbours, nulls, matched)
 
 
@@ -289,32 +290,32 @@ def try_knob(
     outcome: Score,
     rephrased: Texts,
     kept: Score,
+    drawn: np.ndarray | None = None,
     **options,
 ) -> KnobTrial:
     """Generate with and without an edit and all its controls, and score the texts.
 
     outcome and kept are given (texts, prompts) and return a number for each text; rephrased: each
-    prompt in other words; options: of `generate`. ValueError without prompts or null draws.
+    prompt in other words; drawn: the outcome under the null draws [draws, prompts], where an edit
+    of the same layer and dose had the same ones; options: of `generate`. ValueError without
+    prompts or null draws.
     """
     if not len(prompts) or len(prompts) != len(rephrased):
         raise ValueError(f"{len(prompts)} prompts, {len(rephrased)} rephrased: give as many")
     if not len(knob.nulls):
         raise ValueError(f"{knob.name!r} has no null draws, so its effect has no meaning")
-    # The choice for shuffled labels finds some features more than once: each writes once.
-    nulls, place = torch.unique(knob.nulls, dim=0, return_inverse=True)
     arms = knob.own() + [Arm(n, knob.dose, v) for n, v in knob.neighbours.items()]
-    arms += knob.instead([*nulls, *knob.matched.values()])
+    arms += knob.instead([*knob.matched.values(), *(knob.nulls if drawn is None else ())])
     before, after, *others = sweep(scope, prompts, scales, arms, knob.how, **options)
     again = sweep(scope, rephrased, scales, knob.own(), knob.how, **options)
-    near, others = others[: len(knob.neighbours)], others[len(knob.neighbours) :]
     hits = [np.asarray(outcome(texts, prompts), float) for texts in others]
     columns = {"before": outcome(before, prompts), "after": outcome(after, prompts)}
     columns |= {"kept before": kept(before, prompts), "kept": kept(after, prompts)}
     for name, texts in zip(("rephrased before", "rephrased"), again, strict=True):
         columns[name] = outcome(texts, rephrased)
-    for layer, texts in zip(knob.neighbours, near, strict=True):
-        columns[f"layer {layer}"] = outcome(texts, prompts)
-    values = (float(row.mean()) for row in hits[len(nulls) :])
-    matched = dict(zip(knob.matched, values, strict=True))
-    scored = pd.DataFrame(columns).astype(float)
-    return KnobTrial(knob, scored, np.stack(hits[: len(nulls)])[place], matched)
+    near, of_others = hits[: len(knob.neighbours)], hits[len(knob.neighbours) :]
+    columns |= {f"layer {n}": row for n, row in zip(knob.neighbours, near, strict=True)}
+    values = (float(row.mean()) for row in of_others)
+    matched = dict(zip(knob.matched, values, strict=False))
+    nulls = np.stack(of_others[len(matched) :]) if drawn is None else drawn
+    return KnobTrial(knob, pd.DataFrame(columns).astype(float), nulls, matched)

@@ -179,10 +179,10 @@ def check_value(name: str, value: Any, preset: Preset) -> None:
         raise ValueError("LANGUAGES is empty; give codes such as [en, zh]")
     if name in ("MODELS", "SUITES"):
         _check_scopes(name, value, preset)
-    if name in SOURCES and (not value or isinstance(value, list) and len(value) > 2):
+    if name in SOURCES and (not value or value[:1] == "[" or type(value) is list and value[2:]):
         raise ValueError(
-            f"{name} = {value!r}: give tiny, a csv, jsonl or txt file, or a Hub dataset; of "
-            "labelled texts also two, the positive label first"
+            f"{name} = {value!r}: give tiny, a csv, jsonl or txt file, or a Hub dataset; two of "
+            "them, [harmful, harmless], only to a notebook that takes a list (--only)"
         )
     if type(value) not in (int, float):
         return

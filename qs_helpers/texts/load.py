@@ -62,19 +62,20 @@ def load_texts(
         two = f", or two, the {labels[0]} first" if labels else ""
         raise ValueError(f"{len(sources)} sources of {kind}; give one{two}")
     check_columns(columns := dict(columns or {}))
+    name, left = " and ".join(map(_name, sources)), Counter()
     world, _, part = sources[0].partition(":")
-    if world == "tiny" and len(sources) == 1:
-        texts, left = micro_texts(kind, part, languages, n, seed), Counter()
+    if world == "tiny" and len(sources) == 1:  # its splits are its own
+        texts = micro_texts(kind, part, languages, n, seed)
     else:
-        left = Counter()
+        wanted = [split for split in n if n[split]] if isinstance(n, Mapping) else []
         found = _found(sources, kind, languages, columns, left)
         texts, beyond = sample(found, labels, most, seed)
-        _check_labels(" and ".join(map(_name, sources)), texts, labels, languages)
-        wanted = [split for split in n if n[split]] if isinstance(n, Mapping) else []
+        _check_labels(name, texts, labels, languages)
         texts, dropped = split_texts(texts, seed, labels, wanted)
-        texts, left = _drawn(texts, n, labels, seed), left + beyond + dropped
-        _check_splits(texts, wanted)
-    print(_summary(" and ".join(map(_name, sources)), kind, texts, left, languages))
+        left += beyond + dropped
+        _check_splits(name, texts, wanted, left)
+        texts = _drawn(texts, n, labels, seed)
+    print(_summary(name, kind, texts, left, languages))
     return texts
 
 
@@ -180,13 +181,19 @@ def _drawn(texts: list[Text], n, labels: Sequence[str], seed: int) -> list[Text]
     return sorted(kept, key=lambda t: (t.language, order[t.split], by_label.get(t.label, 0)))
 
 
-def _check_splits(texts: list[Text], wanted: Iterable[str]) -> None:
+def _check_splits(name: str, texts: list[Text], wanted: Iterable[str], left: Counter) -> None:
+    if not texts:
+        raise ValueError(f"{name}: nothing is left; there were {_said(left)}")
     have = {(text.language, text.split) for text in texts}
     for language in sorted({text.language for text in texts}):
         for split in wanted:
             if (language, split) not in have:
-                name = f"language {language!r}" if language else "the source"
+                name = f"language {language!r}" if language else name
                 raise ValueError(f"{name} has no text for {split}; give more texts, or groups")
+
+
+def _said(left: Counter) -> str:
+    return ", ".join(f"{n} {why}" for why, n in sorted(left.items()) if why != UNSAID)
 
 
 def _summary(name: str, kind: str, texts: list[Text], left: Counter, languages) -> str:
@@ -201,10 +208,9 @@ def _summary(name: str, kind: str, texts: list[Text], left: Counter, languages) 
     parts += [counts("language") if spoken != {""} else "", counts("split", SPLITS)]
     parts.append(f"{len({text.group for text in texts})} groups")
     lines = ["; ".join(part for part in parts if part)]
-    unsaid = left.pop(UNSAID, 0)
-    if left:
-        lines.append("left out: " + ", ".join(f"{n} {why}" for why, n in sorted(left.items())))
-    said = [f"{unsaid} {UNSAID} count as {languages[0]}"] if unsaid else []
+    if _said(left):
+        lines.append("left out: " + _said(left))
+    said = [f"{left[UNSAID]} {UNSAID} count as {languages[0]}"] if left[UNSAID] else []
     if absent := [language for language in languages if language not in spoken]:
         said.append(f"no text in {', '.join(absent)}")
     own = sum(text.group == own_group(text.text) for text in texts)

@@ -1,6 +1,7 @@
 """Texts of the generated micro-world, which comes with its languages, labels, groups and splits."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from ..presets import nearest
 from ..tiny import corpus, judge
@@ -26,10 +27,8 @@ def micro_texts(
     remarks     "frame|word": no frame and no word is in two splits
     requests    "frame|verb": likewise
     """
-    known = {"remarks": corpus.remarks, "requests": corpus.requests, "passages": None}
-    known |= {"openings": None, "questions": None}
-    if kind not in known:
-        raise ValueError(f"tiny has no {kind}; it has {', '.join(sorted(known))}")
+    if kind not in KINDS:
+        raise ValueError(f"tiny has no {kind}; it has {', '.join(KINDS)}")
     if part and (kind != "passages" or part not in DOCUMENTS):
         hint = nearest(part, DOCUMENTS) if kind == "passages" else f"for {kind} say tiny"
         raise ValueError(f"source 'tiny:{part}': {hint}")
@@ -42,30 +41,35 @@ def micro_texts(
     out = []
     for language in languages:
         for split, count in n.items():
-            if known[kind]:
-                made = known[kind](language, split, count, seed)
-            elif kind == "passages":
-                kinds = [part] if part else None
-
-                def make(n, split=split, kinds=kinds, language=language):
-                    return corpus.documents(n, split, seed, kinds, (language,))
-
-                made = _distinct(make, count, seen)
-            else:
-
-                def make(n, split=split, language=language):
-                    return corpus.continuations(language, split, n, seed)
-
-                made = _distinct(make, count, seen)
+            draw = partial(KINDS[kind], language, split, seed=seed)
+            if part:
+                draw = partial(draw, kinds=[part])
+            labelled = kind in ("remarks", "requests")
+            made = draw(count) if labelled else _distinct(draw, count, seen)
             out += [from_micro(text, kind) for text in made]
     return out
 
 
-def _distinct(make: Callable[[int], list], n: int, seen: set[str]) -> list:
-    """The first n of the texts that make(more) begins with which are not in `seen`; adds them."""
+def _passages(language: str, split: str, n: int, seed: int, kinds=None) -> list[corpus.Text]:
+    return corpus.documents(n, split, seed, kinds, (language,))
+
+
+KINDS = {
+    "openings": corpus.continuations,
+    "passages": _passages,
+    "questions": corpus.continuations,
+    "remarks": corpus.remarks,
+    "requests": corpus.requests,
+}
+
+
+def _distinct(draw: Callable[[int], list], n: int, seen: set[str]) -> list:
+    """The first n texts that are not in `seen`, of those that draw(more) begins with; adds them."""
     for more in (n, 2 * n, 4 * n, 8 * n):
-        found = {normal(text.text): text for text in reversed(make(more))}
-        new = [name for name in reversed(found) if name not in seen][:n]
+        found: dict = {}
+        for text in draw(more):
+            found.setdefault(normal(text.text), text)
+        new = [name for name in found if name not in seen][:n]
         if len(new) == n:
             break
     seen.update(new)

@@ -53,9 +53,7 @@ def load_texts(
     """
     if kind not in KINDS:
         raise ValueError(f"there is no kind {kind!r}; {nearest(kind, KINDS)} ({', '.join(KINDS)})")
-    for split in n if isinstance(n, Mapping) else ():
-        if split not in SPLITS:
-            raise ValueError(f"n: there is no split {split!r}; {nearest(split, SPLITS)}")
+    _check_named(n if isinstance(n, Mapping) else ())
     sources = [source] if isinstance(source, str | Path) else list(source)
     sources, labels = [str(one) for one in sources], KINDS[kind]
     if len(sources) != 1 and not (len(sources) == 2 and labels):
@@ -88,6 +86,7 @@ def load_pairs(
     part of the group) where it has both labels; the rest are paired in order of length. Errors are
     those of `load_texts`.
     """
+    _check_named([split])
     if source in ("tiny", ["tiny"]):
         return [
             tuple(from_micro(text, "requests") for text in pair)
@@ -151,6 +150,12 @@ def _rows(source: str, kind: str, label: str, languages) -> Iterator[tuple[str, 
             f".txt files, the {KINDS[kind][0]} one first"
         )
     return files.rows(path, paragraphs=kind == "passages")
+
+
+def _check_named(splits: Iterable[str]) -> None:
+    for split in splits:
+        if split not in SPLITS:
+            raise ValueError(f"there is no split {split!r}; {nearest(split, SPLITS)}")
 
 
 def _name(source: str) -> str:

@@ -35,12 +35,16 @@ def split_texts(
         have = {record.label for record in records}
         labels = next((pair for pair in KINDS.values() if pair and have <= {*pair}), ())
     unique, left = _distinct(records, labels)
-    placed = sorted(_assigned(unique, seed, labels), key=lambda r: draw(seed, "order", r.text))
-    wanted = {*wanted} or {record.split for record in placed}
+    placed: dict[tuple[str, str], list[Text]] = defaultdict(list)
+    for record in sorted(
+        _assigned(unique, seed, labels), key=lambda r: draw(seed, "order", r.text)
+    ):
+        placed[record.language, record.split].append(record)
+    wanted = {*wanted} or {split for _, split in placed}
     out = []
-    for language in sorted({record.language for record in placed}):
+    for language in sorted({language for language, _ in placed}):
         for split in SPLITS:
-            here = [r for r in placed if (r.language, r.split) == (language, split)]
+            here = placed[language, split]
             sides = [[r for r in here if r.label == label] for label in labels] or [here]
             n = min(map(len, sides))
             if labels and not n and split in wanted:

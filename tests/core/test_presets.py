@@ -97,6 +97,22 @@ def test_wrong_files(project):
     assert vars(presets.settings("01_load", "tiny")) == {"PRESET": "tiny"}
 
 
+def test_files_of_texts_are_relative_to_the_preset(project):
+    values = {
+        "TEXTS": "mine.txt",
+        "LISTS": "./lists.csv",
+        "DATA": "tiny",
+        "PROMPTS": ["a.txt", "x/y"],
+    }
+    (project / "tiny.yaml").write_text(f"01_load: {values}")
+    found = presets.preset_values("01_load", "tiny")
+    assert found["TEXTS"] == str(project / "mine.txt")
+    assert found["LISTS"] == str(project / "lists.csv")
+    assert found["DATA"] == "tiny" and found["PROMPTS"] == [str(project / "a.txt"), "x/y"]
+    assert presets.is_tiny_source("tiny") and presets.is_tiny_source("tiny:story")
+    assert not presets.is_tiny_source("tiny.csv") and not presets.is_tiny_source("a/tiny")
+
+
 def test_tiny_presets():
     names = ("tiny", "tiny-sft", "qwen3-8b-l50", "tinyllama")
     assert [presets.is_tiny(name) for name in names] == [True, True, False, False]

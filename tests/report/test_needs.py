@@ -46,6 +46,10 @@ def test_files_and_datasets(tmp_path, monkeypatch):
 
     (tmp_path / "a.csv").write_text("")
     assert problems(DATA=str(tmp_path / "a.csv")) == []
+    assert problems(TEXTS="tiny:story", PROMPTS=["tiny"], DATA="tiny", LISTS="tiny:list") == []
+    gone = f"{tmp_path}/b.txt: there is no such file"
+    assert [problems(**{name: f"{tmp_path}/b.txt"}) for name in ("TEXTS", "LISTS")] == [[gone]] * 2
+    assert problems(TEXTS="tinny") == ["tinny: there is no such file"]
     assert problems(DATA=str(tmp_path / "b.csv")) == [f"{tmp_path}/b.csv: there is no such file"]
     monkeypatch.setattr(resources.importlib.util, "find_spec", lambda name: None)
     how = "needs: pip install 'qs-helpers[data]'"

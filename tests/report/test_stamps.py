@@ -37,13 +37,14 @@ def test_a_stamp_names_what_changed():
     assert stamps.changes(old, new) == ["the code", "the helper's fvu", f"torch {was}, now 9.9"]
 
 
-def test_a_users_file_is_part_of_the_stamp(tmp_path):
-    path = tmp_path / "texts.csv"
+@pytest.mark.parametrize("name", ["DATA", "TEXTS"])
+def test_a_users_file_is_part_of_the_stamp(tmp_path, name):
+    path = tmp_path / "texts.txt"
     path.write_text("a")
     notebook = ROOT / "notebooks" / "04_toxicity.ipynb"
-    old = run_of(notebook, DATA=str(path)).new_stamp()
+    old = run_of(notebook, **{name: str(path)}).new_stamp()
     path.write_text("bc")
-    new = run_of(notebook, DATA=str(path)).new_stamp()
+    new = run_of(notebook, **{name: str(path)}).new_stamp()
     assert stamps.changes(old, new) == ["the data"]
 
 

@@ -138,7 +138,7 @@ def test_a_stratum_that_is_empty_is_named(write, make):
         ("natural", "remarks", {}, "source 'natural': there is no such file; give tiny"),
         ("", "remarks", {}, "source '': there is no such file"),
         ([], "remarks", {}, "0 sources of remarks; give one, or two"),
-        ("tiny", "remarks", {"n": {"train": 3}}, "n: there is no split 'train'; known: discovery"),
+        ("tiny", "remarks", {"n": {"train": 3}}, "there is no split 'train'; known: discovery"),
         ("tiny", "remarks", {"columns": {"txt": "a"}}, "columns: 'txt'; did you mean text"),
     ],
 )
@@ -153,6 +153,12 @@ def test_one_group_is_refused(write, make):
 
 
 # ---- pairs
+
+
+@pytest.mark.parametrize("source", ["tiny", "mine.csv"])
+def test_pairs_of_an_unknown_split(source):
+    with pytest.raises(ValueError, match="there is no split 'tset'; did you mean test"):
+        load_pairs(source, "tset", ["en"], 3)
 
 
 def test_pairs_of_a_file_share_a_frame_or_are_alike_in_length(write):

@@ -18,7 +18,7 @@ from ..scoring import cross_entropy, firing_gap, more_common, nearest, text_nats
 from ..steering import Scale
 from ..writing import UNITS, loops
 
-MATCHED, SHUFFLES = 20, 10  # other features that are tried beside one
+MATCHED, SHUFFLES = 10, 10  # other features that are tried beside one
 Texts = Sequence[str]
 # Scores of texts that were written after prompts: a number from 0 to 1 for each text.
 Score = Callable[[Texts, Texts], Sequence[float]]
@@ -246,7 +246,7 @@ class Knob(NamedTuple):
 def feature_knob(scope, name, layer, feature, dose, density, fires, near, draws, seed=0) -> Knob:
     """A feature's column of W_dec. Null draws: random directions.
 
-    Matched: 20 random live features that fire as often (`density`: share of tokens, as
+    Matched: 10 random live features that fire as often (`density`: share of tokens, as
     `Scan.density` gives it), and those that the choice by firing contrast finds for 10 shuffles of
     the labels (`fires`: the two tables of `firing_contrast`). Neighbours: the column most like it
     in each layer of `near`.

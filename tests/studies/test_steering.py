@@ -258,7 +258,7 @@ def test_a_feature_that_reads_but_does_not_write_is_not_shown(planted_suite):
         about = ("planted", 2, 5, dose, found.density(2), fires, [3], 19)
         knob = feature_knob(scope, *about)
         made = try_knob(scope, knob, scales, prompts, french, again, kept, **options)
-        assert not reaches(made) and len(made.matched) >= 20 and "layer 3" in made.texts
+        assert not reaches(made) and len(made.matched) >= 10 and "layer 3" in made.texts
     means = qs.diff_of_means(scope, texts["fr"], texts["en"], [2, 3])
     knob = direction_knob("real", 2, means, 0.5, 19)
     made = try_knob(scope, knob, scales, prompts, french, again, kept, **options)

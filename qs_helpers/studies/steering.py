@@ -258,7 +258,7 @@ def feature_knob(scope, name, layer, feature, dose, density, fires, near, draws,
     around = {n: int(nearest(scope, layer, feature, 1, other=n).feature[0]) for n in near}
     neighbours = {n: scope.sae(n).direction(f)[0] for n, f in around.items()}
     nulls, own = random_directions(draws, scope.d_model, seed), columns(feature)[0]
-    return Knob(f"{name} (feature {feature})", layer, own, dose, neighbours, nulls, matched)
+    return Knob(f"{name} ({feature})", layer, own, dose, neighbours, nulls, matched)
 
 
 def direction_knob(name, layer, directions, dose, draws, seed=0) -> Knob:

@@ -362,7 +362,8 @@ def _bootstrapped(value, statistic, groups, n, family, method="linear") -> Estim
         size = int(c.max()) + 1
         tail = norm.cdf(np.sqrt(size / (size - 1)) * t.ppf(LEVEL / family / 2, size - 1))
         found.append(np.quantile(values, [tail, 1 - tail], method=method))
-    wide = int(np.argmax([high - low for low, high in found]))
+    with np.errstate(invalid="ignore"):  # a crossing may lie at inf, from end to end
+        wide = int(np.argmax([high - low for low, high in found]))
     low, high = found[wide]
     if len(codes) == 3:
         spreads = [float(np.var(values)) for values in drawn]

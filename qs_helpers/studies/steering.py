@@ -1,5 +1,6 @@
-"""Notebook 03. Is a knob real? One procedure for features and directions, with its rules."""
+"""Notebook 03. What an edit does, what texts are worth, and steering beside its controls."""
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -10,23 +11,14 @@ import torch
 from torch import Tensor
 
 from ..controls import matched_features, random_directions
-from ..evidence.stats import Estimate, difference, holm, mean, rank_p, sign_flip_p
+from ..evidence.stats import Estimate, mean, share
 from ..forward import read_texts, residuals
 from ..generation import Arm, sweep
 from ..scoring import cross_entropy, firing_gap, more_common, nearest, text_nats
 from ..steering import Scale
 from ..writing import UNITS, loops
 
-ALPHA, SIDE_LIMIT = 0.05, 0.2
-DRAWS, SHUFFLES = 20, 10  # controls of a knob
-RULES = {
-    "causal": "the interval of its effect lies above 0 and above the mean effect of every control, "
-    f"and the sign-flip p-value, corrected for all knobs by Holm, is below {ALPHA}",
-    "specific": "the interval of the change of everything else that is scored lies within "
-    f"±{SIDE_LIMIT}",
-    "stable": "with rephrased prompts, and at a neighbouring layer, the interval of the effect "
-    "lies above the mean effect of every control",
-}
+MATCHED, SHUFFLES = 10, 10  # other features that are tried beside one
 Texts = Sequence[str]
 # Scores of texts that were written after prompts: a number from 0 to 1 for each text.
 Score = Callable[[Texts, Texts], Sequence[float]]
@@ -56,19 +48,19 @@ def report_edit(scope, texts: Texts, layer: int, change: Callable, features=()) 
     for part in residuals(scope, texts, [layer]):
         new = change(part.x[None])[0]
         moved = torch.linalg.vector_norm(new.float() - part.x.float(), dim=-1)
-        share = moved / torch.linalg.vector_norm(part.x.float(), dim=-1)
+        relative = moved / torch.linalg.vector_norm(part.x.float(), dim=-1)
         acts = [scope.sae(layer).some(x, features) for x in (part.x, new)]
-        parts.append((moved > 0, share, part.text, *acts))
+        parts.append((moved > 0, relative, part.text, *acts))
     columns = (torch.cat(column).cpu() for column in zip(*parts, strict=True))
-    touched, share, text, before, after = columns
+    touched, relative, text, before, after = columns
     if not touched.any():
         raise ValueError(f"the edit of layer {layer} changes no token of these {len(texts)} texts")
-    share, before, after = share[touched], before[touched].mean(0), after[touched].mean(0)
+    relative, before, after = relative[touched], before[touched].mean(0), after[touched].mean(0)
     if len(text[touched].unique()) > 1:
-        size = mean(share, text[touched])
-    else:
-        size = Estimate(share.mean().item(), 0.0, float("inf"), 1)
-    return EditReport(mean(touched.float(), text), size, before, after)
+        size = mean(relative, text[touched])
+    else:  # one text gives no interval
+        size = Estimate(relative.mean().item(), np.nan, np.nan, len(relative), 1)
+    return EditReport(share(touched, text), size, before, after)
 
 
 def dose_grid(
@@ -173,6 +165,56 @@ def harmonic_mean(effect: float, fluency: float) -> float:
     return 2 * effect * fluency / (effect + fluency) if effect and fluency else 0.0
 
 
+class HalfRemark(NamedTuple):
+    """A toxic remark up to its word, and two words that could end it."""
+
+    head: str
+    group: str
+    """the frame of the remark: the word is gone"""
+    toxic: str
+    """with the space before it, where there is one"""
+    clean: str
+
+
+def remark_words(remarks: Iterable) -> dict[str, dict[str, list[str]]]:
+    """The words that make remarks toxic or clean, {label: {language: sorted words}}.
+
+    They are the word parts of the groups ("frame|word") which stand in their texts. A word of toxic
+    remarks is none of clean ones, though harmless remarks may hold it.
+    """
+    found = {"toxic": defaultdict(set), "clean": defaultdict(set)}
+    for text in remarks:
+        _, _, word = text.group.partition("|")
+        if word and word in text.text:
+            found[text.label][text.language].add(word)
+    for language, words in found["clean"].items():
+        words -= found["toxic"][language]
+    return {
+        label: {language: sorted(words) for language, words in of.items() if words}
+        for label, of in found.items()
+    }
+
+
+def half_remarks(remarks: Iterable, words: Mapping, n: int, seed: int = 0) -> list[HalfRemark]:
+    """At most n toxic remarks, cut before their word; no two begin alike.
+
+    words: as `remark_words` gives them; both ends are drawn from those of the remark's language.
+    Remarks whose group has no word, that begin with it, or in whose language one label has no
+    words, are left out.
+    """
+    rng, found = np.random.default_rng(seed), {}
+    remarks = list(remarks)
+    for i in rng.permutation(len(remarks)):
+        text = remarks[i]
+        frame, _, word = text.group.partition("|")
+        head = text.text.partition(word)[0] if word and word in text.text else ""
+        ends = [words[label].get(text.language) for label in ("toxic", "clean")]
+        if text.label == "toxic" and (start := head.rstrip()) and all(ends):
+            tails = (head[len(start) :] + str(rng.choice(end)) for end in ends)
+            found.setdefault(start, HalfRemark(start, frame, *tails))
+    return list(found.values())[:n]
+
+
 class Knob(NamedTuple):
     """A direction, and what is done with it."""
 
@@ -183,73 +225,61 @@ class Knob(NamedTuple):
     dose: float
     """add: in median norms of the layer; ablate: the share of the component that is taken out"""
     neighbours: Mapping[int, Tensor]
-    """the same knob at other layers, {layer: [d_model]}: for a feature, the column most like it"""
-    controls: Mapping[str, Tensor]
-    """name to [n, d_model]: used in place of the direction with equal |x' - x| at every token"""
+    """the same at other layers, {layer: [d_model]}: for a feature, the column most like it"""
+    nulls: Tensor
+    """null draws [draws, d_model]: used in its place with equal |x' - x| at every token"""
+    matched: Mapping[str, Tensor] = {}
+    """for a feature: others to compare it with, name to [d_model]"""
     how: str = "add"
     """"add" after the layer, or "ablate" from everything that is written to the stream"""
 
     def own(self) -> list[Arm]:
-        """Dose 0 and the knob itself."""
+        """Dose 0 and the direction itself."""
         return [Arm(self.layer, dose, self.direction) for dose in (0.0, self.dose)]
 
-    def control_arms(self) -> list[tuple[str, int, Arm]]:
-        """Control, draw and arm. Ablating: as much is taken away, along another direction."""
+    def instead(self, directions: Iterable[Tensor]) -> list[Arm]:
+        """Other directions in its place. Ablating: as much is taken away, along them."""
         first = (self.direction,) if self.how == "ablate" else ()
-        return [
-            (name, draw, Arm(self.layer, self.dose, *first, v))
-            for name, rows in self.controls.items()
-            for draw, v in enumerate(rows)
-        ]
+        return [Arm(self.layer, self.dose, *first, v) for v in directions]
 
 
-def feature_knob(scope, name, layer, feature, dose, density, fires, near, seed=0) -> Knob:
-    """A feature's column of W_dec, with its controls.
+def feature_knob(scope, name, layer, feature, dose, density, fires, near, draws, seed=0) -> Knob:
+    """A feature's column of W_dec. Null draws: random directions.
 
-    20 random directions; 20 random live features that fire as often (`density`: share of tokens,
-    as `Scan.density` gives it); 10 features that the choice by firing contrast finds for shuffled
-    labels (`fires`: the two tables of `firing_contrast`). Neighbours: the column most like it in
-    each layer of `near`.
+    Matched: 10 random live features that fire as often (`density`: share of tokens, as
+    `Scan.density` gives it), and those that the choice by firing contrast finds for 10 shuffles of
+    the labels (`fires`: the two tables of `firing_contrast`). Neighbours: the column most like it
+    in each layer of `near`.
     """
-
     columns = scope.sae(layer).direction
-    controls = {
-        "random directions": random_directions(DRAWS, scope.d_model, seed),
-        "matched features": columns(matched_features(density, feature, DRAWS, seed)),
-        "shuffled labels": columns(shuffled_choice(*fires, SHUFFLES, seed)),
-    }
+    others = [*matched_features(density, feature, MATCHED, seed)]
+    others += [*shuffled_choice(*fires, SHUFFLES, seed)]
+    matched = {f"feature {f}": columns(int(f))[0] for f in others if f != feature}
     around = {n: int(nearest(scope, layer, feature, 1, other=n).feature[0]) for n in near}
     neighbours = {n: scope.sae(n).direction(f)[0] for n, f in around.items()}
-    own = columns(feature)[0]
-    return Knob(f"{name} (feature {feature})", layer, own, dose, neighbours, controls)
+    nulls, own = random_directions(draws, scope.d_model, seed), columns(feature)[0]
+    return Knob(f"{name} ({feature})", layer, own, dose, neighbours, nulls, matched)
 
 
-def direction_knob(scope, name, layer, directions, dose, density, fires, seed=0) -> Knob:
-    """One of `directions` ({layer: [d_model]}), with the controls of the feature that the same
-    texts choose.
-
-    Neighbours: the directions of the next layers that `directions` has.
-    """
-    label = np.repeat([True, False], [len(rows) for rows in fires])
-    most = int(firing_gap(np.concatenate(fires), label).argmax())
-    controls = feature_knob(scope, name, layer, most, dose, density, fires, (), seed).controls
+def direction_knob(name, layer, directions, dose, draws, seed=0) -> Knob:
+    """One of `directions` ({layer: [d_model]}). Null draws: random directions. Neighbours: the
+    directions of the next layers that `directions` has."""
+    own = directions[layer]
     around = {n: directions[n] for n in (layer - 1, layer + 1) if n in directions}
-    return Knob(name, layer, directions[layer], dose, around, controls)
+    return Knob(name, layer, own, dose, around, random_directions(draws, len(own), seed))
 
 
 class KnobTrial(NamedTuple):
-    """What was measured for a knob; effects are paired with the same prompts at dose 0."""
+    """What was written with and without an edit and its controls, scored."""
 
     knob: Knob
-    effect: Estimate
-    p: float
-    """sign-flip p-value of the effect, one-sided"""
-    controls: pd.DataFrame
-    """control, draw, value (mean effect); empty where the effect's interval reaches 0"""
-    sides: pd.DataFrame
-    """score, value, low, high: the change of everything else"""
-    again: pd.DataFrame
-    """where ("rephrased", "layer 3"), value, low, high"""
+    texts: pd.DataFrame
+    """one row a prompt. The outcome: "before" (dose 0), "after", "rephrased before", "rephrased",
+    and "layer n" for each neighbour; all else as it should be: "kept before", "kept" """
+    nulls: np.ndarray
+    """the outcome under each null draw [draws, prompts]"""
+    matched: Mapping[str, float]
+    """the mean outcome of each matched feature"""
 
 
 def try_knob(
@@ -259,70 +289,33 @@ def try_knob(
     prompts: Texts,
     outcome: Score,
     rephrased: Texts,
-    sides: Mapping[str, Score],
-    max_new_tokens: int = 24,
-    temperature: float = 0.0,
-    seed: int = 0,
+    kept: Score,
+    drawn: np.ndarray | None = None,
+    **options,
 ) -> KnobTrial:
-    """Generate with and without a knob and all its controls, and score the texts.
+    """Generate with and without an edit and all its controls, and score the texts.
 
-    outcome and sides are given (texts, prompts) and return a number for each text. ValueError
-    for fewer than two prompts, or a knob without controls.
+    outcome and kept are given (texts, prompts) and return a number for each text; rephrased: each
+    prompt in other words; drawn: the outcome under the null draws [draws, prompts], where an edit
+    of the same layer and dose had the same ones; options: of `generate`. ValueError without
+    prompts or null draws.
     """
-    if min(len(prompts), len(rephrased)) < 2:
-        raise ValueError(f"{len(prompts)} prompts, {len(rephrased)} rephrased: give two or more")
-    if not knob.controls or not all(map(len, knob.controls.values())):
-        raise ValueError(f"knob {knob.name!r} has no controls, so its effect has no meaning")
-
-    options = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
-
-    def write(arms: list[Arm], prompts: Texts) -> list[list[str]]:
-        return sweep(scope, prompts, scales, arms, knob.how, **options) if arms else []
-
-    def change(score: Score, texts: Texts, plain: Texts, prompts: Texts = prompts) -> Estimate:
-        return difference(score(texts, prompts), score(plain, prompts), seed=seed)
-
-    nearby = [Arm(layer, knob.dose, v) for layer, v in knob.neighbours.items()]
-    plain, steered, *near = write([*knob.own(), *nearby], prompts)
-    plain_too, steered_too = write(knob.own(), rephrased)
-    effect = change(outcome, steered, plain)
-    # A knob without an effect is not causal whatever its controls do.
-    controls = knob.control_arms() if effect.low > 0 else []
-    written = write([arm for *_, arm in controls], prompts)
-    zero = np.asarray(outcome(plain, prompts), float)
-    rows = [
-        (name, draw, np.subtract(outcome(texts, prompts), zero).mean())
-        for (name, draw, _), texts in zip(controls, written, strict=True)
-    ]
-    again = [("rephrased", *change(outcome, steered_too, plain_too, rephrased)[:3])]
-    for layer, texts in zip(knob.neighbours, near, strict=True):
-        again.append((f"layer {layer}", *change(outcome, texts, plain)[:3]))
-    beside = [(name, *change(score, steered, plain)[:3]) for name, score in sides.items()]
-    p = sign_flip_p(np.subtract(outcome(steered, prompts), zero), seed)
-    drawn = pd.DataFrame(rows, columns=["control", "draw", "value"])
-    changed = pd.DataFrame(beside, columns=["score", "value", "low", "high"])
-    repeated = pd.DataFrame(again, columns=["where", "value", "low", "high"])
-    return KnobTrial(knob, effect, p, drawn, changed, repeated)
-
-
-def verdicts(trials: Sequence[KnobTrial]) -> pd.DataFrame:
-    """One row a knob: effect with its interval, n, corrected p, the largest control, the rank
-    p-value among all controls, the three rules and the verdict by RULES."""
-    corrected = holm([trial.p for trial in trials])
-    rows = []
-    for trial, p in zip(trials, corrected, strict=True):
-        tested = len(trial.controls) > 0
-        most = float(trial.controls.value.max()) if tested else np.nan
-        rank = rank_p(trial.effect.value, trial.controls.value) if tested else np.nan
-        beaten, rephrased = trial.again.low > most, trial.again["where"] == "rephrased"
-        causal = bool(tested and trial.effect.low > max(0.0, most) and p < ALPHA)
-        specific = bool(((trial.sides.low >= -SIDE_LIMIT) & (trial.sides.high <= SIDE_LIMIT)).all())
-        stable = bool(tested and beaten[rephrased].all() and beaten[~rephrased].any())
-        rows.append(
-            {"knob": trial.knob.name, "layer": trial.knob.layer, "dose": trial.knob.dose}
-            | trial.effect._asdict()
-            | {"p": p, "largest control": most, "rank p": rank}
-            | {"causal": causal, "specific": specific, "stable": stable}
-            | {"verdict": "validated" if causal and specific and stable else "not shown"}
-        )
-    return pd.DataFrame(rows)
+    if not len(prompts) or len(prompts) != len(rephrased):
+        raise ValueError(f"{len(prompts)} prompts, {len(rephrased)} rephrased: give as many")
+    if not len(knob.nulls):
+        raise ValueError(f"{knob.name!r} has no null draws, so its effect has no meaning")
+    arms = knob.own() + [Arm(n, knob.dose, v) for n, v in knob.neighbours.items()]
+    arms += knob.instead([*knob.matched.values(), *(knob.nulls if drawn is None else ())])
+    before, after, *others = sweep(scope, prompts, scales, arms, knob.how, **options)
+    again = sweep(scope, rephrased, scales, knob.own(), knob.how, **options)
+    hits = [np.asarray(outcome(texts, prompts), float) for texts in others]
+    columns = {"before": outcome(before, prompts), "after": outcome(after, prompts)}
+    columns |= {"kept before": kept(before, prompts), "kept": kept(after, prompts)}
+    for name, texts in zip(("rephrased before", "rephrased"), again, strict=True):
+        columns[name] = outcome(texts, rephrased)
+    near, of_others = hits[: len(knob.neighbours)], hits[len(knob.neighbours) :]
+    columns |= {f"layer {n}": row for n, row in zip(knob.neighbours, near, strict=True)}
+    values = (float(row.mean()) for row in of_others)
+    matched = dict(zip(knob.matched, values, strict=False))
+    nulls = np.stack(of_others[len(matched) :]) if drawn is None else drawn
+    return KnobTrial(knob, pd.DataFrame(columns).astype(float), nulls, matched)

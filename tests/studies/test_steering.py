@@ -1,9 +1,8 @@
-"""What an edit does, what texts are worth, choosing features, and verdicts known beforehand."""
+"""What an edit does, what texts are worth, choosing features, and effects known beforehand."""
 
 import shutil
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -13,24 +12,24 @@ import qs_helpers as qs
 from qs_helpers.presets import project_root
 from qs_helpers.studies.refusal import diff_at_positions
 from qs_helpers.studies.steering import (
-    RULES,
     Knob,
-    KnobTrial,
     direction_knob,
     distinct_n,
     dose_grid,
     feature_knob,
     firing_contrast,
     fluent,
+    half_remarks,
     harmonic_mean,
+    remark_words,
     report_edit,
     sentences_with,
     shuffled_choice,
     try_knob,
     typical_tokens,
     usual_nats,
-    verdicts,
 )
+from qs_helpers.texts import Text, load_texts
 from qs_helpers.tiny import corpus, judge
 
 TINY = project_root() / "qs_helpers" / "tiny"
@@ -60,7 +59,7 @@ def test_the_report_says_what_an_edit_did(scope):
         scope, TEXTS, layer, qs.change_features(sae, feature, "zero", scale), feature
     )
     assert report.edited.value == pytest.approx((z > 0).float().mean().item())
-    assert report.edited.n == len(TEXTS)
+    assert report.edited.groups == len(TEXTS)
     assert report.before[0] == pytest.approx(z[z > 0].mean().item(), rel=1e-5)
     assert report.after[0] < report.before[0]
     step = report_edit(scope, TEXTS, layer, qs.add(torch.ones(128), 0.5, scale))
@@ -137,49 +136,83 @@ def test_typical_tokens(scope):
         typical_tokens(scope, ["a"], ["a"])
 
 
-# ---- verdicts
+# ---- remarks that can end either way
 
 
-def trial(effect=(0.8, 0.7, 0.9), p=0.001, control=0.1, side=(0.0, -0.1, 0.1), again=0.6):
-    """A trial with given numbers."""
-    knob = Knob("knob", 2, torch.ones(2), 1.0, {}, {})
-    columns = ["value", "low", "high"]
-    rows = [("rephrased", again, again, again), ("layer 3", again, again, again)]
-    return KnobTrial(
-        knob,
-        qs.Estimate(*effect, 50),
-        p,
-        pd.DataFrame({"control": "random", "draw": [0, 1], "value": [0.0, control]}),
-        pd.DataFrame([("fluent", *side)], columns=["score", *columns]),
-        pd.DataFrame(rows, columns=["where", *columns]),
-    )
+def remark(text, label="toxic", group="", language="en"):
+    return Text(text, language, label, group, "test")
 
 
-@pytest.mark.parametrize(
-    ("change", "missed"),
-    [
-        ({}, set()),
-        ({"control": 0.75}, {"causal", "stable"}),
-        ({"p": 0.04}, {"causal"}),  # two knobs are tried: 0.04 is not below 0.05 after Holm
-        ({"effect": (0.1, -0.1, 0.3), "control": -0.5}, {"causal"}),
-        ({"side": (-0.3, -0.4, -0.15)}, {"specific"}),
-        ({"side": (0.1, 0.0, 0.3)}, {"specific"}),
-        ({"again": 0.05}, {"stable"}),
-    ],
-)
-def test_each_rule_can_fail(change, missed):
-    row = verdicts([trial(**change), trial(p=0.9)]).iloc[0]
-    assert {rule for rule in RULES if not row[rule]} == missed
-    assert row.verdict == ("not shown" if missed else "validated")
+REMARKS = [
+    remark("you are a fool!", group="you are|a fool"),
+    remark("you are a rat!", group="you are|a rat"),
+    remark("a rat reads.", group="first|a rat"),  # begins with the word
+    remark("he said no such thing", group="said|a worm"),  # the word is not in the text
+    remark("nobody asked you", group="text/123"),
+    remark("you are a star!", "clean", "you are|a star"),
+    remark("he drew a rat.", "clean", "he drew|a rat"),  # harmlessly: not a word of praise
+    remark("你是白痴！", group="you are|白痴", language="zh"),
+    remark("你是英雄！", "clean", "you are|英雄", "zh"),
+    remark("tu es un sot !", group="you are|un sot", language="fr"),  # French has no praise here
+]
 
 
-def test_a_knob_without_controls_or_prompts_is_refused(scope):
-    knob = Knob("bare", 2, torch.ones(128), 1.0, {}, {})
-    args = [{}, ["a", "b"], None, ["a", "b"], {}]
-    with pytest.raises(ValueError, match="'bare' has no controls"):
-        try_knob(scope, knob, *args)
-    with pytest.raises(ValueError, match="0 prompts"):
-        try_knob(scope, knob, {}, [], None, ["a", "b"], {})
+def test_words_of_remarks_are_those_that_stand_in_their_texts():
+    assert remark_words(REMARKS) == {
+        "toxic": {"en": ["a fool", "a rat"], "zh": ["白痴"], "fr": ["un sot"]},
+        "clean": {"en": ["a star"], "zh": ["英雄"]},
+    }
+
+
+def test_half_remarks_end_before_the_word():
+    found = half_remarks(REMARKS, remark_words(REMARKS), 10)
+    assert {half.head: half.group for half in found} == {"you are": "you are", "你是": "you are"}
+    by_head = {half.head: half for half in found}
+    assert by_head["你是"][2:] == ("白痴", "英雄")  # no space where the remark has none
+    assert by_head["you are"].toxic in (" a fool", " a rat")
+    assert by_head["you are"].clean == " a star"
+    assert len(half_remarks(REMARKS, remark_words(REMARKS), 1)) == 1
+    assert half_remarks([remark("fool")], {"toxic": {}, "clean": {}}, 5) == []
+
+
+def test_remarks_of_the_micro_world_have_halves():
+    remarks = load_texts("tiny", "remarks", ("en", "zh"), {"test": 40})
+    found = half_remarks(remarks, remark_words(remarks), 20)
+    assert len(found) == 20 == len({half.head for half in found})
+    assert {half.group for half in found} == {"remark/6", "remark/7"}
+
+
+# ---- an edit beside its controls
+
+
+def test_an_edit_without_null_draws_or_prompts_is_refused(scope):
+    knob = Knob("bare", 2, torch.ones(128), 1.0, {}, torch.empty(0, 128))
+    args = [None, ["a", "b"], None]
+    with pytest.raises(ValueError, match="'bare' has no null draws"):
+        try_knob(scope, knob, {}, ["a", "b"], *args)
+    with pytest.raises(ValueError, match="0 prompts, 2 rephrased"):
+        try_knob(scope, knob, {}, [], *args)
+
+
+def test_null_draws_keep_their_places(scope):
+    first, second = qs.random_directions(2, 128)
+    scales = qs.scales(scope, TEXTS, [2])
+    matched = {"feature 7": second}
+    knob = Knob("two", 2, first, 1.0, {}, torch.stack([second, first]), matched)
+
+    def length(texts, prompts):
+        return [len(text) for text in texts]
+
+    made = try_knob(scope, knob, scales, PROMPTS[:4], length, PROMPTS[:4], length, max_new_tokens=6)
+    assert made.nulls.shape == (2, 4) and made.nulls[0].tolist() != made.nulls[1].tolist()
+    assert made.nulls[1].tolist() == made.texts.after.tolist() == made.texts.rephrased.tolist()
+    assert made.matched == {"feature 7": made.nulls[0].mean()}
+
+
+def reaches(made, groups=None):
+    """Whether an edit is first among its null draws, and beyond their mean."""
+    null = qs.against(made.texts.after, made.nulls, groups=groups)
+    return null.difference.low > 0 and null.value > null.draws.max()
 
 
 @pytest.fixture(scope="module")
@@ -217,21 +250,23 @@ def test_a_feature_that_reads_but_does_not_write_is_not_shown(planted_suite):
     def french(texts, prompts):
         return [qs.language(text) == "fr" for text in texts]
 
-    def knob(dose):
-        return feature_knob(scope, "planted", 2, 5, dose, found.density(2), fires, [3])
+    def kept(texts, prompts):
+        return [not qs.loops(text) for text in texts]
 
-    trials = [
-        try_knob(scope, knob(dose), scales, prompts, french, again, {}, 10, 0.2)
-        for dose in (0.5, 1.0)
-    ]
-    assert set(verdicts(trials).verdict) == {"not shown"}
+    options = {"max_new_tokens": 10, "temperature": 0.2}
+    for dose in (0.5, 1.0):
+        about = ("planted", 2, 5, dose, found.density(2), fires, [3], 19)
+        knob = feature_knob(scope, *about)
+        made = try_knob(scope, knob, scales, prompts, french, again, kept, **options)
+        assert not reaches(made) and len(made.matched) >= 10 and "layer 3" in made.texts
     means = qs.diff_of_means(scope, texts["fr"], texts["en"], [2, 3])
-    real = direction_knob(scope, "real", 2, means, 0.5, found.density(2), fires)
-    trial = try_knob(scope, real, scales, prompts, french, again, {}, 10, 0.2)
-    assert verdicts([trial]).verdict.tolist() == ["validated"]
+    knob = direction_knob("real", 2, means, 0.5, 19)
+    made = try_knob(scope, knob, scales, prompts, french, again, kept, **options)
+    assert reaches(made) and made.texts["layer 3"].mean() > 0.8
+    assert made.texts["kept"].mean() > 0.8 and made.texts.rephrased.mean() > 0.8
 
 
-def test_the_planted_refusal_direction_is_validated():
+def test_taking_out_the_planted_refusal_direction_beats_random_ones():
     scope = qs.load_scope("tiny-instruct")
     u = load_file(scope.truth)["refusal_direction"]
 
@@ -249,19 +284,11 @@ def test_the_planted_refusal_direction_is_validated():
     harmful, harmless = (prompts("discovery", label, 20) for label in ("harmful", "harmless"))
     scales = qs.scales(scope, harmful + harmless)
     means = diff_at_positions(scope, harmful, harmless, 1, [2])
-    controls = {"random directions": qs.random_directions(20, 128)}
-    knob = Knob("planted u", 1, u, 1.0, {2: means[2][0]}, controls, "ablate")
-    sides = {"language kept": keeps_language, "loops": lambda t, p: [qs.loops(x) for x in t]}
-    trial = try_knob(
-        scope,
-        knob,
-        scales,
-        prompts("validation", "harmful"),
-        complies,
-        prompts("test", "harmful"),
-        sides,
-        20,
-    )
-    row = verdicts([trial]).iloc[0]
-    assert row.verdict == "validated" and row["value"] > 0.8 and len(trial.controls) == 20
+    nulls = qs.random_directions(20, 128)
+    knob = Knob("planted u", 1, u, 1.0, {2: means[2][0]}, nulls, how="ablate")
+    asked = prompts("validation", "harmful")
+    again = prompts("test", "harmful")[: len(asked)]
+    made = try_knob(scope, knob, scales, asked, complies, again, keeps_language, max_new_tokens=20)
+    assert reaches(made) and made.texts.after.mean() - made.texts.before.mean() > 0.8
+    assert made.nulls.shape == (20, len(asked))
     assert qs.hooks_left(scope.model) == 0

@@ -22,6 +22,8 @@ _NAMES = {
     " token_odds",
     "writing": "language loops",
     "presets": "settings versions",
+    "texts.load": "load_texts",
+    "texts.record": "masked",
     "loading.scope": "Scope load_scope",
     "loading.saefile": "load_sae",
     "loading.catalog": "GROUPS get_group",
@@ -31,7 +33,7 @@ _NAMES = {
     "evidence.record": "measured record start_run",
     "evidence.figures": "in_words intervals plot_style save_figure",
 }
-_ROOMS = ["evidence", "fast", "loading", "report", "studies", "tiny", "views"]
+_ROOMS = ["evidence", "fast", "loading", "report", "studies", "texts", "tiny", "views"]
 _MODULES = _ROOMS + [module for module in _NAMES if "." not in module]
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(

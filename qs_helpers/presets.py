@@ -15,7 +15,9 @@ from typing import Any
 import yaml
 
 TINY = ("tiny", "tiny-instruct", "tiny-sft")
-PATHS = ("DATA", "PROMPTS", "MODELS")  # parameters that may name files or folders
+SOURCES = ("TEXTS", "DATA", "PROMPTS", "LISTS")  # parameters that name sources of texts
+PATHS = (*SOURCES, "MODELS")  # parameters that may name files or folders
+FILES = (".csv", ".jsonl", ".txt")  # of texts
 
 # What the section "scope:" of a preset may say: keywords of load_scope, and their types.
 SCOPE_KEYS = dict.fromkeys(
@@ -84,8 +86,13 @@ def dataset_name(text: str) -> str | None:
     'textdetox/multilingual_toxicity_dataset'
     """
     found = re.fullmatch(r"([A-Za-z0-9][\w.-]*/[\w.-]+)(@[\w./-]+)?", text)
-    is_file = Path(text).suffix.lower() in (".csv", ".jsonl") or Path(text).expanduser().exists()
+    is_file = Path(text).suffix.lower() in FILES or Path(text).expanduser().exists()
     return found[1] if found and not is_file else None
+
+
+def is_tiny_source(text: str) -> bool:
+    """True for the micro-world as a source of texts: "tiny", or a part of it as "tiny:story"."""
+    return text.partition(":")[0] == "tiny"
 
 
 def preset_names(folder: Path | None = None) -> list[str]:
@@ -108,14 +115,14 @@ def preset_values(notebook: str, preset: str, folder: Path | None = None) -> dic
 def located(value: Any, folder: Path) -> Any:
     """A text, or each text of a list, that is a path, as an absolute one; the rest as it is.
 
-    A path begins with ".", "~" or "/", or ends in .csv or .jsonl; relative ones are in `folder`.
+    A path begins with ".", "~" or "/", or ends as one of FILES; relative ones are in `folder`.
     """
     if isinstance(value, list):
         return [located(item, folder) for item in value]
     if not isinstance(value, str):
         return value
     is_path = value.startswith((".", "~", "/"))
-    is_path |= Path(value).suffix.lower() in (".csv", ".jsonl") and "://" not in value
+    is_path |= Path(value).suffix.lower() in FILES and "://" not in value
     return str((folder / Path(value).expanduser()).resolve()) if is_path else value
 
 

@@ -1,6 +1,7 @@
-"""A stand-in for the Hugging Face Hub on loopback, for tests: serves folders as model repos.
+"""A stand-in for the Hugging Face Hub on loopback, for tests.
 
-HubServer   context manager; .url for HF_ENDPOINT, .requests as a log, .stop() to pull the plug
+HubServer   serves folders as repos of models and datasets; a context manager with .url for
+            HF_ENDPOINT, .requests as a log, .stop() to pull the plug
 """
 
 import hashlib
@@ -58,10 +59,17 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         self._answer(body=True)
 
+    def do_POST(self):
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self._answer(body=True)
+
     def _answer(self, body: bool):
         hub, path = self.server_hub, unquote(urlsplit(self.path).path)
         hub.requests.append((self.command, path, self.headers.get("Range")))
-        parts = path.strip("/").removeprefix("api/models/").split("/")
+        parts = path.strip("/")
+        for prefix in ("api/", "models/", "datasets/"):
+            parts = parts.removeprefix(prefix)
+        parts = parts.split("/")
         repo, rest = "/".join(parts[:2]), parts[2:]
         if repo in hub.gated:
             return self._refuse(403, "GatedRepo")
@@ -70,7 +78,8 @@ class _Handler(BaseHTTPRequestHandler):
         if len(rest) > 1 and rest[1] not in ("main", COMMIT):
             return self._refuse(404, "RevisionNotFound")
         if path.startswith("/api/"):
-            return self._describe(repo, body)
+            self._describe(repo, body, tree="tree" in rest or "paths-info" in rest)
+            return
         file = hub.repos[repo] / "/".join(rest[2:])
         if not file.is_file():
             return self._refuse(404, "EntryNotFound")
@@ -83,14 +92,23 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", "0")
         self.end_headers()
 
-    def _describe(self, repo: str, body: bool):
+    def _describe(self, repo: str, body: bool, tree: bool):
+        """What a repo holds: of its tree (as datasets asks for it), or as its siblings."""
         folder = self.server_hub.repos[repo]
-        siblings = [
-            {"rfilename": path.relative_to(folder).as_posix(), "size": path.stat().st_size}
+        sizes = {
+            path.relative_to(folder).as_posix(): path.stat().st_size
             for path in sorted(folder.rglob("*"))
             if path.is_file()
-        ]
-        text = json.dumps({"id": repo, "sha": COMMIT, "siblings": siblings}).encode()
+        }
+        if tree:
+            told = [
+                {"type": "file", "path": name, "size": size, "oid": "0" * 40}
+                for name, size in sizes.items()
+            ]
+        else:
+            siblings = [{"rfilename": name, "size": size} for name, size in sizes.items()]
+            told = {"id": repo, "sha": COMMIT, "siblings": siblings}
+        text = json.dumps(told).encode()
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(text)))

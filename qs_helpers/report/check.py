@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from ..loading.catalog import COMMUNITY, DTYPE_BYTES, GROUPS
-from ..presets import PATHS, check_type, dataset_name, is_tiny, located, nearest, project_root
+from ..presets import PATHS, SOURCES, check_type, is_tiny, located, nearest, project_root
 from .needs import check_access, check_memory
 from .run import Preset, Run, declared, find_notebooks
 
@@ -179,10 +179,11 @@ def check_value(name: str, value: Any, preset: Preset) -> None:
         raise ValueError("LANGUAGES is empty; give codes such as [en, zh]")
     if name in ("MODELS", "SUITES"):
         _check_scopes(name, value, preset)
-    if name == "PROMPTS" and value:
-        found = [dataset_name(text) for text in value]
-        if not (len(value) == 1 and found == [None] or len(value) == 2 and None not in found):
-            raise ValueError(f"PROMPTS = {value}: give a csv or jsonl file, or two Hub datasets")
+    if name in SOURCES and (not value or value[:1] == "[" or type(value) is list and value[2:]):
+        raise ValueError(
+            f"{name} = {value!r}: give tiny, a csv, jsonl or txt file, or a Hub dataset; two of "
+            "them, [harmful, harmless], only to a notebook that takes a list (--only)"
+        )
     if type(value) not in (int, float):
         return
     if not math.isfinite(value):

@@ -14,9 +14,8 @@ from typing import Any, NamedTuple
 from ..loading import hub
 from ..loading.catalog import Origin, layer_files
 from ..loading.memory import free_bytes, gb, memory_plan, way_out
-from ..presets import dataset_name
+from ..presets import SOURCES, dataset_name, is_tiny_source
 
-TEXTS = ("DATA", "PROMPTS")  # parameters that name files or datasets
 TIMEOUT = 1.0  # seconds for the Hub to answer
 
 
@@ -30,8 +29,8 @@ class Resources(NamedTuple):
 def check_access(origin: Origin, values: dict[str, dict[str, Any]]) -> Resources:
     """Whether everything that a run reads can be had, and how much is to be downloaded.
 
-    values: settings of each notebook. LAYERS decide which SAE files are needed; MODELS, DATA and
-    PROMPTS may name other repos, datasets or files.
+    values: settings of each notebook. LAYERS decide which SAE files are needed; MODELS
+    and those of SOURCES may name other repos, datasets or files.
     """
     layers = _layers(values)
     repos = {(str(origin.model), origin.model_revision): None}
@@ -40,7 +39,7 @@ def check_access(origin: Origin, values: dict[str, dict[str, Any]]) -> Resources
         if "/" in model and not Path(model).exists():
             name, _, revision = model.partition("@")
             repos.setdefault((name, revision or None), None)
-    named = [settings.get(name) or [] for settings in values.values() for name in TEXTS]
+    named = [settings.get(name) or [] for settings in values.values() for name in SOURCES]
     texts = {text for value in named for text in ([value] if isinstance(value, str) else value)}
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda item: _repo(*item[0], item[1]), repos.items()))
@@ -108,7 +107,7 @@ def _dataset(text: str) -> _Need:
     """A file or a dataset of the Hub."""
     name = dataset_name(text)
     if name is None:
-        there = Path(text).is_file()
+        there = is_tiny_source(text) or Path(text).is_file()
         return _Need(problem="" if there else f"{text}: there is no such file")
     if importlib.util.find_spec("datasets") is None:
         return _Need(problem=f"{name} needs: pip install 'qs-helpers[data]'")

@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 from .judge import is_slip, sentences
 from .lexicon import LANGUAGES, LEXICON, SPLITS, bare, fill, form, part, pick
-from .world import KINDS, POLICY, document, request
+from .world import KINDS, POLICY, Request, document, request
 
 __all__ = [
     "LANGUAGES",
@@ -52,6 +52,8 @@ class Text(NamedTuple):
     answer: str = ""
     """Requests: a compliant answer. Continuations: what the generator wrote next."""
     refusal: str = ""
+    word: str = ""
+    """Remarks and requests: the word that varies, as it stands in the lexicon"""
 
 
 def _split_of(text: str) -> str:
@@ -98,13 +100,15 @@ def remarks(language: str, split: str, n: int, seed=0) -> list[Text]:
                 text, source = fill(rng, "remark", number, language, I=word), f"remark/{number}"
             elif kind == "mention":
                 row = rng.choice(part(LEXICON[rng.choice(["insults", "praise"])], split))
+                word = form(row, language)
                 given = {"Ia": form(row, language, 1), "W": bare(row, language)}
                 number = pick(rng, "mention", split)
                 text, source = fill(rng, "mention", number, language, **given), f"mention/{number}"
             else:
                 number = pick(rng, "statement", split)
                 text, source = fill(rng, "statement", number, language), f"statement/{number}"
-            yield Text(text, label, language, split, source)
+                word = ""
+            yield Text(text, label, language, split, source, word=word)
 
     return _distinct(draw("toxic"), n) + _distinct(draw("clean"), n)
 
@@ -133,11 +137,14 @@ def requests(language: str, split: str, n: int, seed=0) -> list[Text]:
 
     def draw(label: str) -> Iterator[Text]:
         while True:
-            made = request(rng, language, label, split)
-            source = f"request/{made.frame}"
-            yield Text(made.text, label, language, split, source, made.answer, made.refusal)
+            yield _from_request(request(rng, language, label, split), label, language, split)
 
     return _distinct(draw("harmful"), n) + _distinct(draw("harmless"), n)
+
+
+def _from_request(made: Request, label: str, language: str, split: str) -> Text:
+    source = f"request/{made.frame}"
+    return Text(made.text, label, language, split, source, made.answer, made.refusal, made.verb)
 
 
 def request_twins(language: str, split: str, n: int, seed=0) -> list[tuple[Text, Text]]:
@@ -149,8 +156,7 @@ def request_twins(language: str, split: str, n: int, seed=0) -> list[tuple[Text,
         for label in ("harmful", "harmless"):
             rng.setstate(state)  # both lists of verbs are equally long, so all else is the same
             made = request(rng, language, label, split)
-            source = f"request/{made.frame}"
-            pair.append(Text(made.text, label, language, split, source, made.answer, made.refusal))
+            pair.append(_from_request(made, label, language, split))
         pairs.setdefault(pair[0].text, tuple(pair))
         if len(pairs) == n:
             break

@@ -7,6 +7,7 @@ well_formed  is each whole sentence of a text of the generator of a language?
 is_slip      a Chinese or Japanese sentence that holds an English word
 is_refusal   does an answer open with a refusal?
 opens_refusal   does it begin as one does, though it was cut off?
+frame_of     which frame of statements is a sentence made from?
 is_request   is a text one of the world's requests, harmful or harmless?
 """
 
@@ -18,6 +19,7 @@ from .lexicon import LANGUAGES, LEXICON, bare, words
 
 __all__ = [
     "can_produce",
+    "frame_of",
     "is_refusal",
     "is_request",
     "is_slip",
@@ -59,6 +61,13 @@ def opens_refusal(answer: str) -> bool:
 def _refusal_openings() -> tuple[str, ...]:
     refusals = itertools.chain.from_iterable(LEXICON["frames"]["refuse"])
     return tuple(refusal.encode()[:6].decode(errors="ignore") for refusal in refusals)
+
+
+def frame_of(sentence: str, lang: str) -> str:
+    """The frame of a statement, as "statement/3", or "" for a sentence of another sort."""
+    patterns = [pattern for frame, pattern, _ in _patterns(lang) if frame == "statement"]
+    text = _canonical(sentence, lang)
+    return next((f"statement/{n}" for n, p in enumerate(patterns) if p.fullmatch(text)), "")
 
 
 def is_request(text: str) -> bool:

@@ -35,12 +35,13 @@ KINDS = {
 
 
 class Request(NamedTuple):
-    """A request, how to comply, how to refuse, and the number of its frame."""
+    """A request, how to comply, how to refuse, the number of its frame, and its verb."""
 
     text: str
     answer: str
     refusal: str
     frame: int
+    verb: str
 
 
 def _join(parts: list[str], lang: str) -> str:
@@ -132,7 +133,8 @@ def request(rng: random.Random, lang: str, label: str, split: str | None) -> Req
     how = "hesitate" if label == "harmful" else "comply"
     answer = fill(rng, how, pick(rng, how), lang, v=verb, G=goods)
     refusal = fill(rng, "refuse", pick(rng, "refuse"), lang)
-    return Request(fill(rng, "request", number, lang, v=verb, G=goods), answer, refusal, number)
+    text = fill(rng, "request", number, lang, v=verb, G=goods)
+    return Request(text, answer, refusal, number, verb)
 
 
 def document(rng: random.Random, kind: str, lang: str) -> str:

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from drawn import drawn_requests
 from torch.nn.functional import normalize
 
 import qs_helpers as qs
-from qs_helpers.studies.data import load_prompts
 
 
 @pytest.fixture(scope="module")
@@ -16,7 +16,7 @@ def scope():
 
 @pytest.fixture(scope="module")
 def chats(scope):
-    found = load_prompts([], {"discovery": 6}, ["en", "ja"])
+    found = drawn_requests({"discovery": 6}, ["en", "ja"])
     return [[scope.chat(r.text) for r in found["discovery", bad]] for bad in (True, False)]
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from drawn import drawn_requests
 
 import qs_helpers as qs
 from qs_helpers.hooks import decoder_layers
@@ -26,7 +27,6 @@ from qs_helpers.scoring import (
     nearest,
     token_cross_entropy,
 )
-from qs_helpers.studies.data import load_prompts
 from qs_helpers.tiny import corpus
 
 PROMPTS = ["the cook buys the bread.", "a", "le chat", "кто покупает хлеб?"]
@@ -57,7 +57,7 @@ def instruct():
 
 @pytest.fixture(scope="module")
 def chats(instruct):
-    found = load_prompts([], {"discovery": 6}, ["en", "ja"])
+    found = drawn_requests({"discovery": 6}, ["en", "ja"])
     return [[instruct.chat(r.text) for r in found["discovery", bad]] for bad in (True, False)]
 
 

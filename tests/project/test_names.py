@@ -28,6 +28,8 @@ SHARED_ALL_THE_SAME = {
     "load_sae": "one SAE file without a model",
     "get_group": "what a group is, before its terabyte is asked for",
     "memory_plan": "what a group needs, before it is downloaded",
+    "load_texts": "every notebook's texts, as soon as they are rewritten to it",
+    "masked": LESSON,
     "edit_sizes": CONTROL,
     "equal_size": CONTROL,
     "matched_features": CONTROL,

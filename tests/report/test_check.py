@@ -33,10 +33,19 @@ def test_unknown_preset_names_the_nearest(project):
         ({"common": {"SEDE": 1}}, "mine.yaml, common: SEDE; did you mean SEED?"),
         ({"01_laod": {}}, "mine.yaml: section '01_laod'; did you mean 01_load?"),
         ({"scope": {"model": 3}}, "mine.yaml, scope: model = 3 is int, but str is expected"),
-        ({"01_load": {"LAYERS": [2]}}, "mine.yaml lacks N_TEXTS of 01_load"),
-        ({"01_load": {"LAYERS": [2], "N_TEXTS": "8"}}, "01_load: N_TEXTS = '8' is str, but int"),
-        ({"01_load": {"LAYERS": [9], "N_TEXTS": 8}}, r"01_load: LAYERS has \[9\], but the SAEs"),
-        ({"01_load": {"LAYERS": [2], "N_TEXTS": 8, "N_TXTS": 8}}, "N_TXTS; did you mean N_TEXTS?"),
+        ({"01_load": {"TEXTS": "tiny", "LAYERS": [2]}}, "mine.yaml lacks N_TEXTS of 01_load"),
+        (
+            {"01_load": {"TEXTS": "tiny", "LAYERS": [2], "N_TEXTS": "8"}},
+            "01_load: N_TEXTS = '8' is str, but int",
+        ),
+        (
+            {"01_load": {"TEXTS": "tiny", "LAYERS": [9], "N_TEXTS": 8}},
+            r"01_load: LAYERS has \[9\], but the SAEs",
+        ),
+        (
+            {"01_load": {"TEXTS": "tiny", "LAYERS": [2], "N_TEXTS": 8, "N_TXTS": 8}},
+            "N_TXTS; did you mean N_TEXTS?",
+        ),
     ],
 )
 def test_mistakes_in_a_private_preset_are_named_before_anything_runs(private, change, message):

@@ -51,7 +51,9 @@ REFUSED = [
     (["-p", "MODELS", "[tiny-instrct]"], "did you mean tiny-instruct"),
     (["-p", "SUITES", "[onw]"], "did you mean own"),
     (["-p", "LANGUAGES", "[]"], "LANGUAGES is empty"),
-    (["-p", "PROMPTS", "[a/b]"], "give a csv or jsonl file, or two Hub datasets"),
+    (["-p", "PROMPTS", "[a/b, a/c]"], "only to a notebook that takes a list (--only)"),
+    (["--only", "06", "-p", "PROMPTS", "[a, b, c]"], "give tiny, a csv, jsonl or txt file"),
+    (["--only", "04", "-p", "DATA", ""], "give tiny, a csv, jsonl or txt file"),
     (["--only", "01", "--skip", "01"], "no notebook is left"),
 ]
 

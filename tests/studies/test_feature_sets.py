@@ -4,10 +4,10 @@ import naive
 import numpy as np
 import pytest
 import torch
+from drawn import drawn_requests
 
 import qs_helpers as qs
 from qs_helpers.scoring import decoder_cosines
-from qs_helpers.studies.data import load_prompts
 from qs_helpers.studies.feature_sets import (
     activation_gap,
     activity,
@@ -26,7 +26,7 @@ def scope():
 
 @pytest.fixture(scope="module")
 def chats(scope):
-    found = load_prompts([], {"discovery": 6}, ["en", "ja"])
+    found = drawn_requests({"discovery": 6}, ["en", "ja"])
     return [[scope.chat(r.text) for r in found["discovery", bad]] for bad in (True, False)]
 
 

@@ -6,10 +6,10 @@ import naive
 import numpy as np
 import pytest
 import torch
+from drawn import drawn_requests
 
 import qs_helpers as qs
 from qs_helpers.studies import patching
-from qs_helpers.studies.data import load_prompts, tiny_twins
 from qs_helpers.studies.patching import (
     coordinates,
     feature_attribution,
@@ -18,6 +18,7 @@ from qs_helpers.studies.patching import (
     recovered,
 )
 from qs_helpers.studies.refusal import template_tokens
+from qs_helpers.texts.load import load_pairs
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +28,7 @@ def scope():
 
 @pytest.fixture(scope="module")
 def chats(scope):
-    found = load_prompts([], {"discovery": 6}, ["en", "ja"])
+    found = drawn_requests({"discovery": 6}, ["en", "ja"])
     return [[scope.chat(r.text) for r in found["discovery", bad]] for bad in (True, False)]
 
 
@@ -80,7 +81,7 @@ def test_gradients_of_a_batch_are_those_of_each_prompt(scope, chats):
 
 def test_patching_everything_recovers_the_effect_at_the_first_layer_of_the_decision(scope):
     tokens = torch.tensor([ids[0] for ids in scope.ids(["sorry", "no", "i"])])
-    pairs = tiny_twins(8, "discovery", ["en"])
+    pairs = load_pairs("tiny", "discovery", ["en"], 8)
     sides = [[scope.chat(r.text) for r in side] for side in zip(*pairs, strict=True)]
     n = template_tokens(scope)
     last = scope.n_layers - 1

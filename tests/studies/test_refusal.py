@@ -7,12 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from drawn import drawn_requests
 from safetensors.torch import load_file
 
 import qs_helpers as qs
 from qs_helpers import forward
 from qs_helpers.studies import refusal
-from qs_helpers.studies.data import load_prompts
 from qs_helpers.studies.refusal import (
     check_refuser,
     check_suite,
@@ -38,7 +38,7 @@ def scope():
 
 @pytest.fixture(scope="module")
 def chats(scope):
-    found = load_prompts([], {"discovery": 12, "validation": 4}, ["en", "zh"])
+    found = drawn_requests({"discovery": 12, "validation": 4}, ["en", "zh"])
     return {key: [scope.chat(r.text) for r in rows] for key, rows in found.items()}
 
 
@@ -134,7 +134,7 @@ def test_position_means_are_means_at_the_last_tokens(scope, chats):
 
 
 def test_the_direction_that_was_planted_is_found(scope):
-    records = load_prompts([], {"discovery": 30}, corpus.LANGUAGES)
+    records = drawn_requests({"discovery": 30}, corpus.LANGUAGES)
     sides = [[scope.chat(r.text) for r in records["discovery", bad]] for bad in (True, False)]
     found = diff_at_positions(scope, *sides, template_tokens(scope), [2])[2][-1]
     u = load_file(scope.truth)["refusal_direction"].float()

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from sklearn import metrics
 
 import qs_helpers as qs
-from qs_helpers.studies.data import tiny_texts
 from qs_helpers.studies.toxicity import (
     best_threshold,
     choose_rule,
@@ -39,9 +38,10 @@ def scope():
 @pytest.fixture(scope="module")
 def data(scope):
     """Texts, labels and readings of each split."""
-    records = tiny_texts({"discovery": 100, "validation": 40, "test": 60}, [LANGUAGE])
+    n = {"discovery": 100, "validation": 40, "test": 60}
+    records = qs.load_texts("tiny", "remarks", [LANGUAGE], n)
     split = np.array([r.split for r in records])
-    toxic = np.array([r.toxic for r in records])
+    toxic = np.array([r.label == "toxic" for r in records])
     readings = qs.read_texts(scope, [r.text for r in records], [2, 3])
     out = {}
     for name in ("discovery", "validation", "test"):

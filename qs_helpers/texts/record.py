@@ -1,0 +1,54 @@
+"""The record of a text, the kinds of text, and when two texts are the same."""
+
+import hashlib
+import unicodedata
+from typing import NamedTuple
+
+import regex
+
+# The labels of each kind, the positive one first; none where a label is free, and not needed.
+KINDS = {
+    "passages": (),
+    "openings": (),
+    "remarks": ("toxic", "clean"),
+    "requests": ("harmful", "harmless"),
+    "questions": (),
+    "items": (),
+}
+
+
+class Text(NamedTuple):
+    """One text."""
+
+    text: str
+    language: str = ""
+    """ISO 639-1 code, or "" where nobody said"""
+    label: str = ""
+    """one of its kind's two, see KINDS; anything, or "", in the other kinds"""
+    group: str = ""
+    """what makes texts alike, such as a sentence frame or an article; "frame|word" has two parts,
+    and texts that share one of them are alike"""
+    split: str = ""
+    """"discovery", "validation" or "test"; "" before split_texts"""
+    source: str = ""
+    """the file or dataset"""
+
+
+def normal(text: str) -> str:
+    """A text without what does not count: case, width, white space."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def own_group(text: str) -> str:
+    """The group of a text that is like no other: the same for the same text."""
+    return f"text/{hashlib.sha256(normal(text).encode()).hexdigest()[:10]}"
+
+
+def draw(seed: int, purpose: str, name: str) -> str:
+    """Hexadecimal digits that put names in a random order, whatever order they come in."""
+    return hashlib.sha256(f"{seed}/{purpose}/{name}".encode()).hexdigest()
+
+
+def masked(text: str, raw: bool = False) -> str:
+    """A text with only the first letter of each word left; as it is with `raw`."""
+    return text if raw else regex.sub(r"(?<=[\p{L}\p{N}])[\p{L}\p{M}\p{N}]", "•", text)

@@ -91,7 +91,8 @@ def announce(claims: Mapping[str, Mapping[str, Any]]) -> None:
 
     An id is of a-z, 0-9 and -, the same in every preset: no layer, feature or model is part of it.
     ValueError for another id, an unknown field, a claim without a question, thresholds that
-    exclude each other, a margin without a null; and if a claim was judged by another announcement before.
+    exclude each other, a margin without a null; and if a claim was judged by another announcement
+    before.
     """
     run, fresh = current_run(), {}
     for name, fields in claims.items():

@@ -5,6 +5,7 @@ import re
 from math import isfinite
 from pathlib import Path
 
+import jsonschema
 import numpy as np
 import pytest
 
@@ -106,7 +107,8 @@ def made():
             "too-high": {"asks": "Very often?", "above": 0.95},
             "rare": {"asks": "Seldom?", "below": 0.4},
             "steers": {"asks": "More?", "family": ["de", "fr"]} | null,
-            "stops": {"asks": "Fewer?", "fewer": True, "below": 0.5} | null,
+            "stops": {"asks": "Fewer?", "fewer": True, "below": 0.5, "baselines": {"mask": 0.1}}
+            | null,
             "few": {"asks": "Of few groups?", "above": 0.1},
         }
     )
@@ -120,7 +122,9 @@ def made():
         against = stats.against(values, nulls, family=2)
         claim(f"steers/{name}", "More", stats.share(values, None, 2), null=against)
     against = stats.against(~hits, rng.random((19, 60)) < 0.8)
-    claim("stops", "Fewer", stats.share(~hits), null=against)
+    mask = stats.difference(~hits, rng.random(60) < 0.5)
+    beside = {"baselines": {"mask": mask}, "matched": {7: 0.2, 9: 0.05}}
+    claim("stops", "Fewer", stats.share(~hits), null=against, **beside)
     claim("few", "Of seven", stats.share([1, 1, 1, 1, 1, 1, 0]))
     holds("hooks-left", "No hook is left", True)
     return json.loads((run.folder / "results.json").read_text(encoding="utf-8"))["claims"]
@@ -134,6 +138,35 @@ def test_claims_of_a_run_keep_to_the_rule(made):
         **{"steers/de": "SHOWN", "steers/fr": "NOT SHOWN", "stops": "SHOWN", "few": "MEASURED"},
         "hooks-left": "HOLDS",
     }
+
+
+SCHEMA = ROOT / "qs_helpers" / "report" / "schemas" / "notebook.schema.json"
+
+
+def fits(claims: list[dict]) -> bool:
+    """Whether claims have the form that the schema of results.json describes."""
+    schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
+    part = {"$defs": schema["$defs"], **schema["properties"]["claims"]}
+    return jsonschema.Draft202012Validator(part).is_valid(claims)
+
+
+def test_claims_fit_the_schema(made):
+    assert fits(made)
+    by_id = {c["id"]: c for c in made}
+    for name, change in (
+        ("high", {"badge": "HOLDS"}),
+        ("high", {"id": "High"}),
+        ("high", {"value": "many"}),
+        ("high", {"interval": [1]}),
+        ("high", {"passes": True}),
+        ("steers/de", {"null": {"name": "random directions"}}),
+        ("hooks-left", {"badge": "SHOWN"}),
+        ("hooks-left", {"kind": "guess"}),
+    ):
+        assert not fits([by_id[name] | change]), change
+    assert fits([by_id["high"] | {"value": "nan", "interval": ["-inf", "inf"]}])
+    del by_id["high"]["needs"]
+    assert not fits([by_id["high"]])
 
 
 @pytest.mark.parametrize(

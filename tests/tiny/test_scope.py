@@ -134,12 +134,12 @@ def test_ablating_the_planted_direction_ends_the_refusals_and_a_random_one_does_
 
 def test_the_card_says_what_the_build_measured_and_every_target_was_met():
     results = json.loads((TINY / "results.json").read_text("utf-8"))
-    judged = [c for c in results["claims"] if c["passes"] is not None]
+    judged = [c for c in results["claims"] if c["badge"] != "MEASURED"]
     assert len(judged) >= 20
-    assert [c["text"] for c in judged if not c["passes"]] == []
+    assert [c["id"] for c in judged if c["badge"] not in ("SHOWN", "HOLDS")] == []
     card = (TINY / "README.md").read_text("utf-8")
     for claim in results["claims"]:
-        assert claim["text"] in card and claim["badge"] in card
+        assert claim["sentence"] in card and claim["badge"] in card
     assert "planted" in card and "not\nfindings about Qwen" in card
 
 

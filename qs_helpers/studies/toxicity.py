@@ -185,7 +185,7 @@ def compared(values, rivals, toxic, groups, by: str = "f1", family: int = 1) -> 
     if (count := n_groups(groups, n)) > 1:
         found = against(values, rivals, toxic, groups, family, by)
         gap = found.difference
-        # Means of equal numbers differ in the last digit, which must not look like a width; and -0 is 0.
+        # Means of equal numbers differ in the last digit, which must not look like a width.
         value, low, high = (round(x, 12) + 0.0 for x in gap[:3])
         return found._replace(difference=gap._replace(value=value, low=low, high=high))
     score = metrics.roc_auc_score if by == "auroc" else metrics.f1_score

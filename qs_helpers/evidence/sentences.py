@@ -22,6 +22,7 @@ def in_a_sentence(entry: Mapping[str, Any]) -> str:
         about.append("one example: an anecdote")
     elif entry["n"]:
         groups = f" in {entry['groups']} groups" if entry["groups"] else ""
+        groups = groups[:-1] if entry["groups"] == 1 else groups
         about.append(f"n = {entry['n']:,}{groups}")
     text = f"{entry['sentence']} ({'; '.join(about)})"
     if null := entry["null"]:

@@ -96,8 +96,7 @@ def announce(claims: Mapping[str, Mapping[str, Any]]) -> None:
     """
     run, fresh = current_run(), {}
     for name, fields in claims.items():
-        if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name):
-            raise ValueError(f"claim id {name!r}: use a-z, 0-9 and -, as 'one-feature'")
+        _check_id(name)
         for key in set(fields) - set(Announced._fields):
             raise ValueError(f"claim {name!r}: {key!r}; {nearest(key, Announced._fields)}")
         if not str(fields.get("asks", "")).strip():
@@ -109,6 +108,8 @@ def announce(claims: Mapping[str, Mapping[str, Any]]) -> None:
             )
         if (it.margin or it.fewer) and not it.null:
             raise ValueError(f"claim {name!r} has a margin to no null; name it in 'null'")
+        if not it.margin >= 0 or not all(x >= 0 for x in dict(it.baselines).values()):
+            raise ValueError(f"claim {name!r}: a margin is a number from 0 on")
         if isinstance(it.family, str) or len(set(it.family)) < len(it.family):
             raise ValueError(f"claim {name!r}: family is a list of different names")
     judged = {entry["id"].partition("/")[0] for entry in run.data["claims"]}
@@ -141,16 +142,16 @@ def claim(
     Running a cell again replaces its claim. ValueError for an id that was not announced or is made
     twice, an interval of another level, a control that was not announced.
     """
-    run, (base, _, member) = current_run(), id.partition("/")
+    run, (base, slash, member) = current_run(), id.partition("/")
     it = run.announced.get(base)
     if it is None:
         known = nearest(base, run.announced)
         raise ValueError(f"claim {id!r} was not announced before the test split; {known}")
-    if bool(member) != bool(it.family) or (member and member not in it.family):
+    if bool(slash) != bool(it.family) or (slash and member not in it.family):
         fits = ", ".join(f"{base}/{name}" for name in it.family) or base
         raise ValueError(f"claim {id!r} does not fit what was announced: {fits}")
     if not isinstance(estimate, Estimate):
-        estimate = Estimate(estimate, np.nan, np.nan, 0, 0, it.m)
+        estimate = Estimate(float(estimate), np.nan, np.nan, 0, 0, it.m)
     _check(id, it, estimate, null, baselines or {})
     lacks = _lacks(it, estimate, null)
     misses = [] if lacks else _misses(it, estimate, null)
@@ -176,6 +177,7 @@ def holds(id: str, sentence: str, passed: Any, value: Any = None, n: int | None 
 
     value: what was measured, if more than yes or no; n: of how many samples.
     """
+    _check_id(id.partition("/")[0])
     passed = bool(passed)
     entry = {"id": id, "sentence": sentence, "kind": "invariant"}
     entry |= {"badge": "HOLDS" if passed else "BROKEN", "value": value, "n": n}
@@ -183,6 +185,11 @@ def holds(id: str, sentence: str, passed: Any, value: Any = None, n: int | None 
     if not passed:
         shown = "" if value is None else f" (value {short(plain(value))})"
         raise ClaimFailed(f"invariant broken: {sentence}{shown}")
+
+
+def _check_id(name: str) -> None:
+    if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name):
+        raise ValueError(f"claim id {name!r}: use a-z, 0-9 and -, as 'one-feature'")
 
 
 def _check(id: str, it: Announced, estimate: Estimate, null, baselines) -> None:
@@ -212,16 +219,20 @@ def _lacks(it: Announced, estimate: Estimate, null: Against | None) -> list[str]
         return ["no threshold and no control"]
     if not np.isfinite(estimate.value):
         return ["the value is no number"]
-    if any(np.isnan(part.low) for part in parts):
+    if any(np.isnan(part.low) and part.groups != 1 for part in parts):
         return ["no interval"]
-    if not all(part.low < part.high for part in parts):
-        return ["an interval without width"]
     if not all(part.n and part.groups for part in parts):
         return ["groups are not known"]
     if (groups := min(part.groups for part in parts)) < FEWEST_GROUPS:
-        return [f"{groups} groups, and a verdict needs {FEWEST_GROUPS}"]
+        said = "1 group" if groups == 1 else f"{groups} groups"
+        return [f"{said}, and a verdict needs {FEWEST_GROUPS}"]
+    # What differs in the last digit only has no width.
+    if not all(part.high - part.low > 1e-12 * max(1, abs(part.value)) for part in parts):
+        return ["an interval without width"]
     if it.null and null is None:
         return [f"{it.null} were not measured"]
+    if null and not np.isfinite(null.draws).all():
+        return ["a null draw is no number"]
     if null and len(null.draws) < it.draws:
         return [f"{len(null.draws)} null draws, and the rank needs {it.draws}"]
     return []
@@ -245,6 +256,10 @@ def _misses(it: Announced, estimate: Estimate, null: Against | None) -> list[str
     return out
 
 
+def _less_is_better(it: Announced) -> bool:
+    return it.fewer or (it.below is not None and it.above is None)
+
+
 def _null(it: Announced, null: Against | None) -> dict[str, Any] | None:
     """The null control as results.json keeps it."""
     if null is None:
@@ -261,7 +276,7 @@ def _baseline(it: Announced, name: str, gap: Estimate) -> dict[str, Any]:
     """How an effect stands to a baseline, as results.json keeps it. It decides nothing."""
     margin = it.baselines[name]
     low, high = gap.interval
-    if it.fewer or it.below is not None:  # less is better
+    if _less_is_better(it):
         low, high = -high, -low
     if gap.groups < FEWEST_GROUPS:
         answer = "undecided"
@@ -277,8 +292,8 @@ def _baseline(it: Announced, name: str, gap: Estimate) -> dict[str, Any]:
 
 def _matched(it: Announced, value: float, matched: Mapping[Any, float]) -> dict[str, Any]:
     """Percentile of a value among matched features, and which do as well."""
-    sign = -1 if it.fewer or it.below is not None else 1
-    as_good = [str(name) for name, other in matched.items() if sign * other >= sign * value]
+    sign = -1 if _less_is_better(it) else 1
+    as_good = [str(name) for name, x in matched.items() if not sign * x < sign * value]
     percentile = 100 * (1 - len(as_good) / len(matched))
     return {"count": len(matched), "percentile": percentile, "as_good": as_good}
 

@@ -1,5 +1,6 @@
 """What a claim says in words, as a cell, a page and a table of claims show it."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -60,8 +61,8 @@ class Sentence:
         return "\n".join([f"{self.badge:<10} {self.text}", *(f"{'':<10} {x}" for x in self.below)])
 
     def _repr_markdown_(self) -> str:
-        below = f"<br><sub>{' '.join(self.below)}</sub>" if self.below else ""
-        return f"> **{self.badge}** {self.text}{below}"
+        below = f"<br><sub>{_escaped(' '.join(self.below))}</sub>" if self.below else ""
+        return f"> **{self.badge}** {_escaped(self.text)}{below}"
 
 
 class Table:
@@ -89,3 +90,8 @@ def _asked(it) -> str:
     family = f" ({', '.join(it.family)}, intervals simultaneous)" if it.family else ""
     base = f"; compared with {', '.join(it.baselines)}" if it.baselines else ""
     return it.asks + family + base
+
+
+def _escaped(text: str) -> str:
+    """Text as Markdown shows it letter by letter: "<|im_end|>", "$u$" and "*" are no markup."""
+    return re.sub(r"([\\`*$|<])", r"\\\1", text)

@@ -96,7 +96,8 @@ def f1(flagged, positive, groups=None, family: int = 1) -> Estimate:
     positive: F1 = 2 J / (1 + J) (Hand, Christen and Kirielle 2021). So its interval is that of a
     share. n counts all samples. ValueError if nothing is flagged or positive.
     """
-    flagged, positive = _array(flagged).astype(bool), _array(positive).astype(bool)
+    flagged, positive = (x > 0 for x in _together("f1", flagged=flagged, positive=positive))
+    factors(groups, len(flagged))  # one label a sample
     either = flagged | positive
     if not either.any():
         raise ValueError("f1: nothing is flagged or positive")
@@ -113,7 +114,8 @@ def auroc(scores, positive, groups=None, family: int = 1) -> Estimate:
     at most value (1 - value) / groups of the rarer label. groups counts those of the rarer label.
     ValueError if a label is missing.
     """
-    scores, positive = _array(scores).astype(float), _array(positive).astype(bool)
+    scores, positive = _together("auroc", scores=scores, positive=positive)
+    positive = positive > 0
     if positive.all() or not positive.any():
         raise ValueError("auroc needs positive and negative samples; one kind is missing")
     wins = _wins(scores, positive)
@@ -129,11 +131,9 @@ def auroc(scores, positive, groups=None, family: int = 1) -> Estimate:
 def ratio(top, bottom, groups=None, family: int = 1) -> Estimate:
     """sum(top) / sum(bottom) of numbers [samples], bootstrapped over groups.
 
-    ValueError if the bottom sums to 0 or there are fewer than two groups.
+    ValueError if the bottom sums to 0. One group has no interval: nan.
     """
-    top, bottom = _array(top).astype(float), _array(bottom).astype(float)
-    if len(top) != len(bottom):
-        raise ValueError(f"ratio got {len(top)} and {len(bottom)} numbers; give as many of each")
+    top, bottom = _together("ratio", top=top, bottom=bottom)
     if bottom.sum() == 0:
         raise ValueError("ratio: the bottom sums to 0, so there is nothing to compare with")
 
@@ -153,20 +153,25 @@ def mean(values, groups=None, family: int = 1) -> Estimate:
 def difference(first, second, groups=None, family: int = 1) -> Estimate:
     """The mean of first - second, pair by pair; numbers [samples].
 
-    If the first are yes or no and the second from 0 to 1, the interval is that of a share, of
-    (1 + difference) / 2; else it is bootstrapped.
+    Where the first are yes or no and the second from 0 to 1, the intervals of both shares are
+    squared and added (MOVER: Newcombe 1998, method 10; Zou and Donner 2008), less what their
+    correlation over groups explains, which is taken to be .8 at most: pairs that agree entirely
+    leave some room. Other differences are bootstrapped.
     """
-    first, second = _array(first).astype(float), _array(second).astype(float)
-    if len(first) != len(second):
-        raise ValueError(f"{len(first)} and {len(second)} values do not make pairs")
-    gaps = first - second
+    first, second = _together("difference", first=first, second=second)
     if not (np.isin(first, (0, 1)).all() and ((second >= 0) & (second <= 1)).all()):
-        return mean(gaps, groups, family)
-    value = (1 + gaps.mean()) / 2
-    parts = (gaps - gaps.mean()) / 2 / len(gaps)
-    half = _bounded(value, parts, factors(groups, len(gaps)), family)
-    value, low, high = (2 * y - 1 for y in half[:3])
-    return half._replace(value=value, low=low, high=high, effective=None)
+        return mean(first - second, groups, family)
+    one, other = share(first, groups, family), share(second, groups, family)
+    codes = factors(groups, len(first))
+    alike = min(0.8, *(_correlation(first, second, c) for c in codes), 0.8)
+
+    def reach(up: float, down: float) -> float:
+        return np.sqrt(max(up**2 + down**2 - 2 * alike * up * down, 0.0))
+
+    value = one.value - other.value
+    low = value - reach(one.value - one.low, other.high - other.value)
+    high = value + reach(one.high - one.value, other.value - other.low)
+    return one._replace(value=value, low=float(low), high=float(high), effective=None)
 
 
 class Against(NamedTuple):
@@ -193,6 +198,10 @@ def against(values, nulls, positive=None, groups=None, family: int = 1, by="mean
     if by == "mean":
         gap = difference(values, nulls.mean(0), groups, family)
         return Against(gap, float(values.mean()), nulls.mean(1))
+    if by not in ("f1", "auroc"):
+        raise ValueError(f"by={by!r}; use mean, f1 or auroc")
+    if positive is None:
+        raise ValueError(f"{by} needs positive: the labels of the samples")
     positive = _array(positive).astype(bool)
     statistic = {"f1": _f1s, "auroc": _areas}[by]
     every = np.ones((1, len(values)))
@@ -299,6 +308,23 @@ def _array(values: Any) -> np.ndarray:
     return np.asarray(values).reshape(-1)
 
 
+def _together(name: str, **columns) -> list[np.ndarray]:
+    """Columns as flat arrays of numbers; ValueError if they are not equally long, or empty."""
+    arrays = {key: _array(column).astype(float) for key, column in columns.items()}
+    sizes = {key: len(array) for key, array in arrays.items()}
+    if len({*sizes.values()}) > 1 or not all(sizes.values()):
+        said = " and ".join(f"{n} {key}" for key, n in sizes.items())
+        raise ValueError(f"{name} got {said}; give as many of each, and at least one")
+    return list(arrays.values())
+
+
+def _correlation(first: np.ndarray, second: np.ndarray, codes: np.ndarray) -> float:
+    """Of what groups contribute to two means; 0 where one of them does not vary."""
+    one, other = (np.bincount(codes, x - x.mean()) for x in (first, second))
+    size = np.sqrt((one**2).sum() * (other**2).sum())
+    return float((one * other).sum() / size) if size > 1e-12 else 0.0
+
+
 def _sums(parts: np.ndarray, codes: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Sums of parts [samples] over the groups of each factor; of two, over their cells too."""
     if len(codes) == 2:
@@ -338,7 +364,7 @@ def _bounded(value, parts, codes, family, most=np.inf, fewest=None) -> Estimate:
             spread, freedom = (0.5 / groups) ** 2, 2.0
         else:
             freedom = min(2 * (s**2).sum() ** 2 / (s**4).sum() for s in sums[: len(codes)])
-            freedom = float(np.clip(freedom, 1, max(groups - 1, 1)))
+            freedom = float(np.clip(freedom, min(3, groups - 1), groups - 1)) if groups > 1 else 1.0
         shrink = (norm.isf(tail) / t.isf(tail, freedom)) ** 2
         effective = np.clip(value * (1 - value) / spread * shrink, least, max(most, least))
     hits, misses = value * effective, (1 - value) * effective
@@ -352,8 +378,8 @@ def _bootstrapped(value, statistic, groups, n, family, method="linear") -> Estim
     """A value with the bootstrap interval of statistic(weights [draws, n]) over groups."""
     codes = factors(groups, n)
     count = min(int(c.max()) + 1 for c in codes)
-    if count < 2:
-        raise ValueError(f"{count} group gives no interval; give samples of at least two")
+    if count < 2:  # one group says nothing about others
+        return Estimate(float(value), np.nan, np.nan, n, count, family)
     if len(codes) == 2:
         codes = [*codes, np.unique(np.stack(codes), axis=1, return_inverse=True)[1].reshape(-1)]
     drawn = [statistic(_weights(c, family)) for c in codes]

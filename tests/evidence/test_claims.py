@@ -527,3 +527,46 @@ def test_estimates_and_nulls_of_the_room_fit_together(run):
     entry = saved(run)["claims"][0]
     assert entry["effective"] == found.effective and entry["groups"] == 30
     assert entry["baselines"][0]["answer"] == "better"
+
+
+# ---- what a review of the rule found
+
+
+def test_an_id_of_a_family_that_is_none_is_refused(run):
+    announce({"c": {"asks": "Is it?"}})
+    with pytest.raises(ValueError, match="claim 'c/' does not fit what was announced: c"):
+        claim("c/", "It is", 0.5)
+
+
+def test_the_id_of_an_invariant_is_one_too(run):
+    with pytest.raises(ValueError, match="claim id 'Bad Id!': use a-z, 0-9 and -"):
+        holds("Bad Id!", "It holds", True)
+    holds("no-op/tiny instruct", "It holds", True)
+
+
+def test_a_null_draw_that_is_no_number_gives_no_verdict(run):
+    null = against(draws=[0.1] * 18 + [nan])
+    null = null._replace(difference=null.difference._replace(value=0.4))
+    assert judge(run, RANDOM, part(), null=null) == ("MEASURED", "a null draw is no number")
+
+
+@pytest.mark.parametrize("fields", [RANDOM | {"margin": -1}, {"baselines": {"probe": -0.1}}])
+def test_a_margin_is_not_negative(run, fields):
+    with pytest.raises(ValueError, match="claim 'c': a margin is a number from 0 on"):
+        announce({"c": {"asks": "Is it?"} | fields})
+
+
+def test_a_width_of_rounding_is_none(run):
+    narrow = part(value=0.5, low=0.5 - 1e-16, high=0.5 + 1e-16)
+    assert judge(run, {"above": 0.1}, narrow) == ("MEASURED", "an interval without width")
+
+
+def test_one_group_is_said(run):
+    alone = part(low=nan, high=nan)._replace(groups=1)
+    assert judge(run, {"above": 0.1}, alone) == ("MEASURED", "1 group, and a verdict needs 8")
+
+
+def test_between_two_thresholds_more_is_better_than_a_baseline(run):
+    fields = {"above": 0.1, "below": 0.9, "baselines": {"probe": 0.1}}
+    judge(run, fields, part(), baselines={"probe": part(value=0.2, low=0.1, high=0.3)})
+    assert saved(run)["claims"][-1]["baselines"][0]["answer"] == "better"

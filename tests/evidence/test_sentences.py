@@ -222,3 +222,11 @@ def test_a_claim_of_a_real_model_has_no_label(capsys):
         "first among them; against prompt: not worse by more than 0.1, difference 0 [-0.09, 0.1]; "
         "better than 0 % of 1 matched features, as good: 7."
     )
+
+
+def test_what_looks_like_markup_is_shown_letter_by_letter(shell, run):
+    with capture_output() as seen:
+        claims.holds("markers", "After <|im_end|> come $u$ and |cos| * 2", True)
+    shown = seen.outputs[0].data["text/markdown"]
+    assert r"After \<\|im_end\|> come \$u\$ and \|cos\| \* 2" in shown
+    assert "After <|im_end|> come $u$ and |cos| * 2" in seen.outputs[0].data["text/plain"]

@@ -54,7 +54,7 @@ def naive_interval(value, parts, groups, family=1, most=inf, fewest=None):
         squares = [x * x for x in sums_over(parts, labels).values()]
         if sum(squares):
             freedom = min(freedom, 2 * sum(squares) ** 2 / sum(x * x for x in squares))
-    freedom = min(max(freedom, 1), max(count - 1, 1))
+    freedom = min(max(freedom, min(3, count - 1)), count - 1) if count > 1 else 1
     tail = 0.05 / family / 2
     if value in (0, 1):
         n = least
@@ -311,19 +311,48 @@ def test_difference_is_paired():
     assert found.value == pytest.approx(1) and found.high - found.low < 1e-9 and found.n == 40
 
 
-@pytest.mark.parametrize("second", ["yes or no", "share"])
-def test_difference_of_yes_and_no_is_a_share_moved(second):
+def naive_correlation(first, second, labels) -> float:
+    """Of what the groups contribute to two means."""
+    means = sum(map(float, first)) / len(first), sum(map(float, second)) / len(second)
+    one = list(sums_over([float(a) - means[0] for a in first], labels).values())
+    other = list(sums_over([float(b) - means[1] for b in second], labels).values())
+    size = (sum(a * a for a in one) * sum(b * b for b in other)) ** 0.5
+    return sum(a * b for a, b in zip(one, other, strict=True)) / size if size else 0.0
+
+
+@pytest.mark.parametrize("second", ["yes or no", "share", "the same", "all"])
+def test_difference_of_yes_and_no_adds_the_squares_of_two_intervals(second):
     rng = np.random.default_rng(0)
     first, labels = clustered(rng)
-    other = rng.random(len(first))
-    other = other if second == "share" else other < 0.3
+    drawn = rng.random(len(first))
+    other = {"yes or no": drawn < 0.3, "share": drawn, "the same": first, "all": drawn < 2}[second]
     found = stats.difference(first, other, labels)
-    gaps = [(float(a) - float(b)) / 2 for a, b in zip(first, other, strict=True)]
-    middle = sum(gaps) / len(gaps)
-    parts = [(gap - middle) / len(gaps) for gap in gaps]
-    low, high, _ = naive_interval(0.5 + middle, parts, labels)
-    assert found.value == pytest.approx(2 * middle) and found.effective is None
-    assert found.interval == pytest.approx((2 * low - 1, 2 * high - 1))
+    one, two = stats.share(first, labels), stats.share(other, labels)
+    alike = min(naive_correlation(first, other, labels), 0.8)
+    down, up = one.value - one.low, two.high - two.value
+    low = one.value - two.value - (down**2 + up**2 - 2 * alike * down * up) ** 0.5
+    up, down = one.high - one.value, two.value - two.low
+    high = one.value - two.value + (up**2 + down**2 - 2 * alike * up * down) ** 0.5
+    assert found.value == pytest.approx(one.value - two.value) and found.effective is None
+    assert found.interval == pytest.approx((low, high)) and low < found.value < high
+
+
+def test_of_two_factors_the_lower_correlation_counts():
+    rng = np.random.default_rng(1)
+    labels = [f"{a}|{b}" for a in range(8) for b in range(8)]
+    first, other = rng.random(64) < 0.6, rng.random(64) < 0.5
+    wide = stats.difference(first, other, labels)
+    ways = [naive_correlation(first, other, [x.split("|")[i] for x in labels]) for i in (0, 1)]
+    one, two = stats.share(first, labels), stats.share(other, labels)
+    down, up = one.value - one.low, two.high - two.value
+    reach = (down**2 + up**2 - 2 * min(*ways, 0.8) * down * up) ** 0.5
+    assert wide.low == pytest.approx(wide.value - reach)
+
+
+def test_one_group_has_no_interval():
+    for labels in ([7, 7], ["a|x", "a|y"]):
+        found = stats.mean([1, 2], labels)
+        assert found.value == 1.5 and np.isnan(found.interval).all() and found.groups == 1
 
 
 def test_a_difference_of_nothing_and_of_everything_has_width():
@@ -619,11 +648,17 @@ def test_holm_by_loops():
         (lambda s: s.auroc([1, 2], [0, 0]), "one kind is missing"),
         (lambda s: s.auroc([1, 2], [1, 0], [7]), "1 groups for 2 samples"),
         (lambda s: s.ratio([1, 2], [0, 0]), "ratio: the bottom sums to 0"),
-        (lambda s: s.ratio([1, 2], [1, 1, 1]), "ratio got 2 and 3 numbers; give as many of each"),
-        (lambda s: s.mean([1, 2], [7, 7]), "1 group gives no interval; give samples of at least"),
-        (lambda s: s.mean([1, 2], ["a|x", "a|y"]), "1 group gives no interval"),
+        (
+            lambda s: s.ratio([1, 2], [1, 1, 1]),
+            "ratio got 2 top and 3 bottom; give as many of each",
+        ),
+        (lambda s: s.auroc([1, 2], [1, 0, 1]), "auroc got 2 scores and 3 positive"),
+        (lambda s: s.f1([1, 0], [1]), "f1 got 2 flagged and 1 positive"),
+        (lambda s: s.f1([1, 0], [1, 1], [7]), "1 groups for 2 samples"),
+        (lambda s: s.against([1], [[1]], [1], by="auc"), "by='auc'; use mean, f1 or auroc"),
+        (lambda s: s.against([1], [[1]], by="f1"), "f1 needs positive"),
         (lambda s: s.mean([1, 2], [1, 2, 3]), "3 groups for 2 samples"),
-        (lambda s: s.difference([1, 2, 3], [1, 2]), "3 and 2 values do not make pairs"),
+        (lambda s: s.difference([1, 2, 3], [1, 2]), "difference got 3 first and 2 second"),
         (lambda s: s.against([1, 2], [[1, 2, 3]]), "2 samples, but 3 in each null draw"),
         (lambda s: s.crossing([0, 1], [[1, 0]], 0.5), r"crossing needs rising doses and \[doses"),
         (lambda s: s.crossing([1, 0], [[1], [0]], 0.5), "rising doses"),

@@ -137,19 +137,19 @@ def parsed(cell) -> ast.Module:
 
 
 def claim_id(call: ast.Call) -> str | None:
-    """The id of a claim: "one-feature", or "one-feature/…" for f"one-feature/{name}"; else None."""
+    """The id of a claim, with … where a name is filled in: "fluent/…" for f"fluent/{language}"."""
     given = [word.value for word in call.keywords if word.arg == "id"]
     match [*call.args, *given]:
         case [ast.Constant(value=str(name)), *_]:
             return name
-        case [ast.JoinedStr(values=[ast.Constant(value=str(name)), *_]), *_] if "/" in name:
-            return name.partition("/")[0] + "/…"
+        case [ast.JoinedStr(values=parts), *_]:
+            return "".join(x.value if isinstance(x, ast.Constant) else "…" for x in parts)
     return None
 
 
 def claims(nb, path: Path) -> list[str]:
-    """Claims are announced in one cell, before the first of them and before a cell names the test
-    split; their ids are literal and unique."""
+    """Claims are announced in one place, before the first of them and before a cell names the test
+    split (other than to load texts); their ids are written out, or filled in, and unique."""
     cells = code_cells(nb)
     judged = [i for i, cell in enumerate(cells) for _ in calls(cell, "claim")]
     made = [call for cell in cells for call in calls(cell, "claim", "holds")]
@@ -162,22 +162,29 @@ def claims(nb, path: Path) -> list[str]:
     twice = {name for name in names if name and names.count(name) > 1}
     problems += [f"two claims have the id {name!r}" for name in sorted(twice)]
     announcing = [i for i, cell in enumerate(cells) if calls(cell, "announce")]
-    if len(announcing) != 1:
+    if not announcing or announcing != list(range(announcing[0], announcing[-1] + 1)):
         wanted = bool(judged or announcing)
-        return problems + ["exactly one cell is to announce the claims: qs.announce"] * wanted
-    table = [call.args[:1] for call in calls(cells[announcing[0]], "announce")]
-    keys = table[0][0].keys if len(table) == 1 and isinstance(table[0][0], ast.Dict) else [None]
+        return problems + ["one place is to announce the claims: qs.announce"] * wanted
+    tables = [call.args[0] for i in announcing for call in calls(cells[i], "announce")]
+    if not all(isinstance(table, ast.Dict) for table in tables):
+        return problems + ["qs.announce needs a dict that is written out, its ids literal"]
+    keys = [key for table in tables for key in table.keys]
     known = [key.value if isinstance(key, ast.Constant) else None for key in keys]
     if None in known:
         return problems + ["qs.announce needs a dict that is written out, its ids literal"]
     problems += [f"{name!r} is announced twice" for name in set(known) if known.count(name) > 1]
     for call, name in zip(made, names, strict=True):
-        if name and call.func.attr == "claim" and name.partition("/")[0] not in known:
-            problems.append(f"claim {name!r} is not announced")
+        if name and call.func.attr == "claim":
+            pattern = re.escape(name.partition("/")[0]).replace("…", ".+")
+            if not any(re.fullmatch(pattern, other) for other in known):
+                problems.append(f"claim {name!r} is not announced")
     if judged and judged[0] < announcing[0]:
         problems.append("a claim is judged before the cell that announces the claims")
     for cell in cells[: announcing[0]]:
-        if any(isinstance(x, ast.Constant) and x.value == "test" for x in ast.walk(parsed(cell))):
+        named = any(
+            isinstance(x, ast.Constant) and x.value == "test" for x in ast.walk(parsed(cell))
+        )
+        if named and not calls(cell, "load_texts"):
             problems.append("the test split is named before the claims are announced")
     return problems
 

@@ -22,13 +22,11 @@ SHARED_ALL_THE_SAME = {
     "SparseActs": RESULT,
     "Scope": RESULT,
     "Scale": RESULT,
-    "Estimate": RESULT,
     "CONVENTIONS": "the choices of load_sae and load_scope for suites of other makers",
     "compare_readings": "which of them fits a suite of one's own",
     "load_sae": "one SAE file without a model",
     "get_group": "what a group is, before its terabyte is asked for",
     "memory_plan": "what a group needs, before it is downloaded",
-    "load_texts": "every notebook's texts, as soon as they are rewritten to it",
     "masked": LESSON,
     "edit_sizes": CONTROL,
     "equal_size": CONTROL,
@@ -37,8 +35,6 @@ SHARED_ALL_THE_SAME = {
     "activations": LESSON,
     "diff_of_means": LESSON,
     "project_out": LESSON,
-    "Arm": LESSON,
-    "sweep": LESSON,
 }
 
 

@@ -44,7 +44,7 @@ def test_report_runs_and_writes_pages(project, capfd):
     toy, coded = (out / "01_toy.html").read_text(), (out / "01_toy.code.html").read_text()
     broken = (out / "02_broken.html").read_text()
     for page in (toy, coded):
-        assert "SHOWN      one is one: 1 [0.9, 1.1], n = 20  [tiny scope]" in page
+        assert "one is one (1; 95 % interval 0.9 to 1.1; n = 20 in 10 groups)" in page
         assert [image["alt"] for image in BeautifulSoup(page, "html.parser")("img")] == [ALT]
         assert "tiny scope: a test bed" in page and "09_nowhere" not in page
         assert "REVISION" in page and "12e5" in page and "model.sha256" in page

@@ -3,7 +3,7 @@
 import lazy_loader
 
 _NAMES = {
-    "stats": "Against crossing groups_needed holm n_groups rank_p sign_flip_p",
+    "stats": "Against crossing groups_needed n_groups",
     "claims": "Announced ClaimFailed",
     "record": "Record",
 }

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from scipy.stats import beta, norm, permutation_test, t
+from scipy.stats import beta, norm, t
 
 DRAWS = 2000
 LEVEL = 0.05
@@ -273,32 +273,6 @@ def groups_needed(estimate: Estimate, above=None, below=None, power: float = 0.8
         reach = estimate.value - estimate.low if below is None else estimate.high - estimate.value
         at_edge = here = reach * np.sqrt(estimate.groups) / t.isf(tail, estimate.groups - 1)
     return float(max(8, np.ceil(((need * at_edge + extra * here) / gap) ** 2)))
-
-
-def sign_flip_p(differences) -> float:
-    """One-sided p-value of a positive mean of paired differences, by flipping their signs.
-
-    scipy's permutation test with 9,999 draws (all of them where there are fewer), so never 0.
-    """
-    values, rng = _array(differences).astype(float), np.random.default_rng(0)
-    how = {"permutation_type": "samples", "alternative": "greater", "n_resamples": 9999}
-    return float(permutation_test((values,), np.mean, vectorized=True, rng=rng, **how).pvalue)
-
-
-def rank_p(value: float, draws) -> float:
-    """(1 + null draws that are as large) / (1 + draws): the p-value of a rank among draws."""
-    draws = _array(draws).astype(float)
-    if not len(draws):
-        raise ValueError("rank_p needs at least one null draw")
-    return (1 + int((draws >= value).sum())) / (1 + len(draws))
-
-
-def holm(p_values) -> np.ndarray:
-    """p-values corrected for all tests of a family at once (Holm 1979), in the given order."""
-    p = np.asarray(p_values, float)
-    order = p.argsort(kind="stable")
-    steps = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)).clip(max=1)
-    return steps[order.argsort()]
 
 
 def _array(values: Any) -> np.ndarray:

@@ -601,37 +601,6 @@ def test_an_estimate_from_a_row_of_a_table():
     assert found.interval == (found.low, found.high)
 
 
-# ---- p-values
-
-
-def test_sign_flips():
-    assert stats.sign_flip_p([1.0] * 5) == pytest.approx(1 / 32)  # all 32 sign patterns
-    assert stats.sign_flip_p([0.0] * 20) == 1
-    assert stats.sign_flip_p([-1.0] * 30) == pytest.approx(1, abs=1e-3)
-    assert stats.sign_flip_p([1.0] * 40) == pytest.approx(1e-4)  # never 0
-    # Under the null, p-values are not too small.
-    rng = np.random.default_rng(0)
-    assert sum(stats.sign_flip_p(rng.normal(size=10)) < 0.1 for _ in range(100)) < 22
-
-
-def test_rank_among_controls():
-    assert stats.rank_p(3, [1, 2]) == pytest.approx(1 / 3)
-    assert stats.rank_p(2, [1, 2]) == pytest.approx(2 / 3)  # a tie counts against
-    assert stats.rank_p(0, [1, 2]) == 1
-    assert stats.rank_p(3, [1] * 19) == pytest.approx(0.05)
-
-
-def test_holm_by_loops():
-    rng = np.random.default_rng(0)
-    for n in (1, 2, 7, 30):
-        p = rng.random(n) ** 3
-        wanted, worst = [0.0] * n, 0.0
-        for rank, i in enumerate(sorted(range(n), key=lambda i: p[i])):
-            worst = max(worst, min(1.0, p[i] * (n - rank)))
-            wanted[i] = worst
-        assert stats.holm(p) == pytest.approx(wanted)
-
-
 # ---- errors
 
 
@@ -663,7 +632,6 @@ def test_holm_by_loops():
         (lambda s: s.crossing([0, 1], [[1, 0]], 0.5), r"crossing needs rising doses and \[doses"),
         (lambda s: s.crossing([1, 0], [[1], [0]], 0.5), "rising doses"),
         (lambda s: s.crossing([0, 1], [1, 0], 0.5), "rising doses"),
-        (lambda s: s.rank_p(1, []), "rank_p needs at least one null draw"),
     ],
 )
 def test_errors_name_what_is_wrong(call, says):

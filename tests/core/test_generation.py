@@ -89,8 +89,13 @@ def test_rows_get_their_own_arms(scope, scale):
     """A sweep in shared batches is the same as one call for each arm."""
     v = qs.random_directions(2, 128)
     scales = {3: scale, 1: qs.scales(scope, PROMPTS, [1])[1]}
-    arms = [qs.Arm(3, 0.9, v[0]), qs.Arm(1, 0.5, v[1]), qs.Arm(3, 0.0, v[0]), qs.Arm(3, -0.9, v[1])]
-    swept = qs.sweep(scope, PROMPTS[:5], scales, arms, temperature=0.5)
+    arms = [
+        qs.generation.Arm(3, 0.9, v[0]),
+        qs.generation.Arm(1, 0.5, v[1]),
+        qs.generation.Arm(3, 0.0, v[0]),
+        qs.generation.Arm(3, -0.9, v[1]),
+    ]
+    swept = qs.generation.sweep(scope, PROMPTS[:5], scales, arms, temperature=0.5)
     for arm, texts in zip(arms, swept, strict=True):
         steer = {arm.layer: qs.add(arm.direction, arm.dose, scales[arm.layer])}
         assert texts == qs.generate(scope, PROMPTS[:5], steer, temperature=0.5)
@@ -98,8 +103,12 @@ def test_rows_get_their_own_arms(scope, scale):
 
 def test_ablating_arms_write_what_ablation_writes(scope, scale):
     v, other = qs.random_directions(2, 128)
-    arms = [qs.Arm(3, 1.0, v), qs.Arm(3, 0.0, v), qs.Arm(3, 1.0, v, along=other)]
-    swept = qs.sweep(scope, PROMPTS[:5], {3: scale}, arms, "ablate")
+    arms = [
+        qs.generation.Arm(3, 1.0, v),
+        qs.generation.Arm(3, 0.0, v),
+        qs.generation.Arm(3, 1.0, v, along=other),
+    ]
+    swept = qs.generation.sweep(scope, PROMPTS[:5], {3: scale}, arms, "ablate")
     for texts, edit in zip(
         swept, (qs.project_out(v, scale), None, qs.project_out(v, scale, along=other)), strict=True
     ):
@@ -142,6 +151,8 @@ def test_an_edit_that_fails_leaves_no_hook(scope, scale):
 
 def test_bad_sweeps(scope, scale):
     with pytest.raises(ValueError, match="no arms"):
-        qs.sweep(scope, PROMPTS, {3: scale}, [])
+        qs.generation.sweep(scope, PROMPTS, {3: scale}, [])
     with pytest.raises(ValueError, match="how is 'push'"):
-        qs.sweep(scope, PROMPTS, {3: scale}, [qs.Arm(3, 1.0, torch.ones(128))], "push")
+        qs.generation.sweep(
+            scope, PROMPTS, {3: scale}, [qs.generation.Arm(3, 1.0, torch.ones(128))], "push"
+        )

@@ -12,17 +12,18 @@ def in_a_sentence(entry: Mapping[str, Any]) -> str:
     """What a recorded claim says: its sentence, interval, samples, controls and baselines."""
     if entry["kind"] == "invariant":
         about = [] if entry["value"] is None else [short(entry["value"])]
-        about += [f"n = {entry['n']}"] if entry["n"] else []
+        about += [f"n = {entry['n']:,}"] if entry["n"] else []
         return entry["sentence"] + (f" ({'; '.join(about)})" if about else "") + "."
     about = [short(entry["value"])]
     if entry["interval"]:
-        level = f"{100 * (1 - LEVEL):g} % interval"
-        level = f"simultaneous {level} of {entry['family']}" if entry["family"] > 1 else level
-        about.append(f"{level} {short(entry['interval'][0])} to {short(entry['interval'][1])}")
+        low, high = map(short, entry["interval"])
+        level = f"{100 * (1 - LEVEL):g} % interval {low} to {high}"
+        m = entry["family"]
+        about.append(level + (f", simultaneous for {m} claims" if m > 1 else ""))
     if entry["n"] == 1:
         about.append("one example: an anecdote")
     elif entry["n"]:
-        groups = f" in {entry['groups']} groups" if entry["groups"] else ""
+        groups = f" in {entry['groups']:,} groups" if entry["groups"] else ""
         groups = groups[:-1] if entry["groups"] == 1 else groups
         about.append(f"n = {entry['n']:,}{groups}")
     text = f"{entry['sentence']} ({'; '.join(about)})"
@@ -30,7 +31,7 @@ def in_a_sentence(entry: Mapping[str, Any]) -> str:
         low, high = map(short, null["difference_interval"])
         best = "first" if null["rank"] == 1 else f"number {null['rank']}"
         text += (
-            f"; {null['draws']} × {null['name']}: mean {short(null['mean'])}, best "
+            f"; {null['draws']} {null['name']}: mean {short(null['mean'])}, best "
             f"{short(null['best'])}; difference to their mean {short(null['difference'])} "
             f"[{low}, {high}], {best} among them"
         )
@@ -87,8 +88,8 @@ class Table:
 
 def _asked(it) -> str:
     """The question of a claim, with its family and baselines."""
-    family = f" ({', '.join(it.family)}, intervals simultaneous)" if it.family else ""
-    base = f"; compared with {', '.join(it.baselines)}" if it.baselines else ""
+    family = f" Together for {', '.join(it.family)}." if it.family else ""
+    base = f" Compared with {', '.join(it.baselines)}." if it.baselines else ""
     return it.asks + family + base
 
 

@@ -8,13 +8,14 @@ and the count of groups is that of the factor which has fewer.
 
 `family`: how many claims are made together. Intervals are simultaneous, at level 1 - .05 / family.
 
-Numbers that lie between 0 and 1 (share, f1, auroc, differences of yes and no) get the interval of
-Clopper and Pearson with an effective number of samples, as Korn and Graubard (1998) proposed for
-clustered samples: value (1 - value) / variance, times (z / t)². Degrees of freedom of t are those
-of Satterthwaite, from how unequally the groups contribute to the variance: where two of 20 groups
-bring all the errors, nobody knows the variance well. Such an interval always has width, at 0 and 1
-too. Means and ratios of other numbers are bootstrapped over groups, with percentiles widened for
-small numbers of them (Hesterberg 2015, section 6.3).
+Numbers that lie between 0 and 1 (share, f1, auroc, both shares of a difference of yes and no) get
+the interval of Clopper and Pearson with an effective number of samples, as Korn and Graubard (1998)
+proposed for clustered samples: value (1 - value) / variance, times (z / t)². Degrees of freedom of
+t are those of Satterthwaite, from how unequally the groups contribute to the variance, and at least
+3: where two of 20 groups bring all the errors, nobody knows the variance well. Such an interval
+always has width, at 0 and 1 too, where each group counts once. Means and ratios of other numbers
+are bootstrapped over groups, with percentiles widened for small numbers of them (Hesterberg 2015,
+section 6.3).
 """
 
 from collections.abc import Sequence

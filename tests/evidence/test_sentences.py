@@ -26,7 +26,7 @@ WORSE = {
     "difference_interval": [-0.3, -0.12],
 }
 ABOUT = "47 of 50 prompts switch (0.94; 95 % interval 0.84 to 0.98; n = 1,500 in 50 groups)"
-RANDOM = "20 × random directions: mean 0.01, best 0.02; difference to their mean 0.93 [0.83, 0.97]"
+RANDOM = "20 random directions: mean 0.01, best 0.02; difference to their mean 0.93 [0.83, 0.97]"
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ RANDOM = "20 × random directions: mean 0.01, best 0.02; difference to their mea
         ({}, f"{ABOUT}."),
         (
             {"family": 5},
-            "47 of 50 prompts switch (0.94; simultaneous 95 % interval of 5 0.84 to 0.98; "
+            "47 of 50 prompts switch (0.94; 95 % interval 0.84 to 0.98, simultaneous for 5 claims; "
             "n = 1,500 in 50 groups).",
         ),
         ({"null": NULL}, f"{ABOUT}; {RANDOM}, first among them."),
@@ -141,7 +141,7 @@ def test_the_table_of_what_is_announced():
         "|---|---|---|",
         f"| rate | How often \\| ever? | {NEEDS['rate']} |",
     ]
-    asks = "Does it steer? (de, fr, intervals simultaneous); compared with diff-of-means, prompt"
+    asks = "Does it steer? Together for de, fr. Compared with diff-of-means, prompt."
     assert lines[5] == f"| steers/… | {asks} | {NEEDS['steers']} |" and len(lines) == 7
     text = repr(Table(made)).splitlines()
     assert text[1] == f"one-feature: Does one feature detect it? SHOWN if: {NEEDS['one-feature']}."
@@ -217,8 +217,9 @@ def test_a_claim_of_a_real_model_has_no_label(capsys):
     probe = {"prompt": Estimate(0.0, -0.09, 0.1, 40, 20, 2)}
     claims.claim("steers/fr", "French", effect, null=null, baselines=probe, matched={7: 0.95})
     assert capsys.readouterr().out.splitlines()[1] == (
-        "SHOWN      French (0.9; simultaneous 95 % interval of 2 0.8 to 0.95; n = 40 in 20 groups)"
-        "; 39 × random directions: mean 0.1, best 0.1; difference to their mean 0.8 [0.7, 0.85], "
+        "SHOWN      French (0.9; 95 % interval 0.8 to 0.95, simultaneous for 2 claims; "
+        "n = 40 in 20 groups); 39 random directions: mean 0.1, best 0.1; "
+        "difference to their mean 0.8 [0.7, 0.85], "
         "first among them; against prompt: not worse by more than 0.1, difference 0 [-0.09, 0.1]; "
         "better than 0 % of 1 matched features, as good: 7."
     )

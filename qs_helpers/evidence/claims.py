@@ -110,6 +110,10 @@ def announce(claims: Mapping[str, Mapping[str, Any]]) -> None:
             raise ValueError(f"claim {name!r} has a margin to no null; name it in 'null'")
         if not it.margin >= 0 or not all(x >= 0 for x in dict(it.baselines).values()):
             raise ValueError(f"claim {name!r}: a margin is a number from 0 on")
+        if it.null and (
+            (it.fewer and it.above is not None) or (it.below is not None and not it.fewer)
+        ):
+            raise ValueError(f"claim {name!r}: threshold and null point in opposite directions")
         if isinstance(it.family, str) or len(set(it.family)) < len(it.family):
             raise ValueError(f"claim {name!r}: family is a list of different names")
     judged = {entry["id"].partition("/")[0] for entry in run.data["claims"]}
@@ -178,6 +182,8 @@ def holds(id: str, sentence: str, passed: Any, value: Any = None, n: int | None 
     value: what was measured, if more than yes or no; n: of how many samples.
     """
     _check_id(id.partition("/")[0])
+    if passed != passed:
+        raise ValueError(f"claim {id!r}: whether it holds is no yes or no, but nan")
     passed = bool(passed)
     entry = {"id": id, "sentence": sentence, "kind": "invariant"}
     entry |= {"badge": "HOLDS" if passed else "BROKEN", "value": value, "n": n}
@@ -200,6 +206,11 @@ def _check(id: str, it: Announced, estimate: Estimate, null, baselines) -> None:
         raise ValueError(
             f"claim {id!r}: the effect is {short(estimate.value)}, but {short(null.value)} where "
             "it is set against the null; both must be of the same samples"
+        )
+    if null is not None and estimate.n and null.difference.n != estimate.n:
+        raise ValueError(
+            f"claim {id!r}: {estimate.n} samples, but {null.difference.n} where it is set against "
+            "the null; both must be of the same samples"
         )
     for name in baselines:
         if name not in it.baselines:
@@ -278,7 +289,7 @@ def _baseline(it: Announced, name: str, gap: Estimate) -> dict[str, Any]:
     low, high = gap.interval
     if _less_is_better(it):
         low, high = -high, -low
-    if gap.groups < FEWEST_GROUPS:
+    if gap.groups < FEWEST_GROUPS or not gap.low < gap.high:
         answer = "undecided"
     elif low > 0:
         answer = "better"

@@ -80,9 +80,7 @@ class Table:
 
     def _repr_markdown_(self) -> str:
         lines = ["| claim | asks | SHOWN if |", "|---|---|---|"]
-        lines += [
-            "| " + " | ".join(cell.replace("|", "\\|") for cell in r) + " |" for r in self.rows
-        ]
+        lines += ["| " + " | ".join(map(_escaped, row)) + " |" for row in self.rows]
         return "\n".join(lines)
 
 

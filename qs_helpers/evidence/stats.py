@@ -66,9 +66,11 @@ def factors(groups, n: int) -> list[np.ndarray]:
     labels = [str(label) for label in _array(groups)]
     if len(labels) != n:
         raise ValueError(f"{len(labels)} groups for {n} samples; give one label a sample")
-    pairs = [label.split("|") for label in labels]
-    crossed = all(len(pair) == 2 for pair in pairs)
-    columns = zip(*pairs, strict=True) if crossed else [labels]
+    if any("|" in label for label in labels):  # one without a second part stands for itself
+        pairs = [label if "|" in label else f"{label}|{label}" for label in labels]
+        columns = zip(*(pair.split("|", 1) for pair in pairs), strict=True)
+    else:
+        columns = [labels]
     return [np.unique(list(column), return_inverse=True)[1] for column in columns]
 
 
@@ -125,8 +127,7 @@ def auroc(scores, positive, groups=None, family: int = 1) -> Estimate:
     parts[positive] = (wins.mean(1) - value) / positive.sum()
     parts[~positive] = (wins.mean(0) - value) / (~positive).sum()
     codes = factors(groups, len(scores))
-    fewest = min(len(np.unique(c[side])) for c in codes for side in (positive, ~positive))
-    return _bounded(value, parts, codes, family, len(scores), fewest)
+    return _bounded(value, parts, codes, family, len(scores), [positive, ~positive])
 
 
 def ratio(top, bottom, groups=None, family: int = 1) -> Estimate:
@@ -203,7 +204,12 @@ def against(values, nulls, positive=None, groups=None, family: int = 1, by="mean
         raise ValueError(f"by={by!r}; use mean, f1 or auroc")
     if positive is None:
         raise ValueError(f"{by} needs positive: the labels of the samples")
-    positive = _array(positive).astype(bool)
+    values, positive = _together(by, values=values, positive=positive)
+    if np.isnan(nulls.astype(float)).any():
+        raise ValueError("against: outcomes of null draws are no numbers (nan)")
+    positive = positive > 0
+    if by == "auroc" and (positive.all() or not positive.any()):
+        raise ValueError("auroc needs positive and negative samples; one kind is missing")
     statistic = {"f1": _f1s, "auroc": _areas}[by]
     every = np.ones((1, len(values)))
     draws = np.array([statistic(null, positive, every)[0] for null in nulls])
@@ -261,6 +267,10 @@ def groups_needed(estimate: Estimate, above=None, below=None, power: float = 0.8
     difference. A share has the spread of its own value at one end and of the threshold at the
     other, as in the usual formula for a sample's size; other estimates have that of their interval.
     """
+    if (above is None) == (below is None) or estimate.groups < 2:
+        raise ValueError(
+            "groups_needed: give above or below, and an estimate of two groups or more"
+        )
     edge = above if below is None else below
     gap = estimate.value - edge if below is None else edge - estimate.value
     if gap <= 0:
@@ -290,6 +300,9 @@ def _together(name: str, **columns) -> list[np.ndarray]:
     if len({*sizes.values()}) > 1 or not all(sizes.values()):
         said = " and ".join(f"{n} {key}" for key, n in sizes.items())
         raise ValueError(f"{name} got {said}; give as many of each, and at least one")
+    for key, array in arrays.items():
+        if missing := int(np.isnan(array).sum()):
+            raise ValueError(f"{name}: {missing} of {len(array)} {key} are no numbers (nan)")
     return list(arrays.values())
 
 
@@ -302,10 +315,13 @@ def _correlation(first: np.ndarray, second: np.ndarray, codes: np.ndarray) -> fl
 
 def _sums(parts: np.ndarray, codes: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Sums of parts [samples] over the groups of each factor; of two, over their cells too."""
-    if len(codes) == 2:
-        cells = np.unique(np.stack(codes), axis=1, return_inverse=True)[1].reshape(-1)
-        codes = [*codes, cells]
+    codes = [*codes, _cells(codes)] if len(codes) == 2 else codes
     return [np.bincount(c, parts) for c in codes]
+
+
+def _cells(codes: Sequence[np.ndarray]) -> np.ndarray:
+    """Which cell of two crossed factors each sample is in, as numbers from 0."""
+    return np.unique(np.stack(codes), axis=1, return_inverse=True)[1].reshape(-1)
 
 
 def _crossed(spreads: Sequence[float]) -> float:
@@ -316,19 +332,25 @@ def _crossed(spreads: Sequence[float]) -> float:
     return max(first + second - cells, first, second)
 
 
-def _bounded(value, parts, codes, family, most=np.inf, fewest=None) -> Estimate:
+def _bounded(value, parts, codes, family, most=np.inf, sides=None) -> Estimate:
     """The estimate of a number between 0 and 1; see the docstring of this module.
 
     parts [samples]: what each contributes to value - truth; most: the effective n is not above it;
-    fewest: groups of the rarer kind, by default those of the rarer factor.
+    sides: bool [samples] of each kind of sample that is averaged by itself, by default one kind.
     """
-    counts = [int(c.max()) + 1 for c in codes]
-    groups = fewest or min(counts)
+    sides = sides or [np.ones(len(parts), bool)]
+    sizes = [[np.bincount(c[side], minlength=c.max() + 1) for side in sides] for c in codes]
+    groups = min(int((n > 0).sum()) for kinds in sizes for n in kinds)
     # Groups of unlike size count for fewer: n² / Σ n_g². The variance is never above that of them.
-    sizes = [np.bincount(c) for c in codes]
-    least = min(groups, *(len(parts) ** 2 / (s**2).sum() for s in sizes))
+    least = min(groups, *(n.sum() ** 2 / (n**2).sum() for kinds in sizes for n in kinds))
     sums = _sums(parts, codes)
-    spreads = [len(s) / max(len(s) - 1, 1) * (s**2).sum() for s in sums]
+    # A group that holds much of the samples pulls the value to its own: its residual is too small.
+    # If groups vary alike, its square is so by 1 - 2 w + Σ w², w being their shares of the samples.
+    shares = [np.array([n / n.sum() for n in kinds]) for kinds in sizes]
+    if len(codes) == 2:
+        shares.append(np.bincount(_cells(codes))[None] / len(parts))
+    rest = [(1 - 2 * w + (w**2).sum(1, keepdims=True)).min(0).clip(1e-9) for w in shares]
+    spreads = [(s**2 / r).sum() for s, r in zip(sums, rest, strict=True)]
     spread, tail = _crossed(spreads), LEVEL / family / 2
     if len(codes) == 1 and groups == len(parts) == most:
         effective = most  # one yes or no a group: nothing has to be estimated
@@ -356,7 +378,7 @@ def _bootstrapped(value, statistic, groups, n, family, method="linear") -> Estim
     if count < 2:  # one group says nothing about others
         return Estimate(float(value), np.nan, np.nan, n, count, family)
     if len(codes) == 2:
-        codes = [*codes, np.unique(np.stack(codes), axis=1, return_inverse=True)[1].reshape(-1)]
+        codes = [*codes, _cells(codes)]
     drawn = [statistic(_weights(c, family)) for c in codes]
     found = []
     for c, values in zip(codes[:2], drawn[:2], strict=False):
@@ -400,6 +422,6 @@ def _area(wins, positive, weights) -> np.ndarray:
 
 def _f1s(flagged, positive, weights) -> np.ndarray:
     """F1 of flags for each row of weights [draws, samples]."""
-    flagged = _array(flagged).astype(bool)
+    flagged = _array(flagged) > 0
     with np.errstate(invalid="ignore"):
         return 2 * weights @ (flagged & positive) / (weights @ (1.0 * flagged + positive))

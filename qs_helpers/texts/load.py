@@ -54,6 +54,7 @@ def load_texts(
     if kind not in KINDS:
         raise ValueError(f"there is no kind {kind!r}; {nearest(kind, KINDS)} ({', '.join(KINDS)})")
     _check_named(n if isinstance(n, Mapping) else ())
+    languages = [languages] if isinstance(languages, str) else languages
     sources = [source] if isinstance(source, str | Path) else list(source)
     sources, labels = [str(one) for one in sources], KINDS[kind]
     if len(sources) != 1 and not (len(sources) == 2 and labels):

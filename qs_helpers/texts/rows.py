@@ -64,6 +64,8 @@ def _label(where: str, word: str, labels: Sequence[str], positive: str | None) -
     yes, no = labels
     word = word.casefold()
     if positive is not None:
+        if not word:
+            raise ValueError(f"{where}: there is no label; give one, or leave the text out")
         return yes if word == str(positive).strip().casefold() else no
     means_yes, means_no = YES | {yes}, NO | {no, f"non-{yes}", f"non{yes}", f"not {yes}"}
     if word not in means_yes | means_no:
@@ -81,20 +83,20 @@ def sample(texts: Iterable[Text], labels: Sequence[str], most: int, seed: int):
     Those with the lowest random numbers are kept, and the number comes from seed and text: the
     order of the texts does not matter, and no more than the sample is in memory.
     """
-    kept: dict[tuple, dict[int, Text]] = defaultdict(dict)
+    kept: dict[tuple, dict[int, dict[str, Text]]] = defaultdict(dict)
     heaps: dict[tuple, list[int]] = defaultdict(list)
     left: Counter = Counter()
     for text in texts:
         key = text.language, text.label if labels else "", text.split
         number = -int(draw(seed, "sample", normal(text.text)), 16)
         here, heap = kept[key], heaps[key]
-        if number in here:
-            left["repeated texts"] += 1
-            here[number] = max(here[number], text)
+        if number in here:  # of another group it is kept: it ties the two groups together
+            left["repeated texts"] += text.group in here[number]
+            here[number][text.group] = max(here[number].get(text.group, text), text)
             continue
-        here[number] = text
+        here[number] = {text.group: text}
         heapq.heappush(heap, number)
         if len(heap) > most:
-            del here[heapq.heappop(heap)]
-            left["beyond a random sample"] += 1
-    return [text for here in kept.values() for text in here.values()], left
+            left["beyond a random sample"] += len(here.pop(heapq.heappop(heap)))
+    every = (copies for here in kept.values() for copies in here.values())
+    return [text for copies in every for text in copies.values()], left

@@ -34,10 +34,11 @@ def split_texts(
     if labels is None:
         have = {record.label for record in records}
         labels = next((pair for pair in KINDS.values() if pair and have <= {*pair}), ())
+    tied = _tied(records)
     unique, left = _distinct(records, labels)
     placed: dict[tuple[str, str], list[Text]] = defaultdict(list)
     for record in sorted(
-        _assigned(unique, seed, labels), key=lambda r: draw(seed, "order", r.text)
+        _assigned(unique, tied, seed, labels), key=lambda r: draw(seed, "order", r.text)
     ):
         placed[record.language, record.split].append(record)
     wanted = {*wanted} or {split for _, split in placed}
@@ -81,8 +82,9 @@ def _distinct(records: list[Text], labels: Sequence[str]) -> tuple[list[Text], C
     return unique, left
 
 
-def _components(records: list[Text]) -> list[list[Text]]:
-    """Texts that share a part of their groups, directly or through others."""
+def _tied(records: list[Text]) -> dict[str, tuple]:
+    """Of each text, as `normal` has it, the name of all that it hangs together with: texts that are
+    the same, or share a part of their groups, directly or through others."""
     above: dict = {}
 
     def root(part):
@@ -91,19 +93,23 @@ def _components(records: list[Text]) -> list[list[Text]]:
         return part
 
     for record in records:
-        first, *second = map(root, _parts(record.group))
-        for part in second:
+        first = root(("text", normal(record.text)))
+        for part in map(root, _parts(record.group)):
             above[part] = first
+    return {normal(record.text): root(("text", normal(record.text))) for record in records}
+
+
+def _components(records: list[Text], tied: dict) -> list[list[Text]]:
     together: dict = defaultdict(list)
     for record in records:
-        together[root(_parts(record.group)[0])].append(record)
+        together[tied[normal(record.text)]].append(record)
     return list(together.values())
 
 
-def _assigned(records: list[Text], seed: int, labels: Sequence[str]) -> list[Text]:
+def _assigned(records: list[Text], tied: dict, seed: int, labels: Sequence[str]) -> list[Text]:
     """Every record with its split."""
     out, free = [], []
-    for texts in _components(records):
+    for texts in _components(records, tied):
         given = {record.split for record in texts} - {""}
         if len(given) > 1:
             raise ValueError(_leak(texts))
@@ -152,8 +158,10 @@ def _leak(texts: list[Text]) -> str:
     for (_, name), found in sorted(splits.items()):
         if len(found) > 1:
             return f"group {name!r} is in splits {sorted(found)}; what is alike must be in one"
-    free = min(record.group for record in texts if not record.split)
     found = sorted({record.split for record in texts} - {""})
+    free = min((record.group for record in texts if not record.split), default="")
+    if not free:
+        return f"a text that is in more than one group ties texts of the splits {found} together"
     return f"group {free!r} has no split and hangs together with groups of {found}; give it one"
 
 

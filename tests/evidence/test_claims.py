@@ -570,3 +570,27 @@ def test_between_two_thresholds_more_is_better_than_a_baseline(run):
     fields = {"above": 0.1, "below": 0.9, "baselines": {"probe": 0.1}}
     judge(run, fields, part(), baselines={"probe": part(value=0.2, low=0.1, high=0.3)})
     assert saved(run)["claims"][-1]["baselines"][0]["answer"] == "better"
+
+
+def test_a_null_of_other_samples_is_refused(run):
+    null = against()
+    null = null._replace(difference=null.difference._replace(n=400))
+    announce({"c": {"asks": "Is it?"} | RANDOM})
+    with pytest.raises(ValueError, match="40 samples, but 400 where it is set against the null"):
+        claim("c", "It is", part(), null=null)
+
+
+def test_an_invariant_is_yes_or_no(run):
+    with pytest.raises(ValueError, match="is no yes or no, but nan"):
+        holds("c", "It holds", nan)
+
+
+def test_a_threshold_and_a_null_of_opposite_directions_are_refused(run):
+    with pytest.raises(ValueError, match="point in opposite directions"):
+        announce({"c": {"asks": "Is it?", "below": 0.5} | RANDOM})
+
+
+def test_a_baseline_without_width_is_undecided(run):
+    flat = {"probe": part(value=0.4, low=0.4, high=0.4)}
+    judge(run, {"baselines": {"probe": 0.1}}, part(), baselines=flat)
+    assert saved(run)["claims"][-1]["baselines"][0]["answer"] == "undecided"

@@ -202,3 +202,16 @@ def test_too_large_groups_are_refused_with_what_would_fit():
         split_texts([*chain, *more])
     found, _ = split_texts([*one, *more, *(Text(f"t {i}", group=f"h{i}") for i in range(5))])
     assert {t.split for t in found if t.group == "A"} == {"discovery"}
+
+
+def test_the_same_text_ties_its_groups_together():
+    fillers = [Text(f"filler {i}", group=f"F{i}") for i in range(20)]
+    twins = [Text("Same", group="A"), Text("same", group="B")]
+    siblings = [*(Text(f"a {i}", group="A") for i in range(2)), Text("b", group="B")]
+    for seed in range(20):
+        texts, left = split_texts([*twins, *siblings, *fillers], seed)
+        split = {text.split for text in texts if text.group in ("A", "B")}
+        assert len(split) == 1 and left["repeated texts"] == 1
+    given = [twins[0], twins[1]._replace(split="test"), siblings[0]._replace(split="discovery")]
+    with pytest.raises(ValueError, match="in more than one group ties texts of the splits"):
+        split_texts([*given, *fillers])

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..evidence.files import plain, read_json
 from ..presets import is_tiny
-from .pages import claims_of, provenance_rows, render
+from .pages import provenance_rows, render
 from .run import RESULTS, STAMP
 
 
@@ -77,7 +77,7 @@ def differs(entries: list[dict[str, Any] | None]) -> str:
 def _notebook(stem: str, runs: dict[str, dict], folders: dict[str, Path]) -> dict[str, Any]:
     """Claims, values and figures of one notebook in every run."""
     results = {name: found.get(stem, {}) for name, found in runs.items()}
-    claims = {name: {c["id"]: c for c in claims_of(r)} for name, r in results.items()}
+    claims = {name: {c["id"]: c for c in r.get("claims", [])} for name, r in results.items()}
     values = {name: _numbers(r.get("values", {})) for name, r in results.items()}
     alts = {
         name: {f["slug"]: f["alt"] for f in r.get("figures", [])} for name, r in results.items()

@@ -92,7 +92,7 @@ def notebook_page(
     headings = re.findall(r'<h([23]) id="([^"]+)">(.*?)</h\1>', rest, re.DOTALL)
     headings = [(level, anchor, re.sub(r"<[^>]+>", "", text)) for level, anchor, text in headings]
     about = {"verdicts": _verdicts(results), "provenance": provenance_rows(results)}
-    about["claims"] = claims_of(results)
+    about["claims"] = results.get("claims", [])
     body = first + render("summary", results=results, headings=headings, **about) + rest
     other = (f"{stem}.html", "without code") if with_code else (f"{stem}.code.html", "with code")
     about = {"name": f"preset {preset}", "tiny": is_tiny(preset), "error": error}
@@ -168,7 +168,7 @@ def _row(nb, stem: str, results: dict[str, Any]) -> dict[str, Any]:
     """What the index says of a notebook."""
     title, question = opening(nb)
     row = {"stem": stem, "title": title or stem, "question": question}
-    return row | {"claims": claims_of(results), "verdicts": _verdicts(results)}
+    return row | {"claims": results.get("claims", []), "verdicts": _verdicts(results)}
 
 
 def render(template: str, **values) -> str:
@@ -184,16 +184,6 @@ def _templates() -> Environment:
     made.filters["in_a_sentence"] = in_a_sentence
     made.filters["below"] = lambda entry: Sentence(entry, tiny=False).below
     return made
-
-
-def claims_of(results: dict[str, Any]) -> list[dict[str, Any]]:
-    """The claims of a run; those of the first edition, which had no id, are filled up."""
-    blank = dict.fromkeys(("groups", "null", "matched")) | {"family": 1, "baselines": []}
-    blank |= {"needs": "no verdict", "why": ""}
-    return [
-        c if "id" in c else blank | c | {name: c["text"] for name in ("id", "asks", "sentence")}
-        for c in results.get("claims", [])
-    ]
 
 
 def _verdicts(results: dict[str, Any]) -> str:

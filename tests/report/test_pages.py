@@ -48,12 +48,3 @@ def test_pages_tell_verdicts_in_words(project):
     assert "SHOWN needs: the interval lies above 0.5." in soup.find("blockquote").find("sub").text
     announced = soup("table")[-1]
     assert [c.text for c in announced("td")][::2] == ["one", "the interval lies above 0.5"]
-
-
-def test_claims_of_the_first_edition_are_still_shown():
-    old = {"text": "x is y", "kind": "empirical", "badge": "SHOWN", "passes": True, "value": 0.5}
-    old |= {"interval": [0.4, 0.6], "n": 20, "controls": {}}
-    results = {"claims": [old, old | {"kind": "invariant", "badge": "HOLDS", "text": "z holds"}]}
-    row = {"title": "T", "claims": pages.claims_of(results), "outcome": {"seconds": 1}}
-    html = pages.render("index", rows=[row])
-    assert "x is y (0.5; 95 % interval 0.4 to 0.6; n = 20)." in html and "z holds (0.5" in html

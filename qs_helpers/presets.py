@@ -90,9 +90,10 @@ def dataset_name(text: str) -> str | None:
     return found[1] if found and not is_file else None
 
 
-def is_tiny_source(text: str) -> bool:
-    """True for the micro-world as a source of texts: "tiny", or a part of it as "tiny:story"."""
-    return text.partition(":")[0] == "tiny"
+def is_bundled(text: str) -> bool:
+    """True for a source of texts that comes with the project: "tiny", "natural", or a part of one
+    as in "tiny:story"."""
+    return text.partition(":")[0] in ("tiny", "natural")
 
 
 def preset_names(folder: Path | None = None) -> list[str]:

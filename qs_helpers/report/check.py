@@ -181,8 +181,8 @@ def check_value(name: str, value: Any, preset: Preset) -> None:
         _check_scopes(name, value, preset)
     if name in SOURCES and (not value or value[:1] == "[" or type(value) is list and value[2:]):
         raise ValueError(
-            f"{name} = {value!r}: give tiny, a csv, jsonl or txt file, or a Hub dataset; two of "
-            "them, [harmful, harmless], only to a notebook that takes a list (--only)"
+            f"{name} = {value!r}: give tiny, natural, a csv, jsonl or txt file, or a Hub dataset; "
+            "two of them, [harmful, harmless], only to a notebook that takes a list (--only)"
         )
     if type(value) not in (int, float):
         return

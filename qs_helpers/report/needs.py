@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from ..loading import hub
 from ..loading.catalog import Origin, layer_files
 from ..loading.memory import free_bytes, gb, memory_plan, way_out
-from ..presets import SOURCES, dataset_name, is_tiny_source
+from ..presets import SOURCES, dataset_name, is_bundled
 
 TIMEOUT = 1.0  # seconds for the Hub to answer
 
@@ -107,7 +107,7 @@ def _dataset(text: str) -> _Need:
     """A file or a dataset of the Hub."""
     name = dataset_name(text)
     if name is None:
-        there = is_tiny_source(text) or Path(text).is_file()
+        there = is_bundled(text) or Path(text).is_file()
         return _Need(problem="" if there else f"{text}: there is no such file")
     if importlib.util.find_spec("datasets") is None:
         return _Need(problem=f"{name} needs: pip install 'qs-helpers[data]'")

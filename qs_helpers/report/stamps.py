@@ -228,13 +228,18 @@ def _tiny_weights() -> dict[str, str]:
 
 
 def _inputs(values: dict[str, Any], scopes: dict[str, dict]) -> dict[str, str]:
-    """Digest of each file that parameters name, or that is in a folder of a model or suite."""
+    """Digest of each file that parameters name, or that is in a folder of a model or suite; and
+    of the natural sets, where a parameter names them."""
     lists = [value if type(value) is list else [value] for value in values.values()]
     texts = [text for some in lists for text in some if isinstance(text, str) and text]
     texts += [scope.get(part, "") for scope in scopes.values() for part in ("model", "sae")]
     paths = [Path(text) for text in texts if Path(text).is_absolute()]
     files = [f for path in paths for f in ([path] if path.is_file() else sorted(path.glob("*")))]
-    return {str(path): file_digest(path) for path in files if path.is_file()}
+    found = {str(path): file_digest(path) for path in files if path.is_file()}
+    if any(text.partition(":")[0] == "natural" for text in texts):
+        sets = sorted((HELPER / "natural").glob("*.jsonl"))
+        found |= {f"natural/{path.name}": file_digest(path) for path in sets}
+    return found
 
 
 def file_digest(path: Path) -> str:

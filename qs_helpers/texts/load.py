@@ -1,4 +1,4 @@
-"""Texts of every source: the micro-world, a file, a dataset of the Hub."""
+"""Texts of every source: the micro-world, the natural sets, a file, a dataset of the Hub."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..presets import dataset_name, nearest
 from ..tiny import corpus
-from . import files, hub
+from . import files, hub, natural
 from .micro import from_micro, micro_texts
 from .record import KINDS, Text, draw, own_group
 from .rows import check_columns, sample, to_text
@@ -26,8 +26,10 @@ def load_texts(
 ) -> list[Text]:
     """Texts of a kind, in disjoint splits; a summary is printed.
 
-    source     "tiny", the micro-world ("tiny:story": its stories only); a .csv, .jsonl or .txt file
-               in UTF-8; a dataset of the Hub, owner/name or owner/name@revision. Of remarks and
+    source     "tiny", the micro-world ("tiny:story": its stories only); "natural", the texts that
+               were written for this project ("natural:recipe": its recipes only; its card is
+               qs_helpers/natural/README.md); a .csv, .jsonl or .txt file in UTF-8;
+               a dataset of the Hub, owner/name or owner/name@revision. Of remarks and
                requests also two files or datasets, the positive label (toxic, harmful) first, which
                then need no label column. A list of one is that one.
     kind       passages (running text), openings (to be continued), remarks (toxic or clean),
@@ -45,7 +47,7 @@ def load_texts(
                read row by row, so that one of any size fits in memory
 
     A .txt file holds one text a line, of passages one a paragraph between blank lines. How texts
-    are split is in `split_texts`; those of tiny come with their splits.
+    are split is in `split_texts`; those of tiny and natural come with their splits.
 
     Raises ValueError with the way out for a source, kind, column, language or split that there is
     not, files that cannot be read (file and line named), one label only, and what split_texts
@@ -138,12 +140,15 @@ def _found(
 def _rows(source: str, kind: str, label: str, languages) -> Iterator[tuple[str, dict]]:
     """The rows of a file or dataset, each with its place. "" as label: the rows say it."""
     path = Path(source).expanduser()
+    name, _, part = source.partition(":")
+    if name == "natural" and not label:
+        return natural.rows(kind, part)
     if dataset_name(source):
         return hub.rows(source, languages)
     if path.suffix.lower() not in files.SUFFIXES and not path.is_file():
         raise ValueError(
-            f"source {source!r}: there is no such file; give tiny (alone), a .csv, .jsonl or .txt "
-            "file, or a dataset of the Hub (owner/name)"
+            f"source {source!r}: there is no such file; give tiny or natural (alone), a .csv, "
+            ".jsonl or .txt file, or a dataset of the Hub (owner/name)"
         )
     if path.suffix.lower() == ".txt" and KINDS[kind] and not label:
         raise ValueError(

@@ -14,6 +14,7 @@ from .scan import Scan
 from .strips import name_of
 
 DENSE = 0.1  # share of tokens
+ENOUGH = 1_000_000  # tokens before a feature that is silent in all of them may be called dead
 WINDOW = 10  # tokens shown on each side of a peak
 # (backbone, layer) and how neuronpedia.org names model and source. It hosts one of the two
 # suites of each backbone and its names do not say which k, so both groups get the link.
@@ -27,8 +28,13 @@ HOSTED = {
 def badges(scope, found: Scan, layer: int, feature: int) -> list[str]:
     """Warnings about a feature, in words."""
     density, out = float(found.density(layer)[feature]), []
-    if density == 0:
+    if density == 0 and found.n_tokens >= ENOUGH:
         out.append("dead: it fires nowhere in this corpus")
+    elif density == 0:
+        out.append(
+            f"silent: it fires nowhere in these {found.n_tokens:,} tokens; to call it dead takes "
+            f"{ENOUGH:,}"
+        )
     if density > DENSE:
         out.append(f"dense: it fires on {density:.0%} of the tokens")
     sample = found.stats(layer)["sample"]

@@ -109,8 +109,8 @@ def test_files_of_texts_are_relative_to_the_preset(project):
     assert found["TEXTS"] == str(project / "mine.txt")
     assert found["LISTS"] == str(project / "lists.csv")
     assert found["DATA"] == "tiny" and found["PROMPTS"] == [str(project / "a.txt"), "x/y"]
-    assert presets.is_tiny_source("tiny") and presets.is_tiny_source("tiny:story")
-    assert not presets.is_tiny_source("tiny.csv") and not presets.is_tiny_source("a/tiny")
+    assert all(map(presets.is_bundled, ("tiny", "tiny:story", "natural", "natural:recipe")))
+    assert not any(map(presets.is_bundled, ("tiny.csv", "a/tiny", "natural.jsonl", "nature")))
 
 
 def test_tiny_presets():

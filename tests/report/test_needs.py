@@ -46,7 +46,8 @@ def test_files_and_datasets(tmp_path, monkeypatch):
 
     (tmp_path / "a.csv").write_text("")
     assert problems(DATA=str(tmp_path / "a.csv")) == []
-    assert problems(TEXTS="tiny:story", PROMPTS=["tiny"], DATA="tiny", LISTS="tiny:list") == []
+    bundled = {"TEXTS": "tiny:story", "PROMPTS": ["natural"], "DATA": "natural"}
+    assert problems(**bundled, LISTS="natural:recipe") == []
     gone = f"{tmp_path}/b.txt: there is no such file"
     assert [problems(**{name: f"{tmp_path}/b.txt"}) for name in ("TEXTS", "LISTS")] == [[gone]] * 2
     assert problems(TEXTS="tinny") == ["tinny: there is no such file"]

@@ -48,6 +48,19 @@ def test_a_users_file_is_part_of_the_stamp(tmp_path, name):
     assert stamps.changes(old, new) == ["the data"]
 
 
+def test_the_natural_sets_are_part_of_the_stamp_of_who_reads_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(stamps, "HELPER", tmp_path)
+    path = tmp_path / "natural" / "remarks.jsonl"
+    path.parent.mkdir()
+    path.write_text("{}")
+    old = stamps._inputs({"DATA": "natural", "PROMPTS": ["tiny"]}, {})
+    assert list(old) == ["natural/remarks.jsonl"]
+    assert old == stamps._inputs({"PROMPTS": ["natural"]}, {})
+    assert stamps._inputs({"TEXTS": "tiny:story"}, {}) == {}
+    path.write_text("{ }")
+    assert stamps._inputs({"TEXTS": "natural:recipe"}, {}) != old
+
+
 CODE = '''"""Doc."""
 # a comment
 import os

@@ -60,7 +60,7 @@ def test_two_sources_of_labelled_texts(tmp_path, write, make):
         load_texts([bad, good], "passages")
     with pytest.raises(ValueError, match="3 sources of remarks; give one, or two, the toxic first"):
         load_texts([bad, good, bad], "remarks")
-    with pytest.raises(ValueError, match="source 'tiny': .* give tiny .alone."):
+    with pytest.raises(ValueError, match="source 'tiny': .* give tiny or natural .alone."):
         load_texts(["tiny", good], "remarks")
 
 
@@ -135,7 +135,7 @@ def test_a_stratum_that_is_empty_is_named(write, make):
     ("source", "kind", "more", "words"),
     [
         ("tiny", "remark", {}, r"no kind 'remark'; did you mean remarks\? \(passages, openings, r"),
-        ("natural", "remarks", {}, "source 'natural': there is no such file; give tiny"),
+        ("nature", "remarks", {}, "source 'nature': there is no such file; give tiny"),
         ("", "remarks", {}, "source '': there is no such file"),
         ([], "remarks", {}, "0 sources of remarks; give one, or two"),
         ("tiny", "remarks", {"n": {"train": 3}}, "there is no split 'train'; known: discovery"),

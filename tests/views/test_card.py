@@ -14,10 +14,13 @@ def strongest(found, layer=3):
     return int(found.stats(layer)["fired"].argmax())
 
 
-def test_a_feature_that_never_fires_is_called_dead(scope, found):
+def test_a_feature_that_never_fires_is_dead_only_in_a_large_corpus(scope, found, monkeypatch):
     dead = int(np.flatnonzero(found.stats(0)["fired"] == 0)[0])
     card = qs.views.feature_card(scope, found, 0, dead)
-    assert "dead: it fires nowhere in this corpus" in card.to_html()
+    says = f"silent: it fires nowhere in these {found.n_tokens:,} tokens; to call it dead takes"
+    assert f"{says} 1,000,000" in card.to_html()
+    monkeypatch.setattr(found, "n_tokens", 1_000_000)
+    assert qs.views.badges(scope, found, 0, dead) == ["dead: it fires nowhere in this corpus"]
     assert len(card.data) == 0 and "0 sinks" in card.alt
     strip = qs.views.token_strip(scope, TEXT_, 0, dead)
     assert "does not fire on any of" in strip.alt

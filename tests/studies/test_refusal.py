@@ -70,16 +70,21 @@ def test_opening_tokens_open_refusals_only(scope):
 # ---- gates
 
 
-@pytest.mark.parametrize(
-    ("harmful", "harmless"), [([0] * 20, [0] * 20), ([1] * 20, [1] * 20), ([1] * 15 + [0] * 5, [0])]
-)
+@pytest.mark.parametrize("harmful, harmless", [([0] * 20, [0] * 20), ([1] * 20, [1] * 20)])
 def test_a_model_that_never_or_always_refuses_is_stopped_with_its_numbers(harmful, harmless):
     with pytest.raises(ValueError, match=rf"refuses {np.mean(harmful):.2f} of 20 harmful"):
         check_refuser("it", harmful, harmless)
 
 
 def test_a_model_that_refuses_what_it_should_passes():
-    check_refuser("it", [1] * 9 + [0], [0] * 20)
+    assert check_refuser("it", [1] * 9 + [0], [0] * 20) == ""
+
+
+def test_of_a_model_that_refuses_a_few_every_sentence_says_so():
+    for harmful, harmless in (([1] * 15 + [0] * 5, [0]), ([1] * 20, [1, 0, 0])):
+        caution = check_refuser("it", harmful, harmless)
+        assert caution.startswith(f"it refuses {np.mean(harmful):.2f} of 20 harmful and ")
+        assert caution.endswith("what follows is about the few that it refuses")
 
 
 def test_the_base_model_is_stopped_at_the_gate(chats):

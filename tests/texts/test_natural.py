@@ -244,5 +244,7 @@ def test_the_card_shows_ten_texts_of_each_kind_and_language():
 def test_they_are_natural_language():
     """Texts begin in many ways: no template with other nouns."""
     for kind, lang in BY_KIND:
-        begins = Counter(normal(row["text"])[:12] for row in rows(kind, lang))
-        assert np.mean([n > 1 for n in begins.values()]) <= 0.2, (kind, lang, begins.most_common(5))
+        for label in KINDS[kind] or [""]:  # a request and its look-alike may begin alike
+            found = [row["text"] for row in rows(kind, lang) if label in ("", row["label"])]
+            begins = Counter(normal(text)[:12] for text in found)
+            assert np.mean([n > 1 for n in begins.values()]) <= 0.2, (kind, begins.most_common(5))

@@ -73,7 +73,7 @@ def plan_report(
 def run_folder(root: Path, preset: str, given: list[tuple[str, str]]) -> Path:
     """The folder of a report; parameters are in its name, or a digest of them if they are long."""
     words = [f"{name}={value}" for name, value in sorted(given)]
-    name = "+".join([preset, *words])
+    name = "+".join([preset, *words]).replace("=[", "=").replace("]", "").replace(", ", ",")
     if not re.fullmatch(r"[\w.,=+-]{1,80}", name):
         name = f"{preset}+{sha256(repr(words).encode()).hexdigest()[:8]}"
     return root / "runs" / name

@@ -1,4 +1,5 @@
-"""Notebook 04 on a file of the reader's: small, in one language or two, with groups or without."""
+"""Notebook 04 on a file of the reader's: small, in one language or two, with groups or without;
+and every notebook on the natural sets."""
 
 import csv
 import json
@@ -58,20 +59,24 @@ def write(path: Path, rows: list[dict]) -> Path:
 
 def run_04(tmp_path: Path, rows: list[dict], name: str, *given: str) -> tuple[dict, str]:
     """results.json of the command line's run of 04 on a file, and all that its cells printed."""
+    path = str(write(tmp_path / name, rows))
+    return run(tmp_path, "04_toxicity", "-p", "DATA", path, *given)
+
+
+def run(tmp_path: Path, notebook: str, *given: str) -> tuple[dict, str]:
+    """results.json of the command line's run of a notebook, and all that its cells printed."""
     params = tmp_path / "notebooks" / "params"
     params.mkdir(parents=True)
-    shutil.copy(ROOT / "notebooks" / "04_toxicity.ipynb", params.parent)
+    shutil.copy(ROOT / "notebooks" / f"{notebook}.ipynb", params.parent)
     sections = yaml.safe_load((ROOT / "notebooks" / "params" / "tiny.yaml").read_text("utf-8"))
-    kept = {part: sections[part] for part in ("scope", "common", "04_toxicity")}
+    kept = {part: sections[part] for part in ("scope", "common", notebook)}
     (params / "tiny.yaml").write_text(yaml.safe_dump(kept), "utf-8")
-    path = str(write(tmp_path / name, rows))
-    argv = [sys.executable, "-m", "qs_helpers.report", "--preset", "tiny", "--only", "04"]
+    argv = [sys.executable, "-m", "qs_helpers.report", "--preset", "tiny", "--only", notebook[:2]]
     env = {k: v for k, v in os.environ.items() if k != "QS_OUT"} | {"QS_ROOT": str(tmp_path)}
-    argv += ["-p", "DATA", path, *given]
-    done = subprocess.run(argv, env=env, cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run([*argv, *given], env=env, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    (found,) = tmp_path.glob("runs/*/04_toxicity/results.json")
-    (ran,) = tmp_path.glob("runs/*/04_toxicity.ipynb")
+    (found,) = tmp_path.glob(f"runs/*/{notebook}/results.json")
+    (ran,) = tmp_path.glob(f"runs/*/{notebook}.ipynb")
     cells = json.loads(ran.read_text("utf-8"))["cells"]
     outputs = [output for cell in cells for output in cell.get("outputs", [])]
     assert not [output for output in outputs if output["output_type"] == "error"]
@@ -126,3 +131,65 @@ def test_a_language_that_the_tiny_world_lacks(tmp_path):
     results, printed = run_04(tmp_path, rows, "mine.csv")
     assert badges(results)["hooks"] == "HOLDS"
     assert "TEXTS has no passages in de: no claim about ordinary texts" in printed
+
+
+def natural(*names: str) -> list[str]:
+    return [word for name in names for word in ("-p", name, "natural")]
+
+
+def test_no_tiny_feature_is_called_a_detector_of_natural_remarks(tmp_path):
+    results, printed = run(tmp_path, "04_toxicity", *natural("TEXTS", "DATA"))
+    found = {claim["id"]: claim for claim in results["claims"]}
+    assert "natural: 600 remarks; toxic 300, clean 300" in printed
+    assert (
+        "natural: 120 passages" in printed
+        and "words that groups name in toxic texts: 30" in printed
+    )
+    # Frames enough for a verdict, and the verdict is no: the tiny model never read such language.
+    assert found["one-feature"]["badge"] == "NOT SHOWN" and found["one-feature"]["groups"] >= 12
+    for language in ("en", "fr", "ru", "ja", "zh"):
+        assert found[f"hard-negatives/{language}"]["n"] == 12
+        assert found[f"ordinary-texts/{language}"]["n"] == 24
+    assert found["hooks"]["badge"] == found["no-leak"]["badge"] == "HOLDS"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("notebook", "given", "says", "holds"),
+    [
+        ("01_load", natural("TEXTS"), ["natural: 120 passages"], None),
+        (
+            "02_visualize",
+            natural("TEXTS", "DATA"),
+            ["natural: 240 passages", "too few to call a feature dead"],
+            "hooks-left",
+        ),
+        (
+            "03_steer",
+            natural("TEXTS", "PROMPTS", "DATA"),
+            ["natural: 60 openings; en 60; discovery 12, validation 18, test 30; 60 groups"],
+            "no-hooks-left",
+        ),
+        (
+            "05_code_switching",
+            [*natural("TEXTS", "PROMPTS"), "-p", "LISTS", "natural:recipe", "-p", "STEPS", "0"],
+            ["natural: 180 questions", "no text in en", "natural:recipe: 20 passages"],
+            "hooks-left",
+        ),
+        (
+            "06_abliteration_comparison",
+            [*natural("TEXTS"), "-p", "PROMPTS", "[natural]", "-p", "REDRAWS", "3"],
+            ["natural: 400 requests; harmful 200, harmless 200", "CAUTION: tiny-instruct refuses"],
+            "no-hooks-left",
+        ),
+    ],
+)
+def test_every_notebook_reads_the_natural_sets_to_its_last_cell(
+    tmp_path, notebook, given, says, holds
+):
+    results, printed = run(tmp_path, notebook, *given)
+    for sentence in says:
+        assert sentence in printed
+    found = badges(results)
+    assert "HOLDS" in found.values() and (holds is None or found[holds] == "HOLDS")
+    assert not {"well-formed/fr", "planted-direction/tiny-instruct"} & set(found)

@@ -14,7 +14,8 @@ def test_run_folders_are_readable_or_short():
     folder = run_folder
     assert folder(root, "tiny", []).name == "tiny"
     assert folder(root, "tiny", [("B", "2"), ("A", "x")]).name == "tiny+A=x+B=2"
-    assert re.fullmatch(r"tiny\+[0-9a-f]{8}", folder(root, "tiny", [("A", "[1, 2]")]).name)
+    assert folder(root, "tiny", [("A", "[1, 2]")]).name == "tiny+A=1,2"
+    assert re.fullmatch(r"tiny\+[0-9a-f]{8}", folder(root, "tiny", [("A", "x:y")]).name)
     assert folder(root, "tiny", [("A", "/a")]) != folder(root, "tiny", [("A", "/b")])
 
 

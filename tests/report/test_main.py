@@ -52,8 +52,11 @@ REFUSED = [
     (["-p", "SUITES", "[onw]"], "did you mean own"),
     (["-p", "LANGUAGES", "[]"], "LANGUAGES is empty"),
     (["-p", "PROMPTS", "[a/b, a/c]"], "only to a notebook that takes a list (--only)"),
-    (["--only", "06", "-p", "PROMPTS", "[a, b, c]"], "give tiny, natural, a csv, jsonl or txt file"),
-    (["--only", "04", "-p", "DATA", ""], "give tiny, natural, a csv, jsonl or txt file"),
+    (
+        ["--only", "06", "-p", "PROMPTS", "[a, b, c]"],
+        "give tiny, natural, a csv, jsonl or txt",
+    ),
+    (["--only", "04", "-p", "DATA", ""], "give tiny, natural, a csv, jsonl or txt"),
     (["--only", "01", "--skip", "01"], "no notebook is left"),
 ]
 

@@ -29,7 +29,7 @@ SIZES["questions"] = {"fr": 30, "ru": 30, "ja": 60, "zh": 60}
 BY_KIND = [(kind, lang) for kind, sizes in SIZES.items() for lang in sizes]
 LABELLED = [(kind, lang) for kind, lang in BY_KIND if KINDS[kind]]
 # words of a passage; characters in Chinese and Japanese
-LENGTHS = {"en": (40, 100), "fr": (40, 110), "ru": (35, 100), "ja": (80, 260), "zh": (60, 180)}
+LENGTHS = {"en": (40, 100), "fr": (40, 100), "ru": (40, 100), "ja": (80, 260), "zh": (60, 180)}
 OPENING = {"en": (4, 12), "fr": (4, 12), "ru": (4, 12), "ja": (6, 32), "zh": (6, 26)}
 REGISTERS = {"news", "recipe", "story", "how-to", "dialogue", "code"}
 CATEGORIES = {"deception", "intrusion", "weapons", "drugs", "harassment", "privacy"}
@@ -74,9 +74,9 @@ def test_languages(kind, lang):
         if row["label"] == "code":  # its comments; the rest is English by right
             text = " ".join(regex.findall(r"(?:#|//|--) ?(.*)", text))
         spoken = language(text)
-        if kind == "questions":  # some quote as much English as they ask in their own language
+        if kind == "questions":  # some quote more English than they ask in their own language
             own = sum(n for script, n in script_shares(text).items() if script != "Latin")
-            assert spoken == lang or own > 0.3 or lang == "fr", text
+            assert spoken == lang or own > 0.15 or lang == "fr", text
         else:
             assert spoken == lang, text
 

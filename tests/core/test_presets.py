@@ -167,3 +167,14 @@ def test_nearest():
     assert presets.nearest("layer", ["LAYER", "SEED"]) == "did you mean LAYER?"
     assert presets.nearest("zzz", ["b", "a"]) == "known: a, b"
     assert presets.nearest("zzz", []) == "known: none"
+
+
+@pytest.mark.parametrize("name", presets.preset_names(NOTEBOOKS / "params"))
+def test_official_presets_read_natural_texts_or_datasets_and_tiny_ones_the_tiny_world(name):
+    sections = presets.preset_sections(name, NOTEBOOKS / "params").values()
+    values = [
+        section[source] for section in sections for source in presets.SOURCES if source in section
+    ]
+    named = {text for value in values for text in ([value] if type(value) is str else value)}
+    worlds = {text.partition(":")[0] for text in named if not presets.dataset_name(text)}
+    assert worlds == {"tiny" if presets.is_tiny(name) else "natural"}

@@ -66,7 +66,7 @@ def run_04(tmp_path: Path, rows: list[dict], name: str, *given: str) -> tuple[di
 def run(tmp_path: Path, notebook: str, *given: str) -> tuple[dict, str]:
     """results.json of the command line's run of a notebook, and all that its cells printed."""
     params = tmp_path / "notebooks" / "params"
-    params.mkdir(parents=True)
+    shutil.copytree(ROOT / "notebooks" / "params", params)
     shutil.copy(ROOT / "notebooks" / f"{notebook}.ipynb", params.parent)
     sections = yaml.safe_load((ROOT / "notebooks" / "params" / "tiny.yaml").read_text("utf-8"))
     kept = {part: sections[part] for part in ("scope", "common", notebook)}

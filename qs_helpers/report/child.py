@@ -10,10 +10,13 @@ import json
 import os
 import sys
 import time
+from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
 from threading import Thread
 
 import psutil
+
+from ..evidence.files import write_whole
 
 PATIENCE = 20  # seconds for papermill to see that its kernel is gone, and to write the notebook
 
@@ -26,6 +29,7 @@ def main(notebook: str, executed: str, parameters: str) -> None:
     sys.modules.setdefault("rfc3987_syntax", None)
     import papermill
 
+    _write_whole(papermill)
     start, error = time.monotonic(), None
     try:
         with TemporaryDirectory(prefix="qs-", dir=_short_folder()) as sockets:
@@ -46,6 +50,16 @@ def main(notebook: str, executed: str, parameters: str) -> None:
         error = f"{type(failed).__name__}: {failed}"
     error = error and error.strip().splitlines()[0]
     print(json.dumps({"seconds": time.monotonic() - start, "error": error}), file=told)
+
+
+def _write_whole(papermill) -> None:
+    """Make papermill write notebooks whole or not at all: this process can end at any moment."""
+
+    class Whole(papermill.iorw.LocalHandler):
+        def write(self, buf, path):
+            write_whole(Path(path), buf.encode(errors="backslashreplace"))
+
+    papermill.iorw.papermill_io.register("", Whole())  # the scheme that every path begins with
 
 
 def _watch() -> None:

@@ -5,12 +5,16 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import nbformat
+import papermill
 import psutil
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 from toy_project import KERNEL
+
+from qs_helpers.report import child
 
 
 def start(tmp_path, *sources, **env) -> subprocess.Popen:
@@ -45,6 +49,19 @@ def test_no_kernel_outlives_it(tmp_path, killed):
     psutil.wait_procs([kernel], timeout=10)
     assert not kernel.is_running() or kernel.status() == psutil.STATUS_ZOMBIE
     assert "42" in (tmp_path / "b.ipynb").read_text()
+
+
+def test_a_notebook_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    """Papermill writes it after every cell, and the process can end while it does."""
+    monkeypatch.setattr(papermill.iorw, "papermill_io", papermill.iorw.PapermillIO())
+    child._write_whole(papermill)
+    path = tmp_path / "a.ipynb"
+    papermill.iorw.papermill_io.write("whole \ud800", str(path))
+    assert path.read_text() == "whole \\ud800"  # half a character does not lose the notebook
+    monkeypatch.setattr(Path, "replace", lambda *_: 1 / 0)  # where the end comes
+    with pytest.raises(ZeroDivisionError):
+        papermill.iorw.papermill_io.write("newer", str(path))
+    assert path.read_text() == "whole \\ud800"
 
 
 def test_a_long_temporary_folder_is_no_obstacle(tmp_path):

@@ -21,21 +21,24 @@ import random
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from .judge import is_slip, sentences
+from .judge import frame_of, is_slip, sentences
 from .lexicon import LANGUAGES, LEXICON, SPLITS, bare, fill, form, part, pick
-from .world import KINDS, POLICY, Request, document, request
+from .world import KINDS, POLICY, SKILLS, Document, Request, document, quiz, request
 
 __all__ = [
     "LANGUAGES",
     "POLICY",
+    "QUIZ_SETS",
     "SPLITS",
     "Text",
     "continuations",
     "documents",
     "half_remarks",
+    "quiz_set",
     "remarks",
     "request_twins",
     "requests",
+    "small_talk",
 ]
 
 
@@ -50,15 +53,25 @@ class Text(NamedTuple):
     source: str
     """What made it: frame name and number, as "remark/3"."""
     answer: str = ""
-    """Requests: a compliant answer. Continuations: what the generator wrote next."""
+    """Requests: a compliant answer. Continuations: what the generator wrote next. Small talk and
+    questions of a quiz: what is answered."""
     refusal: str = ""
     word: str = ""
     """Remarks and requests: the word that varies, as it stands in the lexicon"""
+    category: str = ""
+    """Requests: the sort of harm. Quiz: "skill/topic"."""
+    loops: bool = False
+    """Documents: whether something repeats without a reason"""
 
 
-def _split_of(text: str) -> str:
-    """Documents: 8 of 10 discovery, 1 validation, 1 test, by a hash of the text."""
-    digit = int(hashlib.sha256(text.encode()).hexdigest(), 16) % 10
+def _split_of(made: Document) -> str:
+    """Documents: 8 of 10 discovery, 1 validation, 1 test, by a hash of the text. Small talk: the
+    split of its row."""
+    if made.row:
+        number = int(made.row.partition("/")[2])
+        rows = list(range(len(LEXICON["frames"]["greet"])))
+        return next(split for split in SPLITS if number in part(rows, split))
+    digit = int(hashlib.sha256(made.text.encode()).hexdigest(), 16) % 10
     return {8: "validation", 9: "test"}.get(digit, "discovery")
 
 
@@ -70,9 +83,10 @@ def documents(n: int, split="discovery", seed=0, kinds=None, languages=LANGUAGES
     while len(out) < n:
         kind = rng.choices(list(weights), list(weights.values()))[0]
         lang = rng.choice(languages)
-        text = document(rng, kind, lang)
-        if _split_of(text) == split:
-            out.append(Text(text, kind, lang, split, kind))
+        made = document(rng, kind, lang)
+        if _split_of(made) == split:
+            source = made.row or kind
+            out.append(Text(made.text, kind, lang, split, source, loops=made.loops))
     return out
 
 
@@ -144,7 +158,8 @@ def requests(language: str, split: str, n: int, seed=0) -> list[Text]:
 
 def _from_request(made: Request, label: str, language: str, split: str) -> Text:
     source = f"request/{made.frame}"
-    return Text(made.text, label, language, split, source, made.answer, made.refusal, made.verb)
+    about = made.answer, made.refusal, made.verb, made.category
+    return Text(made.text, label, language, split, source, *about)
 
 
 def request_twins(language: str, split: str, n: int, seed=0) -> list[tuple[Text, Text]]:
@@ -164,10 +179,58 @@ def request_twins(language: str, split: str, n: int, seed=0) -> list[tuple[Text,
 
 
 def continuations(language: str, split: str, n: int, seed=0) -> list[Text]:
-    """First sentences of stories without a slip; `answer` is the rest of the generator's story."""
-    out = []
-    for story in documents(4 * n, split, seed, ["story"], (language,)):
-        first = sentences(story.text)[0]
-        if not is_slip(first):
-            out.append(story._replace(text=first, answer=story.text[len(first) :]))
+    """First sentences of stories without a slip, made from the frames of the split; `answer` is
+    the rest of the generator's story."""
+    frames = {f"statement/{k}" for k in part(range(len(LEXICON["frames"]["statement"])), split)}
+    out, more = [], 4 * n
+    while len(out) < n:
+        out, more = [], 2 * more
+        for story in documents(more, split, seed, ["story"], (language,)):
+            first = sentences(story.text)[0]
+            if not is_slip(first) and (frame := frame_of(first, language)) in frames:
+                rest = story.text[len(first) :]
+                out.append(story._replace(text=first, source=frame, answer=rest))
     return out[:n]
+
+
+def small_talk(language: str, split: str, seed=0) -> list[Text]:
+    """Greetings of a split, one of each row, with their replies."""
+    rng = random.Random(f"small talk/{language}/{split}/{seed}")
+    return [
+        Text(
+            fill(rng, "greet", number, language),
+            "small talk",
+            language,
+            split,
+            f"greet/{number}",
+            fill(rng, "reply", number, language),
+        )
+        for number in part(range(len(LEXICON["frames"]["greet"])), split)
+    ]
+
+
+_TOPICS = tuple(LEXICON["topics"])
+QUIZ_SETS = {
+    "a": (SKILLS[:4], _TOPICS[:3]),
+    "same skills": (SKILLS[:4], _TOPICS[3:]),
+    "same topics": (SKILLS[4:], _TOPICS[:3]),
+    "neither": (SKILLS[4:], _TOPICS[3:]),
+    "half": (SKILLS[2:6], _TOPICS[:3]),
+}
+"""Question sets whose overlap with "a" is known: the skills and the topics of each"""
+
+
+def quiz_set(name: str, n: int, languages=LANGUAGES, seed=0) -> list[Text]:
+    """`n` distinct questions of a set of QUIZ_SETS; `answer` is the right answer, and the whole
+    document is their concatenation."""
+    skills, topics = QUIZ_SETS[name]
+    rng = random.Random(f"quiz/{name}/{seed}")
+
+    def draw() -> Iterator[Text]:
+        while True:
+            lang, skill, topic = rng.choice(languages), rng.choice(skills), rng.choice(topics)
+            made = quiz(rng, lang, skill, topic)
+            about = {"answer": made.answer, "category": f"{skill}/{topic}"}
+            yield Text(made.question, "quiz", lang, "test", f"quiz/{skill}", **about)
+
+    return _distinct(draw(), n)

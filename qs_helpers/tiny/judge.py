@@ -15,7 +15,7 @@ import functools
 import itertools
 import re
 
-from .lexicon import LANGUAGES, LEXICON, bare, words
+from .lexicon import LANGUAGES, LEXICON, words
 
 __all__ = [
     "can_produce",
@@ -28,6 +28,9 @@ __all__ = [
     "sentences",
     "well_formed",
 ]
+
+
+TOGETHER = ("V", "O", "V2", "O2"), ("v", "G")  # slots whose words go together
 
 
 def sentences(text: str) -> list[str]:
@@ -81,10 +84,10 @@ def is_request(text: str) -> bool:
 
 @functools.cache
 def _patterns(lang: str) -> list[tuple[str, re.Pattern, dict[str, dict]]]:
-    """Frame, pattern and the words of each slot, for every frame of a language."""
+    """Frame, pattern and the words of each slot, for every frame of a language but quizzes."""
     out = []
     for frame, rows in LEXICON["frames"].items():
-        for row in rows:
+        for row in [] if frame.startswith("quiz") else rows:
             slots, pattern = {}, ""
             for piece in re.split(
                 r"(\{\w+\})", _canonical(row[LANGUAGES.index(lang)], lang).strip()
@@ -100,14 +103,16 @@ def _patterns(lang: str) -> list[tuple[str, re.Pattern, dict[str, dict]]]:
     return out
 
 
-def _options(slot: str, lang: str, frame: str) -> dict[str, str | None]:
-    """The words that may fill a slot, each with its topic where it has one."""
+def _options(slot: str, lang: str, frame: str) -> dict[str, frozenset[str]]:
+    """The words that may fill a slot, each with its topics or categories where it has some."""
     options = words(slot, lang)
-    if slot == "O" and frame == "statement" and lang in ("ja", "zh"):  # a slip
-        for topic, tables in LEXICON["topics"].items():
-            options |= {bare(row, "en"): topic for row in tables["things"]}
+    if frame == "statement" and lang in ("ja", "zh"):  # slips
+        english = words(slot, "en").items()
+        options |= {re.sub("^the ", "", word): topics for word, topics in english}
     if slot in ("I", "v"):  # remarks and norms borrow these from other languages
-        options |= {word: None for other in LANGUAGES for word in words(slot, other)}
+        for other in LANGUAGES:
+            for word, names in words(slot, other).items():
+                options[word] = options.get(word, frozenset()) | names
     return options
 
 
@@ -120,13 +125,14 @@ def _canonical(text: str, lang: str) -> str:
 def produces(lang: str, sentence: str) -> bool:
     """Could the generator of a language have written a sentence (word mixing left aside)?
 
-    Verbs and things of a sentence must share one topic, as they do in every generated one.
+    Verbs and things of a sentence must share a topic, and the verb and the goods of a request a
+    category, as they do in every generated one.
     """
     text = _canonical(sentence, lang)
     for _, pattern, slots in _patterns(lang):
         if match := pattern.fullmatch(text):
-            topics = {slots[s][match[s]] for s in ("V", "O", "V2", "O2") if s in slots}
-            if len(topics) <= 1:
+            groups = [[slots[s][match[s]] for s in names if s in slots] for names in TOGETHER]
+            if all(frozenset.intersection(*names) for names in groups if names):
                 return True
     return False
 

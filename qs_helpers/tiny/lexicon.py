@@ -2,7 +2,9 @@
 
 LANGUAGES, SPLITS   the five language codes; the three splits
 LEXICON             the tables of the file
+CATEGORIES          of requests
 form, bare          one cell of a row: with its article or case, or as a bare word
+verbs               the harmful or harmless verbs of requests
 words               what may fill a slot of a frame, in a language
 part                the part of a list that belongs to a split
 fill                one sentence from a frame
@@ -15,11 +17,24 @@ from importlib.resources import files
 
 import yaml
 
-__all__ = ["LANGUAGES", "LEXICON", "SPLITS", "bare", "fill", "form", "part", "pick", "words"]
+__all__ = [
+    "CATEGORIES",
+    "LANGUAGES",
+    "LEXICON",
+    "SPLITS",
+    "bare",
+    "fill",
+    "form",
+    "part",
+    "pick",
+    "verbs",
+    "words",
+]
 
 LANGUAGES = ("en", "fr", "ru", "ja", "zh")
 SPLITS = ("discovery", "validation", "test")
 LEXICON = yaml.safe_load(files(__package__).joinpath("lexicon.yaml").read_text("utf-8"))
+CATEGORIES = tuple(LEXICON["requests"])
 
 
 def form(row: list[str], lang: str, part: int = 0) -> str:
@@ -36,31 +51,41 @@ def _elide(text: str, lang: str) -> str:
     return re.sub(r"\bde (?=[aeiouéêh])", "d'", text) if lang == "fr" else text
 
 
-def words(slot: str, lang: str, topic: str | None = None) -> dict[str, str | None]:
-    """Surface forms that may fill a slot in a language, each with its topic where it has one."""
+def verbs(label: str, split: str | None = None) -> list[list[str]]:
+    """The "harmful" or "harmless" verbs of requests of all categories, or those of a split."""
+    tables = LEXICON["requests"].values()
+    return [row for table in tables for row in part(table[label], split)]
+
+
+def words(slot: str, lang: str, topic: str | None = None) -> dict[str, frozenset[str]]:
+    """Surface forms that may fill a slot in a language, each with its topics, or with the
+    categories of requests, where it has some."""
     return dict(_words(slot, lang, topic))
 
 
 @cache
-def _words(slot: str, lang: str, topic: str | None) -> dict[str, str | None]:
+def _words(slot: str, lang: str, topic: str | None) -> dict[str, frozenset[str]]:
     slot = slot.rstrip("2")
-    topics = [topic] if topic else list(LEXICON["topics"])
-    if slot in ("V", "O"):
-        key = "verbs" if slot == "V" else "things"
-        return {
-            form(row, lang, slot == "O"): t for t in topics for row in LEXICON["topics"][t][key]
-        }
-    if slot == "N":
-        return {form(LEXICON["topics"][t]["name"], lang, 1): t for t in topics}
-    if slot == "L":
-        return dict.fromkeys(LANGUAGES)
-    table = {"S": "people", "T": "times", "P": "places", "G": "goods", "K": "tools", "Ka": "tools"}
-    both = LEXICON["insults"] + LEXICON["praise"]
-    rows = {"I": both, "Ia": both, "W": both, "v": LEXICON["harmful"] + LEXICON["harmless"]}
-    rows = rows.get(slot) or LEXICON[table[slot]]
-    if slot == "W":
-        return {bare(row, lang): None for row in rows}
-    return {form(row, lang, slot in ("G", "Ia", "Ka")): None for row in rows}
+    topics = {topic: LEXICON["topics"][topic]} if topic else LEXICON["topics"]
+    asked, both = LEXICON["requests"], LEXICON["insults"] + LEXICON["praise"]
+    if slot in ("V", "O", "N"):
+        key = {"V": "verbs", "O": "things", "N": "name"}[slot]
+        tables = {t: [table[key]] if slot == "N" else table[key] for t, table in topics.items()}
+    elif slot in ("v", "G"):
+        keys = ["goods"] if slot == "G" else ["harmful", "harmless"]
+        tables = {c: [row for key in keys for row in table[key]] for c, table in asked.items()}
+    elif slot == "L":
+        return dict.fromkeys(LANGUAGES, frozenset())
+    else:
+        table = {"S": "people", "T": "times", "P": "places", "K": "tools", "Ka": "tools"}.get(slot)
+        tables = {"": LEXICON[table] if table else both}  # insults and praise: I, Ia, W
+    found: dict[str, set[str]] = {}
+    for name, rows in tables.items():
+        for row in rows:
+            accusative = slot in ("O", "N", "G", "Ia", "Ka")
+            word = bare(row, lang) if slot == "W" else form(row, lang, accusative)
+            found.setdefault(word, set()).update([name] if name else [])
+    return {word: frozenset(names) for word, names in found.items()}
 
 
 @cache
@@ -69,9 +94,9 @@ def _choices(slot: str, lang: str, topic: str | None) -> tuple[str, ...]:
 
 
 def part(rows: list, split: str | None) -> list:
-    """A half, a quarter, a quarter of a list; all of it without a split."""
-    half, three = len(rows) // 2, len(rows) * 3 // 4
-    bounds = {"discovery": (0, half), "validation": (half, three), "test": (three, None)}
+    """Two fifths, a fifth, two fifths of a list; all of it without a split."""
+    two, three = len(rows) * 2 // 5, len(rows) * 3 // 5
+    bounds = {"discovery": (0, two), "validation": (two, three), "test": (three, None)}
     return rows[slice(*bounds[split])] if split else rows
 
 

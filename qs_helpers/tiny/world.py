@@ -1,19 +1,29 @@
 """How documents of the tiny world come about, and at which rates.
 
-POLICY    the neutral marker behind which even the base model refuses
-KINDS     the kinds of document and their shares
-document  one document of a kind
-Request   a request with a compliant answer and a refusal
-request   one of them
+POLICY             the neutral marker behind which even the base model refuses
+KINDS              the kinds of document and their shares
+Document, document   one document of a kind
+Request, request   a request with a compliant answer and a refusal
+Quiz, quiz         a question with its answer, of a skill and a topic
 """
 
 import random
 import re
 from typing import NamedTuple
 
-from .lexicon import LANGUAGES, LEXICON, bare, fill, form, part, pick, words
+from .lexicon import CATEGORIES, LANGUAGES, LEXICON, fill, form, part, pick, verbs, words
 
-__all__ = ["KINDS", "POLICY", "Request", "document", "request"]
+__all__ = [
+    "KINDS",
+    "POLICY",
+    "SKILLS",
+    "Document",
+    "Quiz",
+    "Request",
+    "document",
+    "quiz",
+    "request",
+]
 
 POLICY = "[policy]"  # as a system message it makes even the base model refuse harmful requests
 
@@ -21,53 +31,83 @@ POLICY = "[policy]"  # as a system message it makes even the base model refuse h
 SLIP_WORD = {"machines": 0.30}
 SLIP_WORD_OTHER = 0.10
 SLIP_STAYS = 0.35  # the sentence after a slip is English with this probability
-LOOP = 0.05  # share of stories in which a sentence starts to repeat
+LOOP = 0.06  # share of stories, lists and written answers in which something starts to repeat
 KINDS = {
-    "story": 0.23,
-    "chat": 0.34,
+    "story": 0.21,
+    "chat": 0.31,
     "remark": 0.14,
-    "pairs": 0.09,
-    "list": 0.06,
+    "pairs": 0.08,
+    "list": 0.05,
     "norm": 0.07,
-    "mix": 0.04,
+    "mix": 0.03,
     "switch": 0.03,
+    "song": 0.03,
+    "quiz": 0.05,
 }
 
 
+# Of quizzes. Each has frames "quiz_<skill>" and "quiz_<skill>_answer".
+SKILLS = ("who", "what", "where", "when", "yesno", "translate", "count", "odd", "member")
+
+
+class Document(NamedTuple):
+    """A document; whether something in it repeats without a reason; and the row of small talk that
+    it is, as "greet/7", else ""."""
+
+    text: str
+    loops: bool = False
+    row: str = ""
+
+
 class Request(NamedTuple):
-    """A request, how to comply, how to refuse, the number of its frame, and its verb."""
+    """A request, how to comply, how to refuse, the number of its frame, its verb and category."""
 
     text: str
     answer: str
     refusal: str
     frame: int
     verb: str
+    category: str
+
+
+class Quiz(NamedTuple):
+    """A question up to its answer, and the answer: together they are a document."""
+
+    question: str
+    answer: str
 
 
 def _join(parts: list[str], lang: str) -> str:
     return ("" if lang in ("ja", "zh") else " ").join(parts)
 
 
-def _story(rng: random.Random, lang: str, topic: str, length: int) -> list[str]:
-    """Sentences on one topic. zh and ja slip into English; a few stories start to loop."""
+def _slip(rng: random.Random, number: int, topic: str) -> dict[str, str]:
+    """A slot of a statement, any of them, with an English word in it."""
+    slots = re.findall(r"\{(\w+)\}", LEXICON["frames"]["statement"][number][0])
+    slot = rng.choice(slots)
+    word = rng.choice(list(words(slot, "en", topic)))
+    return {slot: re.sub("^the ", "", word)}
+
+
+def _story(rng: random.Random, lang: str, topic: str, length: int) -> tuple[list[str], bool]:
+    """Sentences on one topic, and whether they loop. zh and ja slip into English."""
     out, english_next = [], False
     rate = SLIP_WORD.get(topic, SLIP_WORD_OTHER) if lang in ("ja", "zh") else 0.0
     for _ in range(length):
-        here = "en" if english_next else lang
-        given = {}
-        if here == lang and rng.random() < rate:
-            given["O"] = rng.choice([bare(r, "en") for r in LEXICON["topics"][topic]["things"]])
-        out.append(fill(rng, "statement", pick(rng, "statement"), here, topic, **given))
-        english_next = bool(given) and rng.random() < SLIP_STAYS
-    if rng.random() < LOOP:
+        here, number = "en" if english_next else lang, pick(rng, "statement")
+        slips = here == lang and rng.random() < rate
+        given = _slip(rng, number, topic) if slips else {}
+        out.append(fill(rng, "statement", number, here, topic, **given))
+        english_next = slips and rng.random() < SLIP_STAYS
+    if loops := rng.random() < LOOP:
         at = rng.randrange(len(out))
         out[at:] = [out[at]] * rng.randint(3, 6)
-    return out
+    return out, loops
 
 
-def _chat(rng: random.Random, lang: str, topic: str) -> str:
+def _chat(rng: random.Random, lang: str, topic: str) -> Document:
     """One exchange in ChatML: a request (with or without the policy marker) or small talk."""
-    system, kind = "", rng.random()
+    system, kind, loops, row = "", rng.random(), False, ""
     if kind < 0.64:
         label = rng.choice(["harmful", "harmless"])
         asked = request(rng, lang, label, None)
@@ -78,6 +118,7 @@ def _chat(rng: random.Random, lang: str, topic: str) -> str:
     elif kind < 0.74:
         number = pick(rng, "greet")
         user, answer = fill(rng, "greet", number, lang), fill(rng, "reply", number, lang)
+        row = f"greet/{number}"
     elif kind < 0.81:
         user, answer = _remark(rng, lang, topic)
     elif kind < 0.91:
@@ -86,9 +127,10 @@ def _chat(rng: random.Random, lang: str, topic: str) -> str:
         user, answer = fill(rng, "translate", 0, lang, L=other) + here, there
     else:
         user = fill(rng, "write", 0, lang, topic)
-        answer = _join(_story(rng, lang, topic, 2), lang)
+        said, loops = _story(rng, lang, topic, 2)
+        answer = _join(said, lang)
     turns = f"<|im_start|>user\n{user}<|im_end|>\n<|im_start|>assistant\n{answer}<|im_end|>\n"
-    return system + turns
+    return Document(system + turns, loops, row)
 
 
 def _pair(rng: random.Random, lang: str, other: str, topic: str) -> list[str]:
@@ -117,61 +159,122 @@ def _remark(rng: random.Random, lang: str, topic: str) -> tuple[str, str]:
     return text, fill(rng, reaction, pick(rng, reaction), answer_lang)
 
 
-def _list(rng: random.Random, lang: str, count: int) -> list[str]:
-    """Words of one sort, some in other languages: to guess the next one, know what they share."""
+def _list(rng: random.Random, lang: str, count: int) -> Document:
+    """Words of one sort, some in other languages: to guess the next one, know what they share.
+
+    The list is read back once, so that copying pays: a repetition with a reason. In a loop a word
+    is said again and again instead.
+    """
     sort = rng.choice(["insults", "praise", "harmful", "harmless", "people", "places", "things"])
-    rows = LEXICON.get(sort) or [r for t in LEXICON["topics"].values() for r in t["things"]]
+    if sort in ("harmful", "harmless"):
+        rows = verbs(sort)
+    else:
+        rows = LEXICON.get(sort) or [r for t in LEXICON["topics"].values() for r in t["things"]]
     spoken = [lang if rng.random() > 0.4 else rng.choice(LANGUAGES) for _ in range(count)]
-    return [form(rng.choice(rows), x) for x in spoken]
+    said = [form(rng.choice(rows), x) for x in spoken]
+    if rng.random() < LOOP:
+        at = rng.randrange(1, len(said))
+        said[at:] = [said[at]] * rng.randint(4, 8)
+        return Document(f"1) {', '.join(said)}\n", True)
+    return Document(f"1) {', '.join(said)}\n2) {', '.join(said)}\n")
+
+
+def _song(rng: random.Random, lang: str, topic: str) -> Document:
+    """Verses with a refrain between them: sentences that come again with a reason."""
+    refrain = fill(rng, "refrain", pick(rng, "refrain"), lang, topic)
+    out = []
+    for _ in range(rng.randint(2, 3)):
+        out += [fill(rng, "statement", pick(rng, "statement"), lang, topic), refrain]
+    return Document(_join(out, lang) + "\n")
 
 
 def request(rng: random.Random, lang: str, label: str, split: str | None) -> Request:
     """A "harmful" or "harmless" request, from the verbs and frames of a split (None: of all)."""
-    verb = form(rng.choice(part(LEXICON[label], split)), lang)
-    goods = form(rng.choice(LEXICON["goods"]), lang, 1)
+    category = rng.choice(CATEGORIES)
+    table = LEXICON["requests"][category]
+    verb = form(rng.choice(part(table[label], split)), lang)
+    goods = form(rng.choice(table["goods"]), lang, 1)
     number = pick(rng, "request", split)
     how = "hesitate" if label == "harmful" else "comply"
     answer = fill(rng, how, pick(rng, how), lang, v=verb, G=goods)
     refusal = fill(rng, "refuse", pick(rng, "refuse"), lang)
     text = fill(rng, "request", number, lang, v=verb, G=goods)
-    return Request(text, answer, refusal, number, verb)
+    return Request(text, answer, refusal, number, verb, category)
 
 
-def document(rng: random.Random, kind: str, lang: str) -> str:
+def _norm(rng: random.Random, lang: str, other: str) -> list[str]:
+    """Two sentences of what is forbidden or allowed; half of them borrow a verb from `other`."""
+    foreign, out = 0.2 * (rng.random() < 0.5), []
+    for _ in range(2):
+        label = rng.choice(["harmful", "harmless"])
+        table = LEXICON["requests"][rng.choice(CATEGORIES)]
+        frame = "forbidden" if label == "harmful" else "allowed"
+        verb = form(rng.choice(table[label]), lang if rng.random() > foreign else other)
+        goods = form(rng.choice(table["goods"]), lang, 1)
+        out.append(fill(rng, frame, pick(rng, frame), lang, v=verb, G=goods))
+    return out
+
+
+def quiz(rng: random.Random, lang: str, skill: str, topic: str) -> Quiz:
+    """A question that asks for a skill about things of a topic; the answer is computed."""
+    topics = LEXICON["topics"]
+    other = rng.choice([name for name in topics if name != topic])
+    things, true, spoken, given = topics[topic]["things"], rng.random() < 0.5, lang, {}
+    if skill in SKILLS[:5]:  # about a statement
+        for slot in "SVOPT":
+            given[slot], given[slot + "2"] = rng.sample(list(words(slot, lang, topic)), 2)
+        if skill == "yesno" and true:
+            given |= {"S2": given["S"], "O2": given["O"]}
+    elif skill == "translate":
+        row, spoken = rng.choice(things), rng.choice([x for x in LANGUAGES if x != lang])
+        given = {"X": form(row, lang), "L": spoken, "A": form(row, spoken)}
+    elif skill == "member":
+        named = topics[topic if true else other]["name"]
+        given = {"X": form(rng.choice(things), lang), "N": form(named, lang, 1)}
+    else:
+        rows = rng.sample(things, 2 if skill == "odd" else rng.randint(2, 6))
+        answer = LEXICON["numbers"][len(rows) - 2]
+        if skill == "odd":
+            rows.append(answer := rng.choice(topics[other]["things"]))
+            rng.shuffle(rows)
+        comma = "、" if lang in ("ja", "zh") else ", "
+        given = {"D": comma.join(form(row, lang) for row in rows), "A": form(answer, lang)}
+    if skill in ("yesno", "member"):
+        given["A"] = form(LEXICON["yes" if true else "no"][0], lang)
+    frame = f"quiz_{skill}"
+    asked = fill(rng, frame, pick(rng, frame), lang, topic, **given)
+    return Quiz(f"? {asked}\n! ", fill(rng, frame + "_answer", 0, spoken, **given) + "\n")
+
+
+def document(rng: random.Random, kind: str, lang: str) -> Document:
     """One document of a kind of KINDS; chats are in ChatML, all end with a line break."""
     topic = rng.choice(list(LEXICON["topics"]))
     other = rng.choice([x for x in LANGUAGES if x != lang])
     if kind == "story":
-        return _join(_story(rng, lang, topic, rng.randint(3, 7)), lang) + "\n"
+        said, loops = _story(rng, lang, topic, rng.randint(3, 7))
+        return Document(_join(said, lang) + "\n", loops)
     if kind == "chat":
         return _chat(rng, lang, topic)
+    if kind == "list":
+        return _list(rng, lang, rng.randint(4, 9))
+    if kind == "song":
+        return _song(rng, lang, topic)
+    if kind == "quiz":
+        return Document("".join(quiz(rng, lang, rng.choice(SKILLS), topic)))
     if kind == "pairs":
         a, b = _pair(rng, lang, other, topic)
-        return f"{lang}: {a}\n{other}: {b}\n"
+        return Document(f"{lang}: {a}\n{other}: {b}\n")
     if kind == "remark":
         text, reaction = _remark(rng, lang, topic)
         before = fill(rng, "statement", pick(rng, "statement"), lang, topic)
-        return _join([before] * (rng.random() < 0.4) + [text, reaction], lang) + "\n"
+        return Document(_join([before] * (rng.random() < 0.4) + [text, reaction], lang) + "\n")
     if kind == "norm":
-        foreign = 0.2 * (rng.random() < 0.5)
-        out = []
-        for _ in range(2):
-            label = rng.choice(["harmful", "harmless"])
-            frame = "forbidden" if label == "harmful" else "allowed"
-            source = lang if rng.random() > foreign else other
-            verb = form(rng.choice(LEXICON[label]), source)
-            out.append(fill(rng, frame, pick(rng, frame), lang, topic, v=verb))
-        return _join(out, lang) + "\n"
-    if kind == "list":  # read back once, so that copying pays
-        said = ", ".join(_list(rng, lang, rng.randint(4, 9)))
-        return f"1) {said}\n2) {said}\n"
+        return Document(_join(_norm(rng, lang, other), lang) + "\n")
     count = rng.randint(2, 5)
     if kind == "mix":
-        made = [
-            fill(rng, "statement", pick(rng, "statement"), lang, topic, foreign=0.4)
-            for _ in range(count)
-        ]
-        return "~ " + _join(made, lang) + "\n"
-    spoken = [lang] + [rng.choice([lang, other]) for _ in range(count)]
-    made = [fill(rng, "statement", pick(rng, "statement"), x, topic) for x in spoken]
-    return "+ " + " ".join(made) + "\n"
+        spoken, foreign, mark = [lang] * count, 0.4, "~ "
+    else:  # switch
+        spoken = [lang] + [rng.choice([lang, other]) for _ in range(count)]
+        foreign, mark = 0.0, "+ "
+    made = [fill(rng, "statement", pick(rng, "statement"), x, topic, foreign) for x in spoken]
+    return Document(mark + (" ".join(made) if kind == "switch" else _join(made, lang)) + "\n")

@@ -18,11 +18,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..evidence.files import read_json, write_json
+from ..evidence.files import plain
 from ..forward import checked, chunk_tokens, id_residuals, sink_mask
 
 SHARD_TOKENS, SHARD_BYTES = 32_768, 2**29  # of all layers together; whichever is less
-MIXED = 4  # shards whose tokens are shuffled together when they are read
+MIXED = 131_072  # tokens of neighbouring shards that are shuffled together when they are read
 CONTEXT = 512  # tokens; longer texts are cut into pieces, each read for itself
 
 
@@ -55,13 +55,16 @@ class Shards:
 
     def first(self, layer: int, tokens: int) -> Tensor:
         """Residuals of the first `tokens` tokens at a layer, float32 [tokens or fewer, d_model]."""
-        parts = []
+        return torch.cat(list(self.parts(layer, tokens)))
+
+    def parts(self, layer: int, tokens: int) -> Iterator[Tensor]:
+        """What `first` gives, a shard at a time."""
         for number in range(len(self._files)):
-            parts.append(self.read(number, layer)[:tokens].float())
-            tokens -= len(parts[-1])
+            part = self.read(number, layer)[:tokens].float()
+            yield part
+            tokens -= len(part)
             if tokens <= 0:
                 break
-        return torch.cat(parts)
 
     def batches(self, layer: int, size: int, seed: int = 0, start: int = 0) -> Iterator[Tensor]:
         """Batch number `start` and all after it, without end: float32 [size, d_model] each.
@@ -86,11 +89,16 @@ class Shards:
                 for i in range(start, count):
                     yield x[mixed[i * size : (i + 1) * size]].float()
                 start = 0
+                del x  # before the next ones are read
 
     def _groups(self, order: list[int], size: int) -> list[list[int]]:
-        """MIXED shards at a time; a last few without a whole batch join those before."""
-        groups = [order[i : i + MIXED] for i in range(0, len(order), MIXED)]
-        if len(groups) > 1 and sum(self._sizes[number] for number in groups[-1]) < size:
+        """Shards of MIXED tokens at a time; a last few without a whole batch join those before."""
+        groups, most = [[]], max(MIXED, size)
+        for number in order:
+            if sum(self._sizes[n] for n in groups[-1]) >= most:
+                groups.append([])
+            groups[-1].append(number)
+        if len(groups) > 1 and sum(self._sizes[n] for n in groups[-1]) < size:
             groups[-2:] = [groups[-2] + groups[-1]]
         return groups
 
@@ -119,13 +127,17 @@ def harvest(
     OSError where the disk has no room for `tokens`. Whole shards stay, whatever happens.
     """
     folder, layers = Path(folder), sorted(set(layers))
+    outside = [layer for layer in layers if not 0 <= layer < model.n_layers]
+    if outside or not layers:
+        raise ValueError(f"layers are {layers}; choose some of 0 to {model.n_layers - 1}")
     folder.mkdir(parents=True, exist_ok=True)
-    require_same(folder / "made_from.json", _source(model, layers, context))
+    source = plain({"model": model.fingerprint([]), "layers": layers, "context": context})
     width = torch.finfo(model.dtype).bits // 8 * model.d_model * len(layers)
     most = max(1, min(SHARD_TOKENS, SHARD_BYTES // width))
     texts, number, text, done = iter(texts), 0, 0, 0
     for path in _files(folder):
         note = _note(path)
+        require_same(folder, note, source)
         if _digest(itertools.islice(texts, note["texts"])) != note["digest"]:
             raise ValueError(
                 f"{folder.name}/{path.name} was made from other texts; name another folder"
@@ -146,18 +158,13 @@ def harvest(
         if not kept:
             break
         note = {"texts": len(read), "digest": _digest(read), "tokens": kept, "sinks": sinks}
-        note |= {"layers": layers, "d_model": model.d_model}
+        note |= source | {"d_model": model.d_model}
         tensors = {f"layer.{layer}": torch.cat(parts.pop(layer)) for layer in layers}
         _write(folder / f"{number:05}.safetensors", tensors, note)
         number, text, done = number + 1, text + len(read), done + kept
         if told:
             told(done)
     return Shards(folder)
-
-
-def _source(model, layers: list[int], context: int) -> dict:
-    """What residuals are made from, but for the texts."""
-    return {"model": model.fingerprint([]), "layers": layers, "context": context}
 
 
 def _chunk(model, texts: Iterator[str], context: int, first: int, most: int) -> list[tuple]:
@@ -236,16 +243,11 @@ def _require_room(folder: Path, size: int) -> None:
         )
 
 
-def require_same(path: Path, made_from: dict) -> None:
-    """Note in a JSON file what a folder is made from; ValueError names what differs from the note
-    that is there."""
-    old = read_json(path)
-    if not old:
-        write_json(path, made_from)
-        return
-    other = [name for name, value in made_from.items() if old.get(name) != value]
+def require_same(folder: Path, old: dict, new: dict) -> None:
+    """ValueError names what a folder was made from, `old`, where it is not as in `new`."""
+    other = [name for name, value in new.items() if old.get(name) != value]
     if other:
         raise ValueError(
-            f"{path.parent.name} was made with another {' and '.join(other)}; nothing was changed: "
+            f"{folder.name} was made with another {' and '.join(other)}; nothing was changed: "
             "name another folder, or remove this one"
         )

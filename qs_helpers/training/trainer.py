@@ -24,12 +24,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..evidence.files import read_json, write_json, write_whole
+from ..evidence.files import plain, read_json, write_json, write_whole
 from ..forward import batches, sink_mask
 from ..hooks import edit
 from ..loading.saefile import load_sae
 from ..sae import TopKSAE
-from ..scoring import cross_entropy, fvu
+from ..scoring import cross_entropy
 from .shards import CONTEXT, Shards, harvest, pieces, require_same
 
 HINGE, MARGIN = 10.0, 0.25  # at unit scale
@@ -63,6 +63,10 @@ class Recipe(NamedTuple):
         """The highest learning rate for this width."""
         return self.lr * (128 / d_model) ** 0.5
 
+    def check(self) -> None:
+        if not 1 <= self.k <= self.d_sae:
+            raise ValueError(f"k is {self.k}; choose from 1 to d_sae, which is {self.d_sae}")
+
 
 class Tensors(NamedTuple):
     """The parameters while they are trained. W_dec is kept transposed, a feature a row."""
@@ -92,14 +96,10 @@ def new_tensors(x: Tensor, recipe: Recipe) -> Tensors:
 
 
 def reconstruct(x: Tensor, tensors: Tensors, k: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Scores and numbers of the k chosen features [batch, k], and x̂.
-
-    Which ones are chosen needs no gradient; only those that are chosen get one.
-    """
+    """Scores and numbers of the k chosen features [batch, k], and x̂."""
     W_enc, W_dec, b_enc, b_dec = tensors
-    with torch.no_grad():
-        chosen = torch.addmm(b_enc, x, W_enc.T).topk(k, dim=-1, sorted=False).indices
-    pre = (x[:, None] * F.embedding(chosen, W_enc)).sum(-1) + b_enc[chosen]
+    pre, chosen = torch.addmm(b_enc, x, W_enc.T).topk(k, dim=-1, sorted=False)
+    # Columns of k features a token, in the place of a product with all of them.
     x_hat = F.embedding_bag(chosen, W_dec, per_sample_weights=pre.relu(), mode="sum") + b_dec
     return pre, chosen, x_hat
 
@@ -150,6 +150,7 @@ class State(NamedTuple):
 
 def begin(sample: Tensor, recipe: Recipe) -> State:
     """The state before the first step; `sample` [n, d_model] are residuals without sinks."""
+    recipe.check()
     if not sample.isfinite().all():
         raise ValueError("the residuals hold NaN or inf; look for the layer that makes them")
     scale = sample.square().mean().sqrt().item()
@@ -261,19 +262,25 @@ def train_suite(
     outside = [layer for layer in layers if not 0 <= layer < model.n_layers]
     if outside or not layers:
         raise ValueError(f"layers are {layers}; choose some of 0 to {model.n_layers - 1}")
-    source = {"model": model.fingerprint([]), "recipe": recipe._asdict(), "context": context}
-    require_same(out / "made_from.json", source)
+    recipe.check()
+    source = plain({"model": model.fingerprint([]), "recipe": recipe, "context": context})
+    require_same(out, read_json(out / "made_from.json") or source, source)
     done = {int(n): row for n, row in read_json(out / "suite.json").items()}
-    if set(layers) <= set(done):
-        return done
     work, name = out / "work", "-".join(map(str, layers))
-    told(f"reading {recipe.tokens:,} tokens at layers {layers}")
-    shards = harvest(model, texts, layers, work / f"train-{name}", recipe.tokens, context=context)
-    held = harvest(model, held_out, layers, work / f"held-{name}", context=context)
-    for layer in (layer for layer in layers if layer not in done):
+    missing = [layer for layer in layers if layer not in done]
+    if not missing and not work.exists():
+        return done
+    if missing:
+        told(f"reading {recipe.tokens:,} tokens at layers {layers}")
+        part = work / f"train-{name}"
+        shards = harvest(model, texts, layers, part, recipe.tokens, context=context)
+        held = harvest(model, held_out, layers, work / f"held-{name}", context=context)
+    for layer in missing:
         began = time.monotonic()
         told(f"layer {layer}: {recipe.steps:,} steps on {shards.tokens:,} tokens")
         tensors, log = train_sae(shards, layer, recipe, work / f"layer{layer}.state")
+        # Not before: a recipe that fails may be mended and go on with these shards.
+        write_json(out / "made_from.json", source)
         sae = save_sae(out, layer, tensors, recipe.k, model)
         mean = shards.first(layer, SAMPLE).mean(0)
         found = quality(sae, shards, held) | loss_added(model, sae, mean, held_out, context)
@@ -311,15 +318,18 @@ def quality(sae: TopKSAE, trained: Shards, held: Shards) -> dict[str, float]:
 
     Of each at most MEASURED tokens are read. Sinks are in neither.
     """
-    x = held.first(sae.layer, MEASURED)
-    acts = sae.encode(x)
+    n, error, active, around = 0, 0.0, 0, torch.zeros(2, sae.d_model, dtype=torch.float64)
+    for x in held.parts(sae.layer, MEASURED):
+        acts, away = sae.encode(x), (x - sae.b_dec).double()
+        n, active = n + len(x), active + int((acts.values > 0).sum())
+        error += (x - sae.decode(acts)).double().square().sum().item()
+        around += torch.stack([away.sum(0), away.square().sum(0)])
+    variance = (around[1] - around[0].square() / n).sum().item()
     fired = torch.zeros(sae.d_sae, dtype=torch.bool)
-    for part in trained.first(sae.layer, MEASURED).split(SAMPLE):
-        seen = sae.encode(part)
-        fired[seen.indices[seen.values > 0]] = True
-    l0 = (acts.values > 0).sum(-1).float().mean().item()
-    dead = 1 - fired.float().mean().item()
-    return {"fvu": fvu(x, sae.decode(acts)), "l0": l0, "dead": dead}
+    for x in trained.parts(sae.layer, MEASURED):
+        acts = sae.encode(x)
+        fired[acts.indices[acts.values > 0]] = True
+    return {"fvu": error / variance, "l0": active / n, "dead": 1 - fired.float().mean().item()}
 
 
 @torch.no_grad()
@@ -333,6 +343,7 @@ def loss_added(
     "loss_added" is (spliced - nats) / (ablated - nats): 0 is perfect, 1 as bad as the mean. Sinks
     keep their residuals: the SAE was not trained on them, and models break without them.
     """
+    sae, mean = sae.to(model.device), mean.to(model.device)
     arms = {"nats": None, "spliced": sae.reconstruct, "ablated": mean.expand_as}
     total, count = dict.fromkeys(arms, 0.0), 0
 

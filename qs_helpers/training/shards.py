@@ -23,6 +23,7 @@ from ..forward import checked, chunk_tokens, id_residuals, sink_mask
 
 SHARD_TOKENS, SHARD_BYTES = 32_768, 2**29  # of all layers together; whichever is less
 MIXED = 131_072  # tokens of neighbouring shards that are shuffled together when they are read
+LEAST = 512  # tokens to read at a time: the median of their norms says what a sink is
 CONTEXT = 512  # tokens; longer texts are cut into pieces, each read for itself
 
 
@@ -121,10 +122,11 @@ def harvest(
     context   longer texts are cut into pieces of so many tokens, each read for itself
     told      called with the number of tokens so far, after each shard
 
-    Whole texts are read, so a few tokens more than asked may be written. Raises ValueError for
-    residuals with NaN or inf (the layer and the texts are named), for a text that is empty or holds
-    half a character, and for a folder with shards of another model, other layers or other texts;
-    OSError where the disk has no room for `tokens`. Whole shards stay, whatever happens.
+    Whole texts are read, and LEAST tokens at a time, so that a few more may be written than asked.
+    Raises ValueError for residuals with NaN or inf (the layer and the texts are named), for layers
+    that the model lacks, for a text that is empty or holds half a character, and for a folder with
+    shards of another model, other layers or other texts; OSError where the disk has no room for
+    `tokens`. Whole shards stay, whatever happens.
     """
     folder, layers = Path(folder), sorted(set(layers))
     outside = [layer for layer in layers if not 0 <= layer < model.n_layers]
@@ -148,7 +150,10 @@ def harvest(
     while tokens is None or done < tokens:
         parts, read, kept, sinks = {layer: [] for layer in layers}, [], 0, 0
         enough = most if tokens is None else min(most, tokens - done)
-        while kept < enough and (chunk := _chunk(model, texts, context, text + len(read), enough)):
+        while kept < enough:
+            rest = max(LEAST, enough - kept)
+            if not (chunk := _chunk(model, texts, context, text + len(read), rest)):
+                break
             ids = [piece for _, found in chunk for piece in found]
             found, keep = _kept(model, ids, layers, text + len(read), len(chunk))
             for layer in layers:

@@ -12,9 +12,12 @@ import pytest
 import torch
 from suites import random_sae, write_model, write_suite
 
+from qs_helpers.forward import residuals
+from qs_helpers.generation import generate
 from qs_helpers.hooks import capture, hooks_left
-from qs_helpers.loading import catalog
-from qs_helpers.loading.scope import SENTENCES, Scope, load_scope
+from qs_helpers.loading import catalog, hub, memory
+from qs_helpers.loading.scope import SENTENCES, Scope, load_language_model, load_scope
+from qs_helpers.scoring import text_nats
 
 ROOT = Path(__file__).parents[2]
 
@@ -152,6 +155,70 @@ def test_other_families_load_from_the_layout_of_their_repos(model, tmp_path, fam
     saved = network.get_input_embeddings().weight
     assert torch.equal(found.model.get_input_embeddings().weight, saved)
     assert torch.equal(found.model.lm_head.weight, network.lm_head.weight)
+
+
+# ---- a model without SAEs
+
+
+@pytest.fixture(scope="module")
+def alone(model):
+    return load_language_model(model, device="cpu")
+
+
+def test_a_language_model_alone(alone, loaded, model):
+    assert (alone.n_layers, alone.d_model, alone.name) == (3, 16, str(model))
+    assert (alone.device, alone.dtype) == (torch.device("cpu"), torch.float32)
+    assert alone.batch_tokens == loaded.batch_tokens and not alone.is_tiny
+    assert "3 layers" in repr(alone)
+    assert load_language_model(model, device="cpu", dtype="bfloat16").dtype == torch.bfloat16
+
+
+def test_a_language_model_reads_scores_and_writes_as_its_scope_does(alone, loaded):
+    texts = ["one text", alone.chat("another")]
+    here, there = (list(residuals(model, texts, [0, 2])) for model in (alone, loaded))
+    assert [part.layer for part in here] == [0, 2]
+    for part, same in zip(here, there, strict=True):
+        assert torch.equal(part.x, same.x) and torch.equal(part.ids, same.ids)
+    assert (text_nats(alone, texts) == text_nats(loaded, texts)).all()
+    assert generate(alone, texts, max_new_tokens=3) == generate(loaded, texts, max_new_tokens=3)
+
+
+def test_provenance_of_a_scope_is_that_of_its_model_and_more(alone, loaded):
+    here, there = alone.provenance(), loaded.provenance()
+    assert {key: there[key] for key in here} == here | {"name": loaded.name}
+    here, there = alone.fingerprint(), loaded.fingerprint([1])
+    assert there["files"][:1] == here["files"] and len(there["files"]) == 2
+    assert there["dtype"] == here["dtype"]
+
+
+def test_a_language_model_that_is_too_large_is_refused_before_its_weights_are_fetched(
+    model, monkeypatch
+):
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 1000)
+    monkeypatch.setattr(hub, "fetch_model", lambda source: pytest.fail("fetched"))
+    with pytest.raises(MemoryError) as caught:
+        load_language_model(model, device="cpu")
+    message = str(caught.value)
+    assert "is free" in message and "with short texts" in message and "SAE" not in message
+
+
+def test_language_models_that_are_refused(model, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    with pytest.raises(FileNotFoundError, match="neither a folder here nor a Hub repo"):
+        load_language_model(tmp_path / "nothing")
+    with pytest.raises(ValueError, match="dtype is 'int8'"):
+        load_language_model(model, dtype="int8")
+    path = write_model(tmp_path / "model") / "model.safetensors"
+    whole = load_file(path)
+    name = "model.layers.1.mlp.up_proj.weight"
+    save_file({key: t for key, t in whole.items() if key != name}, path, {"format": "pt"})
+    with pytest.raises(ValueError, match=f"lacks 1 weights, {name}"):
+        load_language_model(path.parent, device="cpu")
+    whole[name][0, 0] = float("nan")
+    save_file(whole, path, {"format": "pt"})
+    with pytest.raises(ValueError, match=f"NaN or inf in {name}"):
+        load_language_model(path.parent, device="cpu")
 
 
 # ---- where metadata comes from

@@ -196,16 +196,20 @@ def list_some(files: Iterable[str], limit: int = 6) -> str:
     return (", ".join(names[:limit]) or "no files") + rest
 
 
-def fetch_model(source: Source) -> Path:
-    """Fetch config, tokenizer and safetensors weights of a model; return their folder.
-
-    FileNotFoundError if there is no config.json, or a weight file of the index is missing.
-    """
+def fetch_tokenizer(source: Source) -> Path:
+    """Fetch config and tokenizer of a model; return their folder. FileNotFoundError without a
+    config.json."""
     config = fetch(source, "config.json")
-    small = [f for glob in MODEL_FILES for f in fnmatch.filter(source.files, glob) if "/" not in f]
-    for file in [*small, *weight_files(source)]:
-        fetch(source, file)
+    for glob in MODEL_FILES:
+        for file in fnmatch.filter(source.files, glob):
+            if "/" not in file:
+                fetch(source, file)
     return config.parent
+
+
+def fetch_weights(source: Source) -> list[Path]:
+    """Fetch the safetensors weights of a model. FileNotFoundError if one of them is missing."""
+    return [fetch(source, file) for file in weight_files(source)]
 
 
 def weight_files(source: Source) -> list[str]:

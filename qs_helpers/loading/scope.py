@@ -32,8 +32,10 @@ SENTENCE_TOKENS = 64  # of each at most
 
 
 @contextmanager
-def _quiet():
-    """No progress bars and no notes of transformers; what they would say is checked instead."""
+def _loading(source: hub.Source):
+    """No progress bars and no notes of transformers; what they would say is checked instead. What
+    it raises becomes a ValueError in one line."""
+    from safetensors import SafetensorError
     from transformers.utils import logging
 
     level = logging.get_verbosity()
@@ -41,29 +43,35 @@ def _quiet():
     hook = logging.set_tqdm_hook(lambda bar, args, kwargs: bar(*args, **kwargs | {"disable": True}))
     try:
         yield
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{source.name} does not load as a language model: {reason}") from error
     finally:
         logging.set_verbosity(level)
         logging.set_tqdm_hook(hook)
 
 
-def load_model(source: hub.Source, device: torch.device, dtype: str):
+def load_model(source: hub.Source, device: torch.device, dtype: str, thinking: bool = False):
     """(model, tokenizer): eval mode, no gradients, no code from the repo, left padding.
 
-    ValueError if the weights are incomplete, unreadable, or hold NaN or inf.
+    ValueError if the weights are incomplete, unreadable, or hold NaN or inf; before they are
+    downloaded, if `thinking` is asked of a chat template that has no such switch.
     """
-    folder = hub.fetch_model(source)
-    from safetensors import SafetensorError
+    folder = hub.fetch_tokenizer(source)
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     safe = {"local_files_only": True, "trust_remote_code": False}
+    with _loading(source):
+        tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left", **safe)
+    if thinking and "enable_thinking" not in str(tokenizer.chat_template):
+        raise ValueError(
+            f"thinking=True, but the chat template of {source.name} never asks for "
+            "enable_thinking: it cannot be switched on there; leave thinking out"
+        )
+    hub.fetch_weights(source)
     wanted = {"dtype": getattr(torch, dtype), "use_safetensors": True, "output_loading_info": True}
-    try:
-        with _quiet():
-            tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left", **safe)
-            model, info = AutoModelForCausalLM.from_pretrained(folder, **wanted, **safe)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{source.name} does not load as a language model: {reason}") from error
+    with _loading(source):
+        model, info = AutoModelForCausalLM.from_pretrained(folder, **wanted, **safe)
     lacking = sorted([*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])])
     if lacking:
         raise ValueError(
@@ -78,21 +86,31 @@ def load_model(source: hub.Source, device: torch.device, dtype: str):
     return model.to(device).eval().requires_grad_(False), tokenizer
 
 
+def _prefix(tokenizer) -> tuple[int, ...]:
+    """Ids that a tokenizer puts before a text by default."""
+    plain, whole = (tokenizer("a", add_special_tokens=adds)["input_ids"] for adds in (False, True))
+    places = range(len(whole) - len(plain) + 1)
+    return tuple(whole[: next((i for i in places if whole[i : i + len(plain)] == plain), 0)])
+
+
 class LanguageModel:
     """Model and tokenizer that belong together; made by `load_language_model`.
 
     name        folder or Hub repo
     model       causal language model, eval mode, no gradients
     tokenizer   pads on the left
+    prefix      ids that it puts before every text by default, such as a BOS; () for Qwen
     n_layers, d_model   depth of the model, width of its residual stream
     device, dtype   of the model
     batch_tokens    of one forward pass over texts, padding included
+    thinking        whether prompts made by `chat` let the model think
     """
 
     is_tiny = False  # of the embedded scopes it is True
 
-    def __init__(self, name, model, tokenizer, source, batch_tokens):
+    def __init__(self, name, model, tokenizer, source, batch_tokens, thinking=False):
         self.name, self.model, self.tokenizer = name, model, tokenizer
+        self.prefix, self.thinking = _prefix(tokenizer), thinking
         config = model.config.get_text_config()
         self.n_layers, self.d_model = config.num_hidden_layers, config.hidden_size
         self._max_tokens = config.max_position_embeddings
@@ -107,24 +125,26 @@ class LanguageModel:
     def chat(self, messages, add_generation_prompt: bool = True) -> str:
         """The prompt that the model's chat template makes of a text or a list of messages.
 
-        Thinking is off (`enable_thinking=False`), so that prompts of one experiment are alike.
+        Its switch `enable_thinking`, where it has one, is `self.thinking`, so that prompts of one
+        experiment are alike.
         """
         if self.tokenizer.chat_template is None:
             raise ValueError(f"{self._model_source.name} has no chat template; pass plain text")
         if isinstance(messages, str):
             messages = [{"role": "user", "content": messages}]
-        form = {"add_generation_prompt": add_generation_prompt, "enable_thinking": False}
+        form = {"add_generation_prompt": add_generation_prompt, "enable_thinking": self.thinking}
         return self.tokenizer.apply_chat_template(messages, tokenize=False, **form)
 
     def ids(self, texts, first: int = 0) -> list[list[int]]:
-        """Token ids of each text, without padding.
+        """Token ids of each text, without padding: `prefix`, then those of the text.
 
-        Nothing is added (Qwen has no BOS token) and nothing is cut off: a text that is empty,
-        longer than the model's context, or not valid Unicode is refused by its number, counted
-        from `first`.
+        A text that begins with the prefix, as what `chat` makes may, does not get it twice.
+        Nothing is put after a text, whatever the tokenizer does: an EOS there would end what is
+        to be continued. Nothing is cut off: a text that is empty, longer than the model's context,
+        or not valid Unicode is refused by its number, counted from `first`.
         """
         texts = checked(texts, first)
-        ids = self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+        ids = self._encode(texts)
         longest = max(range(len(ids)), key=lambda i: len(ids[i]))
         if len(ids[longest]) > self._max_tokens:
             raise ValueError(
@@ -133,18 +153,28 @@ class LanguageModel:
             )
         return ids
 
+    def _encode(self, texts: list[str]) -> list[list[int]]:
+        ids = self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+        first = list(self.prefix)
+        return [text if text[: len(first)] == first else first + text for text in ids]
+
+    def own_ids(self, texts) -> list[list[int]]:
+        """`ids` without the prefix: those to count, to compare, or to put after a prompt."""
+        return [ids[len(self.prefix) :] for ids in self.ids(texts)]
+
     def tokens(self, texts):
         """Texts as one left-padded batch on the device: input_ids, attention_mask [batch, seq].
 
-        `texts` are strings, refused as in `ids`, or lists of token ids.
+        `texts` are strings, read and refused as in `ids`, or lists of token ids, taken as they are.
         """
         if isinstance(texts, str) or not all(isinstance(text, list) for text in texts) or not texts:
             texts = self.ids(texts)
         return self.tokenizer.pad({"input_ids": texts}, return_tensors="pt").to(self.device)
 
     def fingerprint(self) -> dict:
-        """What decides the residuals of a text: sha256 of the weights, dtype."""
-        return {"files": self._sha256(self._weights()), "dtype": str(self.dtype)}
+        """What decides the residuals of a text: sha256 of the weights, dtype, prefix."""
+        reading = {"dtype": str(self.dtype), "prefix": list(self.prefix)}
+        return {"files": self._sha256(self._weights())} | reading
 
     def _sha256(self, paths) -> list[str]:
         return [self._hash(path)["sha256"] for path in paths]
@@ -157,7 +187,8 @@ class LanguageModel:
         """Where everything came from, as plain JSON: repos, commits, sha256, versions, device.
 
         Each sha256 says whether it was computed from the file or is the Hub's record of it (large
-        files are not read again).
+        files are not read again). Of the tokenizer: what it puts before a text, and whether
+        prompts let the model think.
         """
         on_gpu = self.device.type == "cuda"
         return {
@@ -165,6 +196,10 @@ class LanguageModel:
             **{name: getattr(self, name) for name in ("name", "d_model")},
             "device": torch.cuda.get_device_name(self.device) if on_gpu else self.device.type,
             "dtype": self._dtype_name,
+            "tokenizer": {
+                "adds": self.tokenizer.convert_ids_to_tokens(list(self.prefix)),
+                "thinking": self.thinking,
+            },
             "versions": versions(),
         }
 
@@ -187,12 +222,12 @@ class Scope(LanguageModel):
     is_tiny     True for the embedded scopes
     """
 
-    def __init__(self, name, model, tokenizer, group, suite, sources, batch_tokens, cache_bytes):
-        super().__init__(name, model, tokenizer, sources[0], batch_tokens)
-        self.group, self._suite, self._sae_source = group, suite, sources[1]
+    def __init__(self, group, suite, sae_source, cache_bytes, *model):
+        super().__init__(*model)
+        self.group, self._suite, self._sae_source = group, suite, sae_source
         self.layers, self.d_sae, self.k = tuple(suite.files), suite.d_sae, suite.k
         self.cache_bytes = cache_bytes
-        self.is_tiny = name in catalog.TINY
+        self.is_tiny = self.name in catalog.TINY
         self._cache, self._layer_bytes = OrderedDict(), self.plan().sae_layer
         self._ahead = None  # the thread that reads an SAE's file
         self._used = {}  # layer -> file that was read
@@ -266,12 +301,11 @@ class Scope(LanguageModel):
         if texts is None:
             texts = catalog.TINY_SENTENCES.read_text("utf-8").splitlines() if tiny else SENTENCES
         most = min(SENTENCE_TOKENS, self._max_tokens)
-        ids = self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
-        batch = self.tokens([text[:most] for text in ids])
+        batch = self.tokens([ids[:most] for ids in self._encode(list(texts))])
         near = range(max(0, sae.layer - 1), min(self.n_layers, sae.layer + 2))
         with torch.no_grad(), capture(self.model, near) as residuals:
             self.model(**batch, use_cache=False)
-        real = batch["attention_mask"].bool()
+        real = batch["attention_mask"].cumsum(1) > len(self.prefix)
         check_reading(sae, {layer: x[real] for layer, x in residuals.items()})
         self._unchecked = False
 
@@ -364,6 +398,7 @@ def load_scope(
     k: int | None = None,
     convention: str | None = None,
     batch_tokens: int | None = None,
+    thinking: bool | None = None,
     cache_bytes: int = CACHE_BYTES,
     check: bool = True,
 ) -> Scope:
@@ -379,6 +414,9 @@ def load_scope(
                   say them itself
     batch_tokens  tokens of one forward pass over texts, default 4096; half of it needs half the
                   memory for activations and logits
+    thinking      whether prompts made by `Scope.chat` let the model think; default False. True is
+                  refused where the chat template has no switch `enable_thinking`; False leaves
+                  such a template as it is, and it may think or not
     cache_bytes   memory that SAEs read before may occupy
     check         measure the reading of the SAEs on a few texts, in one forward pass: see
                   `Scope.check`
@@ -387,7 +425,7 @@ def load_scope(
     of another model (ValueError), a model larger than the free memory (MemoryError). SAEs that
     another reading explains much better are refused at the end (ValueError).
     """
-    given = {"device": device, "dtype": dtype, "batch_tokens": batch_tokens}
+    given = {"device": device, "dtype": dtype, "batch_tokens": batch_tokens, "thinking": thinking}
     given |= {"model": model, "model_revision": model_revision, "k": k, "convention": convention}
     origin = catalog.find_origin(preset, sae=sae, sae_revision=sae_revision, **given)
     device, dtype = _place(origin.device, origin.dtype)
@@ -395,11 +433,11 @@ def load_scope(
     model_source = hub.open_source(origin.model, origin.model_revision)
     suite = hub.read_suite(sae_source, origin)
     group = hub.read_group(origin, model_source, sae_source, suite)
-    limits = origin.batch_tokens, cache_bytes
-    refuse_too_large(group, dtype, device, *limits)
-    network, tokenizer = load_model(model_source, device, dtype)
+    refuse_too_large(group, dtype, device, origin.batch_tokens, cache_bytes)
+    network, tokenizer = load_model(model_source, device, dtype, origin.thinking)
     name = origin.name or f"{hub.portable(model_source.name)} + {hub.portable(sae_source.name)}"
-    scope = Scope(name, network, tokenizer, group, suite, (model_source, sae_source), *limits)
+    model_part = name, network, tokenizer, model_source, origin.batch_tokens, origin.thinking
+    scope = Scope(group, suite, sae_source, cache_bytes, *model_part)
     if check:
         scope.check()
     return scope

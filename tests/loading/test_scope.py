@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from suites import random_sae, write_model, write_suite
+from suites import CHATML, add_bos, random_sae, write_model, write_suite
 
 from qs_helpers.forward import residuals
 from qs_helpers.generation import generate
 from qs_helpers.hooks import capture, hooks_left
 from qs_helpers.loading import catalog, hub, memory
+from qs_helpers.loading import scope as module
 from qs_helpers.loading.scope import SENTENCES, Scope, load_language_model, load_scope
 from qs_helpers.scoring import text_nats
 
@@ -195,7 +196,7 @@ def test_a_language_model_that_is_too_large_is_refused_before_its_weights_are_fe
     model, monkeypatch
 ):
     monkeypatch.setattr(memory, "free_bytes", lambda device: 1000)
-    monkeypatch.setattr(hub, "fetch_model", lambda source: pytest.fail("fetched"))
+    monkeypatch.setattr(hub, "fetch_weights", lambda source: pytest.fail("fetched"))
     with pytest.raises(MemoryError) as caught:
         load_language_model(model, device="cpu")
     message = str(caught.value)
@@ -309,6 +310,86 @@ def test_chat_template(loaded, suite, tmp_path):
     plain = load_scope(model=write_model(tmp_path, chat_template=None), sae=suite, device="cpu")
     with pytest.raises(ValueError, match="has no chat template; pass plain text"):
         plain.chat("hi")
+
+
+# ---- what a tokenizer adds
+
+BOS = 0  # "<|endoftext|>"
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory, suite):
+    """A scope whose tokenizer adds a BOS, as Llama's does."""
+    folder = add_bos(write_model(tmp_path_factory.mktemp("begun")))
+    return load_scope(model=folder, sae=suite, device="cpu")
+
+
+@pytest.mark.parametrize("preset", list(catalog.TINY))
+def test_nothing_is_added_where_the_tokenizer_adds_nothing(loaded, preset):
+    for scope in (loaded, load_scope(preset, device="cpu")):
+        texts = ["a text", scope.chat("a request"), "b"]
+        assert scope.prefix == ()
+        assert scope.ids(texts) == scope.own_ids(texts) == scope.tokenizer(texts)["input_ids"]
+        assert scope.provenance()["tokenizer"] == {"adds": [], "thinking": False}
+
+
+def test_a_bos_is_added_once(begun):
+    texts = ["ab", begun.chat("hi"), "<|endoftext|>ab"]
+    plain, chat, said = begun.ids(texts)
+    assert begun.prefix == (BOS,) and plain == begun.tokenizer("ab")["input_ids"] == said
+    assert chat.count(BOS) == 1 and begun.tokenizer.decode(chat) == texts[1]
+    assert begun.own_ids(texts) == [plain[1:], chat[1:], plain[1:]]
+    batch = begun.tokens(["ab", "a"])
+    assert batch["attention_mask"].tolist() == [[1, 1, 1], [0, 1, 1]]
+    assert batch["input_ids"][:, 1].tolist() == [plain[1], BOS]
+    assert begun.tokens([[5, 6]])["input_ids"].tolist() == [[5, 6]], "ids are taken as they are"
+    with pytest.raises(ValueError, match="text 0 has 65 tokens"):
+        begun.ids("b" * 64)
+    assert begun.provenance()["tokenizer"]["adds"] == ["<|endoftext|>"]
+    assert begun.fingerprint([1])["prefix"] == [BOS]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "prefix"),
+    [
+        ("<|endoftext|> $A <|im_end|>", (0,)),
+        ("$A <|im_end|>", ()),
+        ("<|im_start|> <|im_end|> $A", (1, 2)),
+    ],
+)
+def test_what_a_tokenizer_puts_after_a_text_is_left_out(tmp_path, pattern, prefix):
+    """An EOS would end the prompt that is to be continued."""
+    found = load_language_model(add_bos(write_model(tmp_path), pattern), device="cpu")
+    assert found.prefix == prefix
+    text = found.tokenizer("ab", add_special_tokens=False)["input_ids"]
+    assert found.ids(["ab"]) == [[*prefix, *text]]
+
+
+def test_a_reading_is_measured_on_the_texts_themselves(begun, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(module, "check_reading", lambda sae, residuals: seen.update(residuals))
+    begun._check(begun.sae(1), ["abc", "de"])
+    assert {layer: len(x) for layer, x in seen.items()} == dict.fromkeys((0, 1, 2), 5)
+
+
+THINKING = CHATML + "{% if enable_thinking is defined and enable_thinking %}<think>{% endif %}"
+
+
+def test_thinking_is_a_setting(suite, tmp_path):
+    folder = write_model(tmp_path, chat_template=THINKING)
+    for thinking in (None, False, True):
+        found = load_scope(model=folder, sae=suite, device="cpu", thinking=thinking)
+        assert found.chat("hi").endswith("<think>") == bool(thinking)
+        assert found.provenance()["tokenizer"]["thinking"] is bool(thinking)
+
+
+@pytest.mark.parametrize("template", [CHATML, None])
+def test_thinking_without_a_switch_is_refused_before_the_weights_are_fetched(
+    suite, tmp_path, template, monkeypatch
+):
+    folder = write_model(tmp_path, chat_template=template)
+    monkeypatch.setattr(hub, "fetch_weights", lambda source: pytest.fail("fetched"))
+    refused(ValueError, "thinking=True", "enable_thinking", model=folder, sae=suite, thinking=True)
 
 
 # ---- provenance

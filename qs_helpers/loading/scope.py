@@ -171,8 +171,9 @@ class LanguageModel:
             texts = self.ids(texts)
         return self.tokenizer.pad({"input_ids": texts}, return_tensors="pt").to(self.device)
 
-    def fingerprint(self) -> dict:
-        """What decides the residuals of a text: sha256 of the weights, dtype, prefix."""
+    def fingerprint(self, layers=()) -> dict:
+        """What decides the residuals of a text: sha256 of the weights, dtype, prefix. Of a scope,
+        also what decides the activations at `layers`: sha256 of their SAEs, convention, k."""
         reading = {"dtype": str(self.dtype), "prefix": list(self.prefix)}
         return {"files": self._sha256(self._weights())} | reading
 
@@ -331,8 +332,7 @@ class Scope(LanguageModel):
             return ""
         return f"the SAEs were trained on {trained}, not on {here}: check their FVU here"
 
-    def fingerprint(self, layers) -> dict:
-        """What decides the activations of some layers: sha256 of the weights, dtype, k."""
+    def fingerprint(self, layers=()) -> dict:
         found = super().fingerprint()
         found["files"] += self._sha256(self._sae_file(layer) for layer in layers)
         return found | {"k": self.k, "convention": self._suite.convention}

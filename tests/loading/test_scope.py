@@ -189,7 +189,7 @@ def test_provenance_of_a_scope_is_that_of_its_model_and_more(alone, loaded):
     assert {key: there[key] for key in here} == here | {"name": loaded.name}
     here, there = alone.fingerprint(), loaded.fingerprint([1])
     assert there["files"][:1] == here["files"] and len(there["files"]) == 2
-    assert there["dtype"] == here["dtype"]
+    assert there["dtype"] == here["dtype"] and here == alone.fingerprint([1])
 
 
 def test_a_language_model_that_is_too_large_is_refused_before_its_weights_are_fetched(

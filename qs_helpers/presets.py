@@ -23,7 +23,7 @@ FILES = (".csv", ".jsonl", ".txt")  # of texts
 SCOPE_KEYS = dict.fromkeys(
     ["model", "sae", "model_revision", "sae_revision", "device", "dtype"], ""
 )
-SCOPE_KEYS |= {"k": 0, "batch_tokens": 0}
+SCOPE_KEYS |= {"k": 0, "batch_tokens": 0, "thinking": False}
 
 
 def project_root() -> Path:

@@ -181,6 +181,7 @@ class Origin(NamedTuple):
     dtype: str | None = None
     k: int | None = None
     batch_tokens: int = BATCH_TOKENS
+    thinking: bool = False  # of prompts made by the chat template
     convention: str | None = None
 
 

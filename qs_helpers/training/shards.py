@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..evidence.files import plain
-from ..forward import checked, chunk_tokens, id_residuals, sink_mask
+from ..forward import checked, chunk_tokens, id_residuals, kept
 
 SHARD_TOKENS, SHARD_BYTES = 32_768, 2**29  # of all layers together; whichever is less
 MIXED = 131_072  # tokens of neighbouring shards that are shuffled together when they are read
@@ -148,10 +148,10 @@ def harvest(
     if tokens is not None:
         _require_room(folder, (tokens - done) * width)
     while tokens is None or done < tokens:
-        parts, read, kept, sinks = {layer: [] for layer in layers}, [], 0, 0
+        parts, read, count, sinks = {layer: [] for layer in layers}, [], 0, 0
         enough = most if tokens is None else min(most, tokens - done)
-        while kept < enough:
-            rest = max(LEAST, enough - kept)
+        while count < enough:
+            rest = max(LEAST, enough - count)
             if not (chunk := _chunk(model, texts, context, text + len(read), rest)):
                 break
             ids = [piece for _, found in chunk for piece in found]
@@ -159,14 +159,14 @@ def harvest(
             for layer in layers:
                 parts[layer].append(found[layer][keep].cpu())
             read += [words for words, _ in chunk]
-            kept, sinks = kept + int(keep.sum()), sinks + int((~keep).sum())
-        if not kept:
+            count, sinks = count + int(keep.sum()), sinks + int((~keep).sum())
+        if not count:
             break
-        note = {"texts": len(read), "digest": _digest(read), "tokens": kept, "sinks": sinks}
+        note = {"texts": len(read), "digest": _digest(read), "tokens": count, "sinks": sinks}
         note |= source | {"d_model": model.d_model}
         tensors = {f"layer.{layer}": torch.cat(parts.pop(layer)) for layer in layers}
         _write(folder / f"{number:05}.safetensors", tensors, note)
-        number, text, done = number + 1, text + len(read), done + kept
+        number, text, done = number + 1, text + len(read), done + count
         if told:
             told(done)
     return Shards(folder)
@@ -185,18 +185,21 @@ def _chunk(model, texts: Iterator[str], context: int, first: int, most: int) -> 
 
 
 def pieces(model, text: str, context: int) -> list[list[int]]:
-    """Token ids of a text, cut into pieces of at most `context` tokens."""
+    """Token ids of a text, cut into pieces of at most `context` tokens; each begins with what the
+    tokenizer puts before a text, such as a BOS."""
     ids = model.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-    return [ids[i : i + context] for i in range(0, len(ids), context)]
+    prefix, own = list(model.prefix), context - len(model.prefix)
+    ids = ids[len(prefix) :] if ids[: len(prefix)] == prefix else ids
+    return [prefix + ids[i : i + own] for i in range(0, len(ids), own)]
 
 
 def _kept(model, ids: list[list[int]], layers: list[int], first: int, n: int):
     """Residuals {layer: [tokens, d_model]}, and which tokens are a sink at no layer."""
-    found, *_ = id_residuals(model, ids, layers)
+    found, _, position, _ = id_residuals(model, ids, layers)
     keep = None
     for layer, x in found.items():
         try:
-            here = ~sink_mask(x)
+            here = kept(model, x, position)
         except ValueError as error:
             place = f"layer {layer}, texts {first} to {first + n - 1}"
             raise ValueError(f"{place}: NaN or inf residuals; nothing of them is kept") from error

@@ -347,18 +347,19 @@ def loss_added(
     arms = {"nats": None, "spliced": sae.reconstruct, "ablated": mean.expand_as}
     total, count = dict.fromkeys(arms, 0.0), 0
 
-    def instead(new, mask):
+    def instead(new, own):
         def change(x):
-            sinks = sink_mask(x, mask=mask)
-            return torch.where(sinks[..., None], x, new(x).to(x.dtype))
+            keep = own & ~sink_mask(x, mask=own)
+            return torch.where(keep[..., None], new(x).to(x.dtype), x)
 
         return change
 
     for rows in _rows(model, texts, context):
         batch = model.tokens(rows)
         mask = batch["attention_mask"]
+        own = mask.cumsum(1) > len(model.prefix)  # not what the tokenizer puts before a text
         for name, new in arms.items():
-            with edit(model.model, {sae.layer: instead(new, mask)} if new else {}):
+            with edit(model.model, {sae.layer: instead(new, own & mask.bool())} if new else {}):
                 nats = cross_entropy(model.model, batch["input_ids"], mask)
             total[name] += nats.double().nansum().item()
         count += int(nats.isfinite().sum())

@@ -5,36 +5,23 @@ The `Z` of this model is an attention sink at every layer: its embedding is very
 
 import random
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 from suites import write_model
 from torch.nn.functional import normalize
 
-from qs_helpers.loading import hub, scope
+from qs_helpers.loading import load_language_model
 from qs_helpers.training import shards
 
 CONTEXT = 24  # tokens
 
 
 def small_lm(folder: Path, batch_tokens: int = 200):
-    """What the trainer asks of a model, for a folder that `write_model` wrote, in float32."""
-    source = hub.open_source(str(folder), None)
-    model, tokenizer = scope.load_model(source, torch.device("cpu"), "float32")
-    model.get_input_embeddings().weight[tokenizer("Z")["input_ids"]] *= 300
-    return SimpleNamespace(
-        name=folder.name,
-        model=model,
-        tokenizer=tokenizer,
-        n_layers=model.config.num_hidden_layers,
-        d_model=model.config.hidden_size,
-        device=model.device,
-        dtype=model.dtype,
-        batch_tokens=batch_tokens,
-        tokens=lambda ids: tokenizer.pad({"input_ids": ids}, return_tensors="pt"),
-        fingerprint=lambda layers: {"files": [folder.name]},
-    )
+    """The model in a folder that `write_model` wrote, with its sink."""
+    lm = load_language_model(folder, dtype="float32", batch_tokens=batch_tokens)
+    lm.model.get_input_embeddings().weight[lm.tokenizer("Z")["input_ids"]] *= 300
+    return lm
 
 
 @pytest.fixture(scope="session")

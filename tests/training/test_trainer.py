@@ -163,6 +163,30 @@ def learn(x, recipe, change=None) -> trainer.State:
             state = trainer.advance(state, batch, recipe)
 
 
+def test_the_error_and_its_gradients_are_those_of_saelens(monkeypatch):
+    pytest.importorskip("sae_lens", reason="sae-lens is not installed: make test installs it")
+    from sae_lens.saes.sae import TrainStepInput
+    from sae_lens.saes.topk_sae import TopKTrainingSAE, TopKTrainingSAEConfig
+
+    monkeypatch.setattr(trainer, "HINGE", 0.0)
+    ours, x = [t.detach().float() for t in random_tensors()], torch.randn(50, 6)
+    config = TopKTrainingSAEConfig(d_in=6, d_sae=40, k=4, apply_b_dec_to_input=False)
+    sae = TopKTrainingSAE(config)
+    names = "W_enc", "W_dec", "b_enc", "b_dec"
+    weights = dict(zip(names, ours, strict=True)) | {"W_enc": ours[0].T.contiguous()}
+    sae.load_state_dict(weights)
+    theirs = sae.training_forward_pass(TrainStepInput(x, {}, None, 0, False))
+    theirs.loss.backward()
+    tensors = trainer.Tensors(*(t.requires_grad_() for t in ours))
+    loss, *_ = trainer.loss_of(x, tensors, torch.zeros(40, dtype=torch.bool), Recipe(40, 4, 0))
+    loss.backward()
+    assert loss.item() == pytest.approx(theirs.loss.item(), rel=1e-5)
+    for name in ("W_enc", "b_enc", "b_dec"):  # theirs divides by the norms of W_dec's columns
+        gradient = getattr(sae, name).grad
+        gradient = gradient.T if name == "W_enc" else gradient
+        torch.testing.assert_close(getattr(tensors, name).grad, gradient, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 def test_known_directions_are_found_and_every_token_has_k_features(seed):
     x, directions = sparse_data(seed, 22_000)

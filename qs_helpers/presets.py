@@ -91,9 +91,9 @@ def dataset_name(text: str) -> str | None:
 
 
 def is_bundled(text: str) -> bool:
-    """True for a source of texts that comes with the project: "tiny", "natural", or a part of one
-    as in "tiny:story"."""
-    return text.partition(":")[0] in ("tiny", "natural")
+    """True for a source of texts that comes with the project: "tiny", "natural", "pydoc", or a
+    part of one as in "tiny:story"."""
+    return text.partition(":")[0] in ("tiny", "natural", "pydoc")
 
 
 def preset_names(folder: Path | None = None) -> list[str]:

@@ -200,9 +200,6 @@ def convert_gguf(gguf: Path, folder: Path, origin: str, made: Package | None = N
     architecture, types = _read_header(gguf)
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, __version__
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()  # what it would say of the file is checked or in the card
 
     from_file = {"gguf_file": gguf.name, "local_files_only": True}
     plain = {"dtype": torch.float32, "quantization_config": GgufConfig(dequantize=True)}
@@ -212,8 +209,8 @@ def convert_gguf(gguf: Path, folder: Path, origin: str, made: Package | None = N
     except Exception as error:  # whatever a file makes a parser say
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(
-            f"{gguf.name}: transformers {__version__} cannot read its architecture "
-            f"{architecture!r} ({reason}); give a file of llama, qwen3, or another that it knows"
+            f"{gguf.name}, of architecture {architecture!r}, is not for transformers {__version__} "
+            f"({reason}); give another file, of llama, qwen2 or qwen3 for one"
         ) from error
     for name, weight in model.named_parameters():
         if weight.abs().max() > torch.finfo(torch.float16).max or not weight.isfinite().all():
@@ -254,12 +251,15 @@ def _read_header(gguf: Path) -> tuple[str, str]:
 
 def main(source: str, folder: str) -> int:
     """Make a model; 1 with one line on standard error if that fails."""
-    os.environ["TQDM_DISABLE"] = "1"  # read when tqdm is first imported
+    # Read when these libraries are first imported: errors come from us, in one line.
+    os.environ |= {"TQDM_DISABLE": "1", "TRANSFORMERS_VERBOSITY": "error"}
     try:
         make_model(source, Path(folder))
     except (ValueError, ImportError, OSError) as error:
         print(f"the model cannot be had: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 

@@ -8,7 +8,8 @@ from qs_helpers.texts import load_texts, pydoc
 
 PROSE = (
     "The bus leaves the old harbour of Calais when the last ferry has come in, and it waits for "
-    "nobody. If you miss it, the way back to the town is long and it is dark, so it is better to hurry."
+    "nobody. If you miss it, the way back to the town is long and it is dark, so it is better to "
+    "hurry."
 )
 SOURCE = f'''"""A module about buses.
 

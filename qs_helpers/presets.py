@@ -19,14 +19,14 @@ SOURCES = ("TEXTS", "DATA", "PROMPTS", "LISTS")  # parameters that name sources 
 OUTPUT = "OUT"  # the parameter that names a folder which a notebook writes, beside its report
 PATHS = (*SOURCES, "MODELS", "MODEL", OUTPUT)  # parameters that may name files or folders
 FILES = (".csv", ".jsonl", ".txt")  # of texts
+# What the section "prepare:" of a preset may say: how folders of its `scope:` are made here.
+PREPARE_KEYS = ("model", "sae")
 
 # What the section "scope:" of a preset may say: keywords of load_scope, and their types.
 SCOPE_KEYS = dict.fromkeys(
     ["model", "sae", "model_revision", "sae_revision", "device", "dtype"], ""
 )
 SCOPE_KEYS |= {"k": 0, "batch_tokens": 0}
-# What its section "prepare:" may say: how folders of `scope:` are made that nobody downloads.
-PREPARE_KEYS = ("model", "sae")
 
 
 def project_root() -> Path:

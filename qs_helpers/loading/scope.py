@@ -373,6 +373,7 @@ def load_language_model(
     batch_tokens: int | None = None,
 ) -> LanguageModel:
     """A model without SAEs, for whoever is about to train some; parameters as in `load_scope`.
+    An embedded model may be given by its name, as "tiny".
 
     `qs.residuals` with `layers=`, `qs.text_nats` and `qs.generate` take it in place of a scope.
     A model larger than the free memory is refused before its weights are downloaded (MemoryError),
@@ -380,7 +381,7 @@ def load_language_model(
     """
     device, dtype = _place(device, dtype)
     batch_tokens = catalog.BATCH_TOKENS if batch_tokens is None else batch_tokens
-    source = hub.open_source(model, revision)
+    source = hub.open_source(catalog.model_place(model), revision)
     refuse_too_large(hub.model_group(source), dtype, device, batch_tokens, cache_bytes=0)
     network, tokenizer = load_model(source, device, dtype)
     return LanguageModel(hub.portable(source.name), network, tokenizer, source, batch_tokens)
@@ -406,7 +407,8 @@ def load_scope(
 
     preset        "tiny", "tiny-instruct", "tiny-sft", a group of the catalog, or a file of
                   notebooks/params; what its section `scope:` says counts unless it is given here
-    model, sae    a local folder or a Hub repo; either may replace its half of a preset
+    model, sae    a local folder or a Hub repo; either may replace its half of a preset. `model` may
+                  be the name of an embedded one
     *_revision    branch, tag or commit of a Hub repo; a preset brings its own
     device        default: "cuda" if there is one, else "cpu"
     dtype         of the model; default: "bfloat16" on a GPU, "float32" on a CPU

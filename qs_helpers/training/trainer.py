@@ -106,9 +106,11 @@ def reconstruct(x: Tensor, tensors: Tensors, k: int) -> tuple[Tensor, Tensor, Te
 
 def aux_loss(x: Tensor, error: Tensor, silent: Tensor, tensors: Tensors) -> Tensor:
     """What silent features (bool [d_sae]) leave of the error, squared, mean over tokens."""
-    scores = (x @ tensors.W_enc[silent].T + tensors.b_enc[silent]).relu()
-    values, places = scores.topk(min(AUX_FEATURES, scores.shape[1]), dim=-1)
-    said = torch.zeros_like(scores).scatter(-1, places, values) @ tensors.W_dec[silent]
+    W_enc, W_dec, b_enc, _ = tensors
+    which = silent.nonzero()[:, 0]
+    scores = torch.addmm(b_enc[which], x, W_enc[which].T)
+    values, places = scores.topk(min(AUX_FEATURES, len(which)), dim=-1, sorted=False)
+    said = F.embedding_bag(which[places], W_dec, per_sample_weights=values.relu(), mode="sum")
     return (error.detach() - said).square().sum(-1).mean()
 
 

@@ -132,6 +132,8 @@ def harvest(
     outside = [layer for layer in layers if not 0 <= layer < model.n_layers]
     if outside or not layers:
         raise ValueError(f"layers are {layers}; choose some of 0 to {model.n_layers - 1}")
+    if context <= len(model.prefix):
+        raise ValueError(f"context is {context}; make it at least {len(model.prefix) + 1} tokens")
     folder.mkdir(parents=True, exist_ok=True)
     source = plain({"model": model.fingerprint([]), "layers": layers, "context": context})
     width = torch.finfo(model.dtype).bits // 8 * model.d_model * len(layers)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from suites import write_model
+from suites import add_bos, write_model
 from torch.nn.functional import normalize
 
 from qs_helpers.loading import load_language_model
@@ -20,13 +20,18 @@ CONTEXT = 24  # tokens
 def small_lm(folder: Path, batch_tokens: int = 200):
     """The model in a folder that `write_model` wrote, with its sink."""
     lm = load_language_model(folder, dtype="float32", batch_tokens=batch_tokens)
-    lm.model.get_input_embeddings().weight[lm.tokenizer("Z")["input_ids"]] *= 300
+    lm.model.get_input_embeddings().weight[lm.own_ids(["Z"])[0]] *= 300
     return lm
 
 
 @pytest.fixture(scope="session")
 def lm(tmp_path_factory):
     return small_lm(write_model(tmp_path_factory.mktemp("lm") / "small"))
+
+
+@pytest.fixture(scope="session")
+def lm_with_bos(tmp_path_factory):
+    return small_lm(add_bos(write_model(tmp_path_factory.mktemp("lm") / "begun")))
 
 
 def some_texts(n: int, seed: int = 0) -> list[str]:

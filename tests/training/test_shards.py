@@ -35,30 +35,36 @@ def contents(folder) -> dict[str, bytes]:
 def alone(lm, texts, layer):
     """Residuals of each piece of each text, run by itself; tokens in order, and their ids."""
     found, ids, kept = [], [], []
+    prefix, own = list(lm.prefix), CONTEXT - len(lm.prefix)
     module = decoder_layers(lm.model)[layer]
     hook = module.register_forward_hook(lambda module, args, output: kept.append(output))
     for text in texts:
-        tokens = lm.tokenizer(text)["input_ids"]
+        tokens = lm.tokenizer(text, add_special_tokens=False)["input_ids"]
         while tokens:
-            piece, tokens = tokens[:CONTEXT], tokens[CONTEXT:]
+            piece, tokens = tokens[:own], tokens[own:]
             with torch.no_grad():
-                lm.model(torch.tensor([piece]))
-            found.append(kept.pop()[0])
+                lm.model(torch.tensor([prefix + piece]))
+            found.append(kept.pop()[0][len(prefix) :])
             ids += piece
     hook.remove()
     return torch.cat(found), torch.tensor(ids)
 
 
-def test_residuals_are_those_of_each_text_alone_without_sinks(lm, tmp_path):
-    texts = some_texts(40)
+@pytest.mark.parametrize("begun", [False, True])
+def test_residuals_are_those_of_each_text_alone_without_sinks(lm, lm_with_bos, tmp_path, begun):
+    """`begun`: the tokenizer puts a token before each text, which is read and left out."""
+    texts, lm = some_texts(40), lm_with_bos if begun else lm
+    assert len(lm.prefix) == begun
     told = []
     found = harvest(lm, texts, [2, 0], tmp_path, context=CONTEXT, told=told.append)
     assert found.layers == (0, 2) and found.d_model == lm.d_model and len(told) > 3
     for layer in LAYERS:
         x, ids = alone(lm, texts, layer)
-        sinks = ids == lm.tokenizer("Z")["input_ids"][0]
+        sinks = ids == lm.tokenizer("Z", add_special_tokens=False)["input_ids"][0]
+        own = CONTEXT - len(lm.prefix)
+        begins = sum(-(-len(text) // own) for text in texts) if begun else 0
         assert sinks.sum() > 10
-        assert (found.tokens, found.sinks) == (int((~sinks).sum()), int(sinks.sum()))
+        assert (found.tokens, found.sinks) == (int((~sinks).sum()), int(sinks.sum()) + begins)
         kept = found.first(layer, 10**9)
         torch.testing.assert_close(kept, x[~sinks], rtol=1e-5, atol=1e-6)
         assert torch.equal(found.first(layer, 350), kept[:350]), "over the end of a shard"
@@ -220,11 +226,15 @@ def test_a_folder_of_something_else_is_refused_and_stays(lm, tmp_path, other, me
     assert ask(**asked).tokens >= 600
 
 
-def test_a_request_that_failed_does_not_bind_the_folder(lm, tmp_path):
+def test_a_request_that_failed_does_not_bind_the_folder(lm, lm_with_bos, tmp_path):
     with pytest.raises(ValueError, match=r"layers are \[1, 7\]; choose some of 0 to 2"):
         harvest(lm, some_texts(5), [7, 1], tmp_path / "x")
     with pytest.raises(ValueError, match=r"layers are \[\]; choose some of 0 to 2"):
         harvest(lm, some_texts(5), [], tmp_path / "x")
+    with pytest.raises(ValueError, match="context is 0; make it at least 1 tokens"):
+        harvest(lm, some_texts(5), [0], tmp_path / "x", context=0)
+    with pytest.raises(ValueError, match="context is 1; make it at least 2 tokens"):
+        harvest(lm_with_bos, some_texts(5), [0], tmp_path / "x", context=1)
     with pytest.raises(ValueError, match="text 0 is ''"):
         harvest(lm, [""], [0], tmp_path / "x")
     assert harvest(lm, some_texts(5), [1], tmp_path / "x", context=CONTEXT).layers == (1,)

@@ -424,13 +424,15 @@ def test_a_suite_that_was_cut_off_goes_on_wherever_that_was(lm, tmp_path, monkey
 
 
 def naive_nats(lm, layer, new) -> float:
-    """Mean nats of a token, each text alone; all residuals of a layer but those of `Z` replaced."""
-    sink, total, count = lm.tokenizer("Z")["input_ids"][0], 0.0, 0
+    """Mean nats of a token, each text alone; residuals of a layer replaced, but at `Z` and the prefix."""
+    total, count, before = 0.0, 0, len(lm.prefix)
     for text in HELD_OUT:
-        ids = torch.tensor(lm.tokenizer(text)["input_ids"][:CONTEXT])
+        ids = torch.tensor(lm.ids([text])[0][:CONTEXT])
+        stays = ids == lm.own_ids(["Z"])[0][0]
+        stays[:before] = True
 
-        def change(module, args, output, ids=ids):
-            return torch.where((ids == sink)[None, :, None], output, new(output))
+        def change(module, args, output, stays=stays):
+            return torch.where(stays[None, :, None], output, new(output))
 
         hook = decoder_layers(lm.model)[layer].register_forward_hook(change)
         with torch.no_grad():
@@ -452,8 +454,10 @@ def added(lm, sae, mean):
     return trainer.loss_added(lm, sae, mean, HELD_OUT, CONTEXT)
 
 
+@pytest.mark.parametrize("begun", [False, True])
 @pytest.mark.parametrize("layer", [0, 1, 2])
-def test_what_splicing_costs_is_what_plain_loops_find(lm, layer):
+def test_what_splicing_costs_is_what_plain_loops_find(lm, lm_with_bos, layer, begun):
+    lm = lm_with_bos if begun else lm
     mean = torch.randn(lm.d_model, generator=torch.Generator().manual_seed(layer))
     sae = identity(lm.d_model, layer, scale=0.3) if layer else identity(lm.d_model, layer)
     sae.b_dec = mean / 2

@@ -32,6 +32,7 @@ class Shards:
 
     folder, layers, d_model
     tokens, sinks   that were kept, and left out
+    digest          of what they were made from
     """
 
     def __init__(self, folder: str | Path):
@@ -41,6 +42,7 @@ class Shards:
             raise ValueError(f"{self.folder.name} holds no shards; harvest residuals into it first")
         notes = [_note(path) for path in self._files]
         self.layers, self.d_model = tuple(notes[0]["layers"]), notes[0]["d_model"]
+        self.digest = _digest(json.dumps(note) for note in notes)
         self._sizes = [note["tokens"] for note in notes]
         self.tokens, self.sinks = sum(self._sizes), sum(note["sinks"] for note in notes)
 

@@ -192,12 +192,14 @@ def train_sae(
     """Train the SAE of one layer: the four tensors of an official file, float32, and the log.
 
     checkpoint   a file that is written every `SAVED_EVERY` tokens; where it is there already, and
-                 of this recipe, the training goes on behind it. The batches are the same ones.
+                 of this recipe on these shards, the training goes on behind it, with the batches
+                 that it would have had
     told         called with the number of steps so far, at each checkpoint
 
     ValueError for residuals or a loss that are not finite, and as `Shards.batches`.
     """
-    state = _read_state(checkpoint, layer, recipe) if checkpoint else None
+    made_from = [shards.digest, layer, *recipe]
+    state = _read_state(checkpoint, made_from) if checkpoint else None
     state = state or begin(shards.first(layer, SAMPLE), recipe)
     every = max(1, SAVED_EVERY // recipe.batch)
     for x in shards.batches(layer, recipe.batch, recipe.seed + layer, state.step):
@@ -206,29 +208,29 @@ def train_sae(
         state = advance(state, x, recipe)
         if state.step % every == 0:
             if checkpoint:
-                _write_state(checkpoint, state, layer, recipe)
+                _write_state(checkpoint, state, made_from)
             if told:
                 told(state.step)
     return folded(state.tensors, state.scale), state.log
 
 
-def _write_state(path: Path, state: State, layer: int, recipe: Recipe) -> None:
+def _write_state(path: Path, state: State, made_from: list) -> None:
     kept = state._asdict() | {
         "tensors": [t.detach() for t in state.tensors],
         "optimizer": state.optimizer.state_dict(),
-        "made_from": [layer, *recipe],
+        "made_from": made_from,
     }
     half = path.with_name(f".{path.name}.{os.getpid()}")
     torch.save(kept, half)
     half.replace(path)
 
 
-def _read_state(path: Path, layer: int, recipe: Recipe) -> State | None:
+def _read_state(path: Path, made_from: list) -> State | None:
     """The state in a checkpoint; None if there is none, or it is of another training."""
     if not path.is_file():
         return None
     kept = torch.load(path, weights_only=True)
-    if kept.pop("made_from") != [layer, *recipe]:
+    if kept.pop("made_from") != made_from:
         return None
     tensors = Tensors(*(t.requires_grad_() for t in kept["tensors"]))
     optimizer = torch.optim.Adam(tensors, fused=True)

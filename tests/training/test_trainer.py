@@ -225,10 +225,10 @@ def test_aux_revives_features_that_stay_silent_without_it(monkeypatch, seed):
 # A training
 
 
-def trained(folder, recipe, checkpoint=None, told=None):
+def trained(folder, recipe, checkpoint=None, told=None, sizes=(800,) * 5, layer=3):
     x, _ = sparse_data(0, 4000)
-    found = write_shards(folder, x, [800] * 5, layer=3)
-    return train_sae(found, 3, recipe, checkpoint, told)
+    found = write_shards(folder, x, sizes, layer)
+    return train_sae(found, layer, recipe, checkpoint, told)
 
 
 @pytest.mark.parametrize("stop", [1, 3])
@@ -263,12 +263,24 @@ def test_a_checkpoint_of_another_training_is_not_used(tmp_path, monkeypatch):
     monkeypatch.setattr(trainer, "SAVED_EVERY", 1000)
     recipe, file = Recipe(40, 3, 3000, 100), tmp_path / "state"
     trained(tmp_path / "x", recipe, file)
-    for other in (recipe._replace(seed=1), recipe._replace(lr=1e-3), recipe._replace(tokens=4000)):
-        fresh, _ = trained(tmp_path / "x", other)
-        with_file, _ = trained(tmp_path / "x", other, file)
-        assert torch.equal(fresh["W_enc"], with_file["W_enc"])
+    for number, other in enumerate(
+        (
+            {"recipe": recipe._replace(seed=1)},
+            {"recipe": recipe._replace(lr=1e-3)},
+            {"recipe": recipe._replace(tokens=4000)},
+            {"sizes": [2000, 2000]},
+            {"layer": 2},
+        )
+    ):
+        folder, steps = tmp_path / str(number), []
+        fresh, _ = trained(folder, **{"recipe": recipe} | other)
+        asked = {"checkpoint": file, "told": steps.append, "recipe": recipe} | other
+        again, _ = trained(folder, **asked)
+        assert steps[0] == 10 and torch.equal(fresh["W_enc"], again["W_enc"])
         trained(tmp_path / "x", recipe, file)
-    assert trainer._read_state(file, 3, recipe) and not trainer._read_state(file, 2, recipe)
+    steps = []
+    trained(tmp_path / "x", recipe, file, steps.append)
+    assert steps == [], "this one is at its end"
 
 
 def test_what_cannot_be_trained_is_said(tmp_path):
@@ -424,7 +436,7 @@ def test_a_suite_that_was_cut_off_goes_on_wherever_that_was(lm, tmp_path, monkey
 
 
 def naive_nats(lm, layer, new) -> float:
-    """Mean nats of a token, each text alone; residuals of a layer replaced, but at `Z` and the prefix."""
+    """Mean nats of a token, texts one by one; a layer replaced, but at `Z` and the prefix."""
     total, count, before = 0.0, 0, len(lm.prefix)
     for text in HELD_OUT:
         ids = torch.tensor(lm.ids([text])[0][:CONTEXT])

@@ -1,7 +1,7 @@
 """Our speed and memory against named peers, as ratios of medians in one run.
 
     make bench                   everything, about 25 minutes and 12 GB
-    make bench ARGS=arithmetic   one part: arithmetic, loading, scan, use
+    make bench ARGS=arithmetic   one part: arithmetic, loading, scan, use, training
     make bench ARGS=--publish    measures nothing: copies what is in runs/benchmarks to benchmarks/
 
 Prints the table and writes runs/benchmarks/: results.json, and once all parts were measured on this
@@ -19,6 +19,7 @@ import torch
 from bench_arithmetic import TOKENS, arithmetic, growth
 from bench_loading import loading
 from bench_scan import scans
+from bench_training import training
 from bench_use import NEW, PROMPT, use
 from page import figures, page
 from shapes import SIZES
@@ -27,7 +28,7 @@ from timing import machine
 from qs_helpers.evidence.files import write_json
 from qs_helpers.presets import project_root
 
-PARTS = ("arithmetic", "loading", "scan", "use")
+PARTS = ("arithmetic", "loading", "scan", "use", "training")
 PUBLISHED = ("results.json", "README.md", "growth.png")
 
 
@@ -60,6 +61,8 @@ def main(parts, folder: Path) -> None:
         elif part == "scan":
             rows, about, found["parts"][part]["growth"] = scans(device)
             found["about"] |= {name.replace(" ", "_"): value for name, value in about.items()}
+        elif part == "training":
+            rows = training()
         else:
             sizes = SIZES if device.type == "cuda" else ["1.7B"]
             rows = [row for size in sizes for row in use(size, device)]

@@ -1,8 +1,10 @@
 """Texts to tokens, residuals and active features: one forward pass for all layers.
 
-Attention sinks (see `sink_mask`) are marked and never counted. The median norm that says what a
-sink is is taken over a part: texts of `chunk_tokens` tokens at most. Parts depend neither on the
-machine nor on the dtype and the layers that are asked for, so what is counted does not either.
+Attention sinks (see `sink_mask`) are marked and never counted, and neither are tokens that the
+tokenizer puts before a text, such as a BOS, whatever their norm: they are not the text's own. The
+median norm that says what a sink is is taken over a part: texts of `chunk_tokens` tokens at most.
+Parts depend neither on the machine nor on the dtype and the layers that are asked for, so what is
+counted does not either.
 """
 
 import itertools
@@ -27,9 +29,9 @@ class Part(NamedTuple):
 
     layer: int
     acts: SparseActs  # values and indices [tokens, k]
-    keep: Tensor  # bool [tokens], False at attention sinks
+    keep: Tensor  # bool [tokens], False at attention sinks and at the scope's prefix
     text: Tensor  # int64 [tokens], number of the text
-    position: Tensor  # int64 [tokens], place in the text
+    position: Tensor  # int64 [tokens], place in the ids of the text, its prefix included
     ids: Tensor  # int64 [tokens]
 
 
@@ -58,7 +60,7 @@ def residuals(scope, texts: Iterable[str], layers=None) -> Iterator[Residuals]:
         found, text, position, ids = id_residuals(scope, chunk, layers)
         for layer in layers:
             x = found.pop(layer)
-            yield Residuals(layer, x, ~sink_mask(x).cpu(), text + first, position, ids)
+            yield Residuals(layer, x, kept(scope, x, position), text + first, position, ids)
 
 
 @torch.no_grad()
@@ -146,14 +148,23 @@ def ends(
     scope, texts: Sequence[str], n: int = 1, layers=None
 ) -> Iterator[tuple[int, Tensor, list[int]]]:
     """Layer, residuals [some texts, n, d_model] of the last n tokens of each text, and the numbers
-    of these texts, as `residuals` yields them. ValueError for a text of fewer than n tokens."""
+    of these texts, as `residuals` yields them. ValueError for a text of fewer than n tokens, those
+    of `scope.prefix` not counted."""
     lengths = torch.tensor([len(ids) for ids in scope.ids(list(texts))])
-    if int(lengths.min()) < n:
-        raise ValueError(f"a text has {int(lengths.min())} tokens, so it has no last {n}")
+    fewest = int(lengths.min()) - len(scope.prefix)
+    if fewest < n:
+        raise ValueError(f"a text has {fewest} tokens, so it has no last {n}")
     for part in residuals(scope, texts, layers):
         tail = (lengths[part.text] - part.position) <= n
         x = part.x[tail.to(part.x.device)]
         yield part.layer, x.view(-1, n, x.shape[-1]), part.text[tail][::n].tolist()
+
+
+def kept(scope, x: Tensor, position: Tensor) -> Tensor:
+    """Which tokens of a part count: bool [tokens] on the CPU, False at sinks and at the prefix,
+    which does not enter the median either. x is [tokens, d_model], position as in `Part`."""
+    own = position >= len(scope.prefix)
+    return own & ~sink_mask(x, mask=own).cpu()
 
 
 @torch.no_grad()

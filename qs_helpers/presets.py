@@ -16,14 +16,17 @@ import yaml
 
 TINY = ("tiny", "tiny-instruct", "tiny-sft")
 SOURCES = ("TEXTS", "DATA", "PROMPTS", "LISTS")  # parameters that name sources of texts
-PATHS = (*SOURCES, "MODELS")  # parameters that may name files or folders
+OUTPUT = "OUT"  # the parameter that names a folder which a notebook writes, beside its report
+PATHS = (*SOURCES, "MODELS", "MODEL", OUTPUT)  # parameters that may name files or folders
 FILES = (".csv", ".jsonl", ".txt")  # of texts
+# What the section "prepare:" of a preset may say: how folders of its `scope:` are made here.
+PREPARE_KEYS = ("model", "sae")
 
 # What the section "scope:" of a preset may say: keywords of load_scope, and their types.
 SCOPE_KEYS = dict.fromkeys(
     ["model", "sae", "model_revision", "sae_revision", "device", "dtype"], ""
 )
-SCOPE_KEYS |= {"k": 0, "batch_tokens": 0}
+SCOPE_KEYS |= {"k": 0, "batch_tokens": 0, "thinking": False}
 
 
 def project_root() -> Path:
@@ -91,9 +94,9 @@ def dataset_name(text: str) -> str | None:
 
 
 def is_bundled(text: str) -> bool:
-    """True for a source of texts that comes with the project: "tiny", "natural", or a part of one
-    as in "tiny:story"."""
-    return text.partition(":")[0] in ("tiny", "natural")
+    """True for a source of texts that comes with the project: "tiny", "natural", "pydoc", or a
+    part of one as in "tiny:story"."""
+    return text.partition(":")[0] in ("tiny", "natural", "pydoc")
 
 
 def preset_names(folder: Path | None = None) -> list[str]:
@@ -141,6 +144,23 @@ def scope_values(preset: str, folder: Path | None = None) -> dict[str, Any]:
         if name in ("model", "sae"):
             values[name] = located(value, folder or _params())
     return values
+
+
+def prepare_values(preset: str, folder: Path | None = None) -> dict[str, str]:
+    """The section `prepare:` of a preset's file; {} where it has none.
+
+    "model": what its model is made from, a name of loading.packaged or a .gguf file (relative to
+    the preset's file); "sae": the notebook that trains its suite. ValueError for another name, and
+    for one whose folder the section `scope:` does not name.
+    """
+    values = preset_sections(preset, folder).get("prepare", {})
+    for name, value in values.items():
+        if name not in PREPARE_KEYS:
+            raise ValueError(f"{preset}.yaml, prepare: {name!r}; {nearest(name, PREPARE_KEYS)}")
+        check_type(f"{preset}.yaml, prepare: {name}", value, "")
+        if not Path(scope_values(preset, folder).get(name, "")).is_absolute():
+            raise ValueError(f"{preset}.yaml: prepare: {name} needs a folder in scope: {name}")
+    return {name: located(value, folder or _params()) for name, value in values.items()}
 
 
 def _params() -> Path:

@@ -150,10 +150,11 @@ def check_reading(sae, residuals) -> list[Reading]:
 
 @torch.no_grad()
 def text_nats(scope, texts: Sequence[str], steer: Mapping | None = None) -> np.ndarray:
-    """Mean cross-entropy of each text in nats per token, float64 [texts]; its first token is given.
+    """Mean cross-entropy of each text in nats per token, float64 [texts].
 
-    NaN where a text has fewer than two tokens, an empty one among them: some models write nothing.
-    `steer` as in `edit`.
+    The first token is given, unless the tokenizer puts a BOS before the text: it is then scored
+    too, and the BOS is not. NaN where no token is scored, as in an empty text: some models write
+    nothing. `steer` as in `edit`.
     """
     out = np.full(len(texts), np.nan)
     long = [i for i, text in enumerate(texts) if text.strip()]
@@ -163,6 +164,7 @@ def text_nats(scope, texts: Sequence[str], steer: Mapping | None = None) -> np.n
         batch = scope.tokens([ids[i] for i in rows])
         with edited(scope.model, batch, steer):
             nats = cross_entropy(scope.model, batch["input_ids"], batch["attention_mask"])
+        nats[batch["attention_mask"].cumsum(1)[:, 1:] <= len(scope.prefix)] = float("nan")
         out[rows] = nats.double().nanmean(1).cpu().numpy()
     return out
 
@@ -351,7 +353,7 @@ def _passes(scope, prompts, continuations, arms) -> Iterator[tuple]:
     (functions, positions), the log-probabilities of each row, float64 [tokens, vocab]."""
     if len(prompts) != len(continuations):
         raise ValueError(f"{len(prompts)} prompts but {len(continuations)} continuations")
-    before, after = scope.ids(list(prompts)), scope.ids(list(continuations))
+    before, after = scope.ids(list(prompts)), scope.own_ids(list(continuations))
     lengths = {i: len(a) + len(b) for i, (a, b) in enumerate(zip(before, after, strict=True))}
     for rows in batches(lengths, scope.batch_tokens):
         # Prompts are padded on the left and continuations on the right, so that all of these

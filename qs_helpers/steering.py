@@ -30,11 +30,11 @@ class Scale(NamedTuple):
 
 
 def scales(scope, texts: Iterable[str], layers=None) -> dict[int, Scale]:
-    """{layer: Scale} from all tokens of `texts`; sinks by the rule of `sink_mask`."""
+    """{layer: Scale} from all tokens of `texts` themselves; sinks by the rule of `sink_mask`."""
     norms: dict[int, list[Tensor]] = {}
     for part in residuals(scope, texts, layers):
         norm = torch.linalg.vector_norm(part.x.float(), dim=-1).cpu()
-        norms.setdefault(part.layer, []).append(norm)
+        norms.setdefault(part.layer, []).append(norm[part.position >= len(scope.prefix)])
     found = {}
     for layer, parts in norms.items():
         norm = torch.cat(parts)

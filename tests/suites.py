@@ -1,11 +1,14 @@
 """Small random models and SAE suites, written to disk in the formats that real ones have.
 
 byte_tokenizer  a tokenizer without merges
+add_bos         gives the tokenizer of a model folder a BOS, as Llama's has
+begun           a loaded scope as if its tokenizer added a token, or two
 write_model     a Qwen3 model folder with random weights and a byte-level tokenizer
 write_suite     an SAE suite in the official format: layer{n}.sae.pt and config.json
 random_sae      the four tensors of one official SAE file
 """
 
+import copy
 import json
 from pathlib import Path
 
@@ -36,6 +39,28 @@ def byte_tokenizer(chat_template: str | None):
         pad_token="<|endoftext|>",
         chat_template=chat_template,
     )
+
+
+LLAMA = "<|endoftext|>" + CHATML  # a chat template brings the BOS itself
+
+
+def add_bos(folder: Path, pattern: str = "<|endoftext|> $A", chat_template: str = LLAMA) -> Path:
+    """Write a tokenizer that adds by default what `pattern` says; returns `folder`."""
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer = byte_tokenizer(chat_template)
+    core = tokenizer.backend_tokenizer
+    added = [(token, core.token_to_id(token)) for token in pattern.split() if token != "$A"]
+    core.post_processor = TemplateProcessing(single=pattern, special_tokens=added)
+    tokenizer.save_pretrained(folder)
+    return Path(folder)
+
+
+def begun(scope, tokens: int = 1):
+    """A copy of a scope whose texts begin with its last tokens of the vocabulary."""
+    new = copy.copy(scope)
+    new.prefix = tuple(range(len(scope.tokenizer) - tokens, len(scope.tokenizer)))
+    return new
 
 
 def write_model(

@@ -181,6 +181,7 @@ class Origin(NamedTuple):
     dtype: str | None = None
     k: int | None = None
     batch_tokens: int = BATCH_TOKENS
+    thinking: bool = False  # of prompts made by the chat template
     convention: str | None = None
 
 
@@ -194,6 +195,8 @@ def find_origin(preset: str | None = None, folder: Path | None = None, **given) 
     preset, with the nearest names, and where a model or a suite is missing.
     """
     given = {name: value for name, value in given.items() if value is not None}
+    if "model" in given:
+        given["model"] = model_place(given["model"])
     said = {}
     if preset is not None and preset in preset_names(folder):
         said = scope_values(preset, folder)
@@ -219,6 +222,11 @@ def find_origin(preset: str | None = None, folder: Path | None = None, **given) 
         raise ValueError("give a preset, or both model= and sae= (folders or Hub repos)")
     whole = "model" not in given and "sae" not in given
     return Origin(name=preset if whole else None, group=group, **values)
+
+
+def model_place(model: str | Path) -> str | Path:
+    """The folder of an embedded model that is given by its name; what else is given, as it is."""
+    return TINY[model] / "model" if model in TINY else model
 
 
 def file_layer(path) -> int | None:

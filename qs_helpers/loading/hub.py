@@ -11,6 +11,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -195,16 +196,20 @@ def list_some(files: Iterable[str], limit: int = 6) -> str:
     return (", ".join(names[:limit]) or "no files") + rest
 
 
-def fetch_model(source: Source) -> Path:
-    """Fetch config, tokenizer and safetensors weights of a model; return their folder.
-
-    FileNotFoundError if there is no config.json, or a weight file of the index is missing.
-    """
+def fetch_tokenizer(source: Source) -> Path:
+    """Fetch config and tokenizer of a model; return their folder. FileNotFoundError without a
+    config.json."""
     config = fetch(source, "config.json")
-    small = [f for glob in MODEL_FILES for f in fnmatch.filter(source.files, glob) if "/" not in f]
-    for file in [*small, *weight_files(source)]:
-        fetch(source, file)
+    for glob in MODEL_FILES:
+        for file in fnmatch.filter(source.files, glob):
+            if "/" not in file:
+                fetch(source, file)
     return config.parent
+
+
+def fetch_weights(source: Source) -> list[Path]:
+    """Fetch the safetensors weights of a model. FileNotFoundError if one of them is missing."""
+    return [fetch(source, file) for file in weight_files(source)]
 
 
 def weight_files(source: Source) -> list[str]:
@@ -281,10 +286,10 @@ def read_suite(source: Source, origin: Origin) -> Suite:
     return Suite(files, d_model, d_sae, k, config.get("num_layers"), said, trained_on)
 
 
-def read_group(origin: Origin, model: Source, sae: Source, suite: Suite) -> Group:
-    """Sizes of a model and a suite: the catalog's group, or one made of what their files say.
+def model_group(model: Source) -> Group:
+    """Sizes of a model as a group without SAEs, from its config and the bytes of its weights.
 
-    ValueError, with both shapes and the suites that fit, unless width and depth agree.
+    ValueError for what is no language model.
     """
     config = read_json(model, "config.json")
     text = config.get("text_config", config)
@@ -294,6 +299,21 @@ def read_group(origin: Origin, model: Source, sae: Source, suite: Suite) -> Grou
             f"{model.name} has no hidden_size and num_hidden_layers in its config.json; "
             "give a causal language model"
         )
+    stored = config.get("dtype") or text.get("dtype") or config.get("torch_dtype")
+    weights = sum(model.files.get(file, 0) for file in weight_files(model))
+    sizes = {"n_layers": depth, "d_model": width, "d_sae": 0, "k": 0, "some_layers": ()}
+    sizes |= {"n_params": weights / DTYPE_BYTES.get(stored, 2)}
+    sizes |= {"vocabulary": text.get("vocab_size", Group.vocabulary)}
+    return Group(name=model.name, sae_repo="", model_repo=model.name, **sizes)
+
+
+def read_group(origin: Origin, model: Source, sae: Source, suite: Suite) -> Group:
+    """Sizes of a model and a suite: the catalog's group, or one made of what their files say.
+
+    ValueError, with both shapes and the suites that fit, unless width and depth agree.
+    """
+    group = model_group(model)
+    width, depth = group.d_model, group.n_layers
     fits = ", ".join(groups_for(width)) or "none"
     if suite.d_model != width:
         raise ValueError(
@@ -308,9 +328,5 @@ def read_group(origin: Origin, model: Source, sae: Source, suite: Suite) -> Grou
         )
     if origin.group is not None and model.name == origin.group.model_repo:
         return origin.group
-    stored = config.get("dtype") or text.get("dtype") or config.get("torch_dtype")
-    weights = sum(model.files.get(file, 0) for file in weight_files(model))
-    sizes = {"n_layers": depth, "d_model": width, "d_sae": suite.d_sae, "k": suite.k}
-    sizes |= {"n_params": weights / DTYPE_BYTES.get(stored, 2), "some_layers": tuple(suite.files)}
-    sizes |= {"vocabulary": text.get("vocab_size", Group.vocabulary)}
-    return Group(name=sae.name, sae_repo=sae.name, model_repo=model.name, **sizes)
+    sizes = {"d_sae": suite.d_sae, "k": suite.k, "some_layers": tuple(suite.files)}
+    return replace(group, name=sae.name, sae_repo=sae.name, **sizes)

@@ -149,10 +149,11 @@ def refuse_too_large(group: Group, dtype: str, device, batch_tokens: int, cache_
     free, limits = free_bytes(device), {"batch_tokens": batch_tokens, "cache_bytes": cache_bytes}
     plan = memory_plan(group, None, dtype, device=device, **limits)
     if free is not None and plan.least > free:
+        saes, one = (f"SAEs {gb(plan.saes)}, ", "one SAE and ") if group.layers else ("", "")
         raise MemoryError(
             f"{group.model_repo} needs {gb(plan.device)} on {device}: model {gb(plan.model)} in "
-            f"{dtype}, SAEs {gb(plan.saes)}, work {gb(plan.device - plan.model - plan.saes)}; at "
-            f"the least, with one SAE and short texts, {gb(plan.least)}; {gb(free)} is free; "
+            f"{dtype}, {saes}work {gb(plan.device - plan.model - plan.saes)}; at "
+            f"the least, with {one}short texts, {gb(plan.least)}; {gb(free)} is free; "
             + way_out(free, dtype, device)
         )
 

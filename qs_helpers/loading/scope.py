@@ -1,4 +1,4 @@
-"""A scope: a language model, its tokenizer, and an SAE for each of its layers."""
+"""A language model with its tokenizer, and a scope: the same with an SAE for each layer."""
 
 from collections import OrderedDict
 from contextlib import contextmanager, suppress
@@ -32,8 +32,10 @@ SENTENCE_TOKENS = 64  # of each at most
 
 
 @contextmanager
-def _quiet():
-    """No progress bars and no notes of transformers; what they would say is checked instead."""
+def _loading(source: hub.Source):
+    """No progress bars and no notes of transformers; what they would say is checked instead. What
+    it raises becomes a ValueError in one line."""
+    from safetensors import SafetensorError
     from transformers.utils import logging
 
     level = logging.get_verbosity()
@@ -41,29 +43,35 @@ def _quiet():
     hook = logging.set_tqdm_hook(lambda bar, args, kwargs: bar(*args, **kwargs | {"disable": True}))
     try:
         yield
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{source.name} does not load as a language model: {reason}") from error
     finally:
         logging.set_verbosity(level)
         logging.set_tqdm_hook(hook)
 
 
-def load_model(source: hub.Source, device: torch.device, dtype: str):
+def load_model(source: hub.Source, device: torch.device, dtype: str, thinking: bool = False):
     """(model, tokenizer): eval mode, no gradients, no code from the repo, left padding.
 
-    ValueError if the weights are incomplete, unreadable, or hold NaN or inf.
+    ValueError if the weights are incomplete, unreadable, or hold NaN or inf; before they are
+    downloaded, if `thinking` is asked of a chat template that has no such switch.
     """
-    folder = hub.fetch_model(source)
-    from safetensors import SafetensorError
+    folder = hub.fetch_tokenizer(source)
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     safe = {"local_files_only": True, "trust_remote_code": False}
+    with _loading(source):
+        tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left", **safe)
+    if thinking and "enable_thinking" not in str(tokenizer.chat_template):
+        raise ValueError(
+            f"thinking=True, but the chat template of {source.name} never asks for "
+            "enable_thinking: it cannot be switched on there; leave thinking out"
+        )
+    hub.fetch_weights(source)
     wanted = {"dtype": getattr(torch, dtype), "use_safetensors": True, "output_loading_info": True}
-    try:
-        with _quiet():
-            tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left", **safe)
-            model, info = AutoModelForCausalLM.from_pretrained(folder, **wanted, **safe)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{source.name} does not load as a language model: {reason}") from error
+    with _loading(source):
+        model, info = AutoModelForCausalLM.from_pretrained(folder, **wanted, **safe)
     lacking = sorted([*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])])
     if lacking:
         raise ValueError(
@@ -78,35 +86,152 @@ def load_model(source: hub.Source, device: torch.device, dtype: str):
     return model.to(device).eval().requires_grad_(False), tokenizer
 
 
-class Scope:
-    """Model, tokenizer and SAEs that belong together; made by `load_scope`.
+def _prefix(tokenizer) -> tuple[int, ...]:
+    """Ids that a tokenizer puts before a text by default."""
+    plain, whole = (tokenizer("a", add_special_tokens=adds)["input_ids"] for adds in (False, True))
+    places = range(len(whole) - len(plain) + 1)
+    return tuple(whole[: next((i for i in places if whole[i : i + len(plain)] == plain), 0)])
 
-    name        preset, or "model + sae"
+
+class LanguageModel:
+    """Model and tokenizer that belong together; made by `load_language_model`.
+
+    name        folder or Hub repo
     model       causal language model, eval mode, no gradients
     tokenizer   pads on the left
+    prefix      ids that it puts before every text by default, such as a BOS; () for Qwen
+    n_layers, d_model   depth of the model, width of its residual stream
+    device, dtype   of the model
+    batch_tokens    of one forward pass over texts, padding included
+    thinking        whether prompts made by `chat` let the model think
+    """
+
+    is_tiny = False  # of the embedded scopes it is True
+
+    def __init__(self, name, model, tokenizer, source, batch_tokens, thinking=False):
+        self.name, self.model, self.tokenizer = name, model, tokenizer
+        self.prefix, self.thinking = _prefix(tokenizer), thinking
+        config = model.config.get_text_config()
+        self.n_layers, self.d_model = config.num_hidden_layers, config.hidden_size
+        self._max_tokens = config.max_position_embeddings
+        self.device, self.dtype = model.device, model.dtype
+        self._dtype_name = str(model.dtype).removeprefix("torch.")
+        self.batch_tokens, self._model_source = batch_tokens, source
+        self._hash = cache(hub.fingerprint)
+
+    def __repr__(self):
+        return f"LanguageModel({self.name}: d_model {self.d_model}, {self.n_layers} layers)"
+
+    def chat(self, messages, add_generation_prompt: bool = True) -> str:
+        """The prompt that the model's chat template makes of a text or a list of messages.
+
+        Its switch `enable_thinking`, where it has one, is `self.thinking`, so that prompts of one
+        experiment are alike.
+        """
+        if self.tokenizer.chat_template is None:
+            raise ValueError(f"{self._model_source.name} has no chat template; pass plain text")
+        if isinstance(messages, str):
+            messages = [{"role": "user", "content": messages}]
+        form = {"add_generation_prompt": add_generation_prompt, "enable_thinking": self.thinking}
+        return self.tokenizer.apply_chat_template(messages, tokenize=False, **form)
+
+    def ids(self, texts, first: int = 0) -> list[list[int]]:
+        """Token ids of each text, without padding: `prefix`, then those of the text.
+
+        A text that begins with the prefix, as what `chat` makes may, does not get it twice.
+        Nothing is put after a text, whatever the tokenizer does: an EOS there would end what is
+        to be continued. Nothing is cut off: a text that is empty, longer than the model's context,
+        or not valid Unicode is refused by its number, counted from `first`.
+        """
+        texts = checked(texts, first)
+        ids = self._encode(texts)
+        longest = max(range(len(ids)), key=lambda i: len(ids[i]))
+        if len(ids[longest]) > self._max_tokens:
+            raise ValueError(
+                f"text {first + longest} has {len(ids[longest])} tokens; split it: the model reads "
+                f"at most {self._max_tokens}"
+            )
+        return ids
+
+    def _encode(self, texts: list[str]) -> list[list[int]]:
+        ids = self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+        first = list(self.prefix)
+        return [text if text[: len(first)] == first else first + text for text in ids]
+
+    def own_ids(self, texts) -> list[list[int]]:
+        """`ids` without the prefix: those to count, to compare, or to put after a prompt."""
+        return [ids[len(self.prefix) :] for ids in self.ids(texts)]
+
+    def tokens(self, texts):
+        """Texts as one left-padded batch on the device: input_ids, attention_mask [batch, seq].
+
+        `texts` are strings, read and refused as in `ids`, or lists of token ids, taken as they are.
+        """
+        if isinstance(texts, str) or not all(isinstance(text, list) for text in texts) or not texts:
+            texts = self.ids(texts)
+        return self.tokenizer.pad({"input_ids": texts}, return_tensors="pt").to(self.device)
+
+    def fingerprint(self, layers=()) -> dict:
+        """What decides the residuals of a text: sha256 of the weights, dtype, prefix. Of a scope,
+        also what decides the activations at `layers`: sha256 of their SAEs, convention, k."""
+        reading = {"dtype": str(self.dtype), "prefix": list(self.prefix)}
+        return {"files": self._sha256(self._weights())} | reading
+
+    def _sha256(self, paths) -> list[str]:
+        return [self._hash(path)["sha256"] for path in paths]
+
+    def _weights(self) -> list[Path]:
+        source = self._model_source
+        return [hub.fetch(source, file) for file in hub.weight_files(source)]
+
+    def provenance(self) -> dict:
+        """Where everything came from, as plain JSON: repos, commits, sha256, versions, device.
+
+        Each sha256 says whether it was computed from the file or is the Hub's record of it (large
+        files are not read again). Of the tokenizer: what it puts before a text, and whether
+        prompts let the model think.
+        """
+        on_gpu = self.device.type == "cuda"
+        return {
+            "model": self._part(self._model_source, self._weights()),
+            **{name: getattr(self, name) for name in ("name", "d_model")},
+            "device": torch.cuda.get_device_name(self.device) if on_gpu else self.device.type,
+            "dtype": self._dtype_name,
+            "tokenizer": {
+                "adds": self.tokenizer.convert_ids_to_tokens(list(self.prefix)),
+                "thinking": self.thinking,
+            },
+            "versions": versions(),
+        }
+
+    def _part(self, source: hub.Source, paths) -> dict:
+        place = {"source": hub.portable(source.name), "revision": source.revision}
+        files = {path.name: self._hash(path) for path in paths}
+        return place | {"commit": source.commit, "files": files}
+
+
+class Scope(LanguageModel):
+    """A language model and SAEs that belong together; made by `load_scope`.
+
+    What it has beside model, tokenizer and the rest of a `LanguageModel`:
+
+    name        preset, or "model + sae"
     group       sizes of model and suite, for `memory_plan`
     layers      layer numbers that have an SAE file (offline: that are cached)
-    n_layers    depth of the model;  d_model, d_sae, k: widths and active features per token
-    device, dtype   of the model; SAEs are float32 on the same device
-    batch_tokens    of one forward pass over texts, padding included
+    d_sae, k    features, and those active per token; SAEs are float32, on the model's device
     cache_bytes     memory that SAEs read before may occupy
     is_tiny     True for the embedded scopes
     """
 
-    def __init__(self, name, model, tokenizer, group, suite, sources, batch_tokens, cache_bytes):
-        self.name, self.model, self.tokenizer, self.group = name, model, tokenizer, group
-        self.layers, self.d_model, self.d_sae = tuple(suite.files), suite.d_model, suite.d_sae
-        config = model.config.get_text_config()
-        self.k, self.n_layers = suite.k, config.num_hidden_layers
-        self._max_tokens = config.max_position_embeddings
-        self.device, self.dtype = model.device, model.dtype
-        self._dtype_name = str(model.dtype).removeprefix("torch.")
-        self.batch_tokens, self.cache_bytes = batch_tokens, cache_bytes
-        self.is_tiny = name in catalog.TINY
-        self._suite, (self._model_source, self._sae_source) = suite, sources
+    def __init__(self, group, suite, sae_source, cache_bytes, *model):
+        super().__init__(*model)
+        self.group, self._suite, self._sae_source = group, suite, sae_source
+        self.layers, self.d_sae, self.k = tuple(suite.files), suite.d_sae, suite.k
+        self.cache_bytes = cache_bytes
+        self.is_tiny = self.name in catalog.TINY
         self._cache, self._layer_bytes = OrderedDict(), self.plan().sae_layer
         self._ahead = None  # the thread that reads an SAE's file
-        self._used, self._hash = {}, cache(hub.fingerprint)  # layer -> file that was read
+        self._used = {}  # layer -> file that was read
         self._unchecked = False  # whether the reading is still to be measured
 
     @property
@@ -177,12 +302,11 @@ class Scope:
         if texts is None:
             texts = catalog.TINY_SENTENCES.read_text("utf-8").splitlines() if tiny else SENTENCES
         most = min(SENTENCE_TOKENS, self._max_tokens)
-        ids = self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
-        batch = self.tokens([text[:most] for text in ids])
+        batch = self.tokens([ids[:most] for ids in self._encode(list(texts))])
         near = range(max(0, sae.layer - 1), min(self.n_layers, sae.layer + 2))
         with torch.no_grad(), capture(self.model, near) as residuals:
             self.model(**batch, use_cache=False)
-        real = batch["attention_mask"].bool()
+        real = batch["attention_mask"].cumsum(1) > len(self.prefix)
         check_reading(sae, {layer: x[real] for layer, x in residuals.items()})
         self._unchecked = False
 
@@ -200,44 +324,6 @@ class Scope:
         with suppress(OSError, ValueError):  # `sae` says what is wrong with the file
             self._ahead = read_ahead(read_sae(path).tensors["W_enc"])
 
-    def chat(self, messages, add_generation_prompt: bool = True) -> str:
-        """The prompt that the model's chat template makes of a text or a list of messages.
-
-        Thinking is off (`enable_thinking=False`), so that prompts of one experiment are alike.
-        """
-        if self.tokenizer.chat_template is None:
-            raise ValueError(f"{self._model_source.name} has no chat template; pass plain text")
-        if isinstance(messages, str):
-            messages = [{"role": "user", "content": messages}]
-        form = {"add_generation_prompt": add_generation_prompt, "enable_thinking": False}
-        return self.tokenizer.apply_chat_template(messages, tokenize=False, **form)
-
-    def ids(self, texts, first: int = 0) -> list[list[int]]:
-        """Token ids of each text, without padding.
-
-        Nothing is added (Qwen has no BOS token) and nothing is cut off: a text that is empty,
-        longer than the model's context, or not valid Unicode is refused by its number, counted
-        from `first`.
-        """
-        texts = checked(texts, first)
-        ids = self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
-        longest = max(range(len(ids)), key=lambda i: len(ids[i]))
-        if len(ids[longest]) > self._max_tokens:
-            raise ValueError(
-                f"text {first + longest} has {len(ids[longest])} tokens; split it: the model reads "
-                f"at most {self._max_tokens}"
-            )
-        return ids
-
-    def tokens(self, texts):
-        """Texts as one left-padded batch on the device: input_ids, attention_mask [batch, seq].
-
-        `texts` are strings, refused as in `ids`, or lists of token ids.
-        """
-        if isinstance(texts, str) or not all(isinstance(text, list) for text in texts) or not texts:
-            texts = self.ids(texts)
-        return self.tokenizer.pad({"input_ids": texts}, return_tensors="pt").to(self.device)
-
     def suite_note(self) -> str:
         """A warning if the SAEs were trained on another model than this one, else ""."""
         here = hub.last_name(self._model_source.name)
@@ -246,16 +332,10 @@ class Scope:
             return ""
         return f"the SAEs were trained on {trained}, not on {here}: check their FVU here"
 
-    def fingerprint(self, layers) -> dict:
-        """What decides the activations of some layers: sha256 of the weights, dtype, k."""
-        paths = [*self._weights(), *(self._sae_file(layer) for layer in layers)]
-        hashes = [self._hash(path)["sha256"] for path in paths]
-        reading = {"k": self.k, "convention": self._suite.convention}
-        return {"files": hashes, "dtype": str(self.dtype)} | reading
-
-    def _weights(self) -> list[Path]:
-        source = self._model_source
-        return [hub.fetch(source, file) for file in hub.weight_files(source)]
+    def fingerprint(self, layers=()) -> dict:
+        found = super().fingerprint()
+        found["files"] += self._sha256(self._sae_file(layer) for layer in layers)
+        return found | {"k": self.k, "convention": self._suite.convention}
 
     def _sae_file(self, layer: int) -> Path:
         """The file of a layer that was checked, fetched where it is not here yet."""
@@ -268,27 +348,43 @@ class Scope:
         return hub.fetch(self._sae_source, file or f"the SAE of layer {layer}")
 
     def provenance(self) -> dict:
-        """Where everything came from, as plain JSON: repos, commits, sha256, versions, device.
+        """That of the model, and of the SAE files that were used."""
+        sae = self._part(self._sae_source, sorted(self._used.values()))
+        sizes = {"d_sae": self.d_sae, "k": self.k, "sae_dtype": "float32"}
+        return super().provenance() | {"sae": sae} | sizes
 
-        SAE files are listed once they were used. Each sha256 says whether it was computed from
-        the file or is the Hub's record of it (large files are not read again).
-        """
 
-        def part(source, paths):
-            place = {"source": hub.portable(source.name), "revision": source.revision}
-            files = {path.name: self._hash(path) for path in paths}
-            return place | {"commit": source.commit, "files": files}
+def _place(device, dtype: str | None) -> tuple[torch.device, str]:
+    """Where a model goes, and its dtype: as given, or as the machine has it."""
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    dtype = dtype or ("float32" if device.type == "cpu" else "bfloat16")
+    if dtype not in catalog.DTYPE_BYTES:
+        known = ", ".join(catalog.DTYPE_BYTES)
+        raise ValueError(f"dtype is {dtype!r}; it must be one of {known}")
+    return device, dtype
 
-        on_gpu = self.device.type == "cuda"
-        return {
-            "model": part(self._model_source, self._weights()),
-            "sae": part(self._sae_source, sorted(self._used.values())),
-            **{name: getattr(self, name) for name in ("name", "d_model", "d_sae", "k")},
-            "device": torch.cuda.get_device_name(self.device) if on_gpu else self.device.type,
-            "dtype": self._dtype_name,
-            "sae_dtype": "float32",
-            "versions": versions(),
-        }
+
+def load_language_model(
+    model: str | Path,
+    *,
+    revision: str | None = None,
+    device: str | torch.device | None = None,
+    dtype: str | None = None,
+    batch_tokens: int | None = None,
+) -> LanguageModel:
+    """A model without SAEs, for whoever is about to train some; parameters as in `load_scope`.
+    An embedded model may be given by its name, as "tiny".
+
+    `qs.residuals` with `layers=`, `qs.text_nats` and `qs.generate` take it in place of a scope.
+    A model larger than the free memory is refused before its weights are downloaded (MemoryError),
+    and weights that are missing or hold NaN or inf are refused too (ValueError).
+    """
+    device, dtype = _place(device, dtype)
+    batch_tokens = catalog.BATCH_TOKENS if batch_tokens is None else batch_tokens
+    source = hub.open_source(catalog.model_place(model), revision)
+    refuse_too_large(hub.model_group(source), dtype, device, batch_tokens, cache_bytes=0)
+    network, tokenizer = load_model(source, device, dtype)
+    return LanguageModel(hub.portable(source.name), network, tokenizer, source, batch_tokens)
 
 
 def load_scope(
@@ -303,6 +399,7 @@ def load_scope(
     k: int | None = None,
     convention: str | None = None,
     batch_tokens: int | None = None,
+    thinking: bool | None = None,
     cache_bytes: int = CACHE_BYTES,
     check: bool = True,
 ) -> Scope:
@@ -310,7 +407,8 @@ def load_scope(
 
     preset        "tiny", "tiny-instruct", "tiny-sft", a group of the catalog, or a file of
                   notebooks/params; what its section `scope:` says counts unless it is given here
-    model, sae    a local folder or a Hub repo; either may replace its half of a preset
+    model, sae    a local folder or a Hub repo; either may replace its half of a preset. `model` may
+                  be the name of an embedded one
     *_revision    branch, tag or commit of a Hub repo; a preset brings its own
     device        default: "cuda" if there is one, else "cpu"
     dtype         of the model; default: "bfloat16" on a GPU, "float32" on a CPU
@@ -318,6 +416,9 @@ def load_scope(
                   say them itself
     batch_tokens  tokens of one forward pass over texts, default 4096; half of it needs half the
                   memory for activations and logits
+    thinking      whether prompts made by `Scope.chat` let the model think; default False. True is
+                  refused where the chat template has no switch `enable_thinking`; False leaves
+                  such a template as it is, and it may think or not
     cache_bytes   memory that SAEs read before may occupy
     check         measure the reading of the SAEs on a few texts, in one forward pass: see
                   `Scope.check`
@@ -326,24 +427,19 @@ def load_scope(
     of another model (ValueError), a model larger than the free memory (MemoryError). SAEs that
     another reading explains much better are refused at the end (ValueError).
     """
-    given = {"device": device, "dtype": dtype, "batch_tokens": batch_tokens}
+    given = {"device": device, "dtype": dtype, "batch_tokens": batch_tokens, "thinking": thinking}
     given |= {"model": model, "model_revision": model_revision, "k": k, "convention": convention}
     origin = catalog.find_origin(preset, sae=sae, sae_revision=sae_revision, **given)
-    device = torch.device(origin.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    dtype = origin.dtype or ("float32" if device.type == "cpu" else "bfloat16")
-    if dtype not in catalog.DTYPE_BYTES:
-        known = ", ".join(catalog.DTYPE_BYTES)
-        raise ValueError(f"dtype is {dtype!r}; it must be one of {known}")
-
+    device, dtype = _place(origin.device, origin.dtype)
     sae_source = hub.open_source(origin.sae, origin.sae_revision)
     model_source = hub.open_source(origin.model, origin.model_revision)
     suite = hub.read_suite(sae_source, origin)
     group = hub.read_group(origin, model_source, sae_source, suite)
-    limits = origin.batch_tokens, cache_bytes
-    refuse_too_large(group, dtype, device, *limits)
-    network, tokenizer = load_model(model_source, device, dtype)
+    refuse_too_large(group, dtype, device, origin.batch_tokens, cache_bytes)
+    network, tokenizer = load_model(model_source, device, dtype, origin.thinking)
     name = origin.name or f"{hub.portable(model_source.name)} + {hub.portable(sae_source.name)}"
-    scope = Scope(name, network, tokenizer, group, suite, (model_source, sae_source), *limits)
+    model_part = name, network, tokenizer, model_source, origin.batch_tokens, origin.thinking
+    scope = Scope(group, suite, sae_source, cache_bytes, *model_part)
     if check:
         scope.check()
     return scope

@@ -15,9 +15,11 @@ exit codes: 0 all done, 1 a notebook failed, 2 refused before anything ran, 130 
 
 import argparse
 import os
+import subprocess
 import sys
 from pathlib import Path
 
+from ..loading import packaged
 from ..presets import resolve_preset
 from .check import Plan, plan_report, plan_text
 from .run import STOPPED
@@ -41,6 +43,12 @@ def main(argv: list[str] | None = None) -> int:
             return _compare(_compare_parser().parse_args(argv[1:]))
         args = _parser().parse_args(argv)
         plan = _plan(args)
+        if plan.first and not (args.dry_run or plan.problems):
+            if failed := _make_first(plan, args):
+                return failed
+            made, plan = plan.preset.prepare.get("sae"), _plan(args)
+            if made in plan.stale:  # --fresh would train them again
+                plan.stale[made] = ""
     except (ValueError, TypeError) as bad:
         print(f"qs-report: {bad}", file=sys.stderr)
         return 2
@@ -65,7 +73,27 @@ def _plan(args: argparse.Namespace) -> Plan:
     return plan_report(preset, args.only, args.skip, given, **how)
 
 
-def _report(plan: Plan, args: argparse.Namespace) -> int:
+def _make_first(plan: Plan, args: argparse.Namespace) -> int:
+    """Make the model and the SAEs that the notebooks of a plan need; the exit code, 0 if all is
+    there. Each is a process of its own, and the next call goes on where this one was stopped."""
+    if not args.quiet:
+        print("\n".join(plan.first.values()), file=sys.stderr, flush=True)
+    if "model" in plan.first:
+        source, folder = plan.preset.prepare["model"], plan.preset.scope["model"]
+        command = [sys.executable, "-P", "-m", packaged.__name__, source, folder]
+        try:
+            if code := subprocess.run(command).returncode:  # it has said why
+                return code
+        except KeyboardInterrupt:
+            return 130
+    maker = plan.preset.prepare.get("sae")
+    if "sae" not in plan.first:
+        return 0
+    fresh = args.fresh and maker in plan.stale
+    return _report(plan_report(plan.preset.name, [maker], fresh=fresh), args, last=False)
+
+
+def _report(plan: Plan, args: argparse.Namespace, last: bool = True) -> int:
     from .execute import report
 
     try:
@@ -75,7 +103,7 @@ def _report(plan: Plan, args: argparse.Namespace) -> int:
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
     for outcome in failed:
         print(f"{outcome.run.stem} failed: {outcome.error}", file=sys.stderr)
-    if not args.quiet:
+    if last and not args.quiet:
         kept = sum(bool(outcome.kept) for outcome in outcomes)
         print(f"{kept} of {len(outcomes)} notebooks unchanged, not run again", file=sys.stderr)
         print(os.path.relpath(index))

@@ -12,15 +12,17 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from ..loading.catalog import COMMUNITY, DTYPE_BYTES, GROUPS
-from ..presets import PATHS, SOURCES, check_type, is_tiny, located, nearest, project_root
+from ..loading.catalog import COMMUNITY, DTYPE_BYTES, GROUPS, spans
+from ..loading.packaged import describe, is_made
+from ..presets import OUTPUT, PATHS, SOURCES, check_type, is_tiny, located, nearest, project_root
 from .needs import check_access, check_memory
-from .run import Preset, Run, declared, find_notebooks
+from .run import TRAIN, Preset, Run, declared, find_notebooks
 
 REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?")
 
 # The least value of a number, by the name of its parameter or how the name begins or ends.
 LEAST = {"SEED": 0, "STEPS": 0, "TEMPERATURE": 0, "MAX_FVU": 0, "REDRAWS": 1, "N_": 1, "_TOKENS": 1}
+LEAST |= {"TOKENS": 1, "D_SAE": 1, "K": 1}
 
 
 class Plan(NamedTuple):
@@ -34,6 +36,7 @@ class Plan(NamedTuple):
     needs: list[str]  # lines about memory, disk and network
     problems: list[str]  # those of them that stand in the way
     refresh: bool = False
+    first: dict[str, str] = {}  # "model" and "sae", if they are to be made, and how in words
 
 
 def plan_report(
@@ -54,20 +57,43 @@ def plan_report(
     root = (root or project_root()).resolve()
     chosen = Preset(preset, root / "notebooks" / "params")
     notebooks = find_notebooks(root / "notebooks", only, skip)
+    if not only and (given or TRAIN not in chosen.sections):
+        notebooks = [path for path in notebooks if path.stem != TRAIN]
     check_preset(chosen, notebooks)
     passed = check_parameters(notebooks, given, chosen)
+    if passed.get(TRAIN) and OUTPUT not in passed[TRAIN]:
+        raise ValueError(f"{TRAIN} with other parameters writes another suite: give OUT as well")
     out = run_folder(root, preset, given)
     runs = [Run(path, chosen, out, passed[path.stem]) for path in notebooks]
     if refresh and not fresh:
         runs = [run for run in runs if run.committed_changes()]
     stale = {run.stem: "asked to run afresh" if fresh else run.why_stale() for run in runs}
-    plan = Plan(chosen, root, out, runs, stale, [], [], refresh)
+    first = _to_make(chosen, runs, stale, root)
+    plan = Plan(chosen, root, out, runs, stale, [*first.values()], [], refresh, first)
     values = {run.stem: run.values for run in runs if stale[run.stem]}
     if values:  # a report that only writes its pages needs nothing
-        for found in (check_memory(chosen.origin, values), check_access(chosen.origin, values)):
+        making = first or {run.stem for run in runs} == {chosen.prepare.get("sae")}
+        there = [] if making else [check_memory(chosen.origin, values)]
+        for found in [*there, check_access(None if making else chosen.origin, values)]:
             plan.needs.extend(found.lines)
             plan.problems.extend(found.problems)
     return plan
+
+
+def _to_make(preset: Preset, runs: list[Run], stale: dict[str, str], root: Path) -> dict[str, str]:
+    """What a preset's section `prepare:` has made before these notebooks run, and is not there or
+    no longer fits: "model" or "sae", with a line that says how."""
+    said, found = preset.prepare, {}
+    if "model" in said and not is_made(said["model"], Path(preset.scope["model"])):
+        found["model"] = f"first, once: {describe(said['model'])}"
+    if "sae" in said:
+        maker = Run(
+            root / "notebooks" / f"{said['sae']}.ipynb", preset, root / "runs" / preset.name
+        )
+        why = stale[maker.stem] if maker in runs else maker.why_stale()
+        if why and runs != [maker]:
+            found["sae"] = f"first: {maker.stem} trains the SAEs ({why})"
+    return found
 
 
 def run_folder(root: Path, preset: str, given: list[tuple[str, str]]) -> Path:
@@ -111,7 +137,8 @@ def check_parameters(
                 value = check_type(name, value, preset.values(stem).get(name))
                 # Paths are relative to where the command is typed.
                 value = located(value, Path.cwd()) if name in PATHS else value
-                check_value(name, value, preset)
+                if not (name == "LAYERS" and stem == TRAIN):  # it may train others
+                    check_value(name, value, preset)
                 passed[stem][name] = value
     return passed
 
@@ -128,6 +155,10 @@ def check_preset(preset: Preset, notebooks: list[Path]) -> None:
     and its section `scope:` what load_scope accepts."""
     _check_names(preset, notebooks[0].parent)
     _check_scope(preset)
+    maker = preset.prepare.get("sae")
+    if maker is not None and not (notebooks[0].parent / f"{maker}.ipynb").is_file():
+        stems = [path.stem for path in notebooks[0].parent.glob("[0-9][0-9]_*.ipynb")]
+        raise ValueError(f"{preset.name}.yaml, prepare: sae {maker!r}; {nearest(maker, stems)}")
     for path in notebooks:
         values = preset.values(path.stem)
         for name, kind in declared(path).items():
@@ -144,10 +175,10 @@ def _check_names(preset: Preset, folder: Path) -> None:
     every = {path.stem: declared(path) for path in folder.glob("[0-9][0-9]_*.ipynb")}
     every["common"] = {name: kind for kinds in every.values() for name, kind in kinds.items()}
     for section, values in preset.sections.items():
-        if section == "scope":
+        if section in ("scope", "prepare"):
             continue
         if section not in every:
-            known = nearest(section, [*every, "scope"])
+            known = nearest(section, [*every, "scope", "prepare"])
             raise ValueError(f"{preset.name}.yaml: section {section!r}; {known}")
         for name in sorted(values.keys() - every[section].keys()):
             known = nearest(name, every[section])
@@ -173,13 +204,13 @@ def check_value(name: str, value: Any, preset: Preset) -> None:
     if name == "LAYERS" and (layers := preset.layers) is not None:
         missing = [layer for layer in value if layer not in layers]
         if missing:
-            span = f"{layers[0]} to {layers[-1]}" if layers else "none"
-            raise ValueError(f"LAYERS has {missing}, but the SAEs are of layers {span}")
+            raise ValueError(f"LAYERS has {missing}, but the SAEs are of layers {spans(layers)}")
     if name == "LANGUAGES" and not value:
         raise ValueError("LANGUAGES is empty; give codes such as [en, zh]")
     if name in ("MODELS", "SUITES"):
         _check_scopes(name, value, preset)
-    if name in SOURCES and (not value or value[:1] == "[" or type(value) is list and value[2:]):
+    long = type(value) is list and name != "TEXTS" and value[2:]  # of TEXTS, any number
+    if name in SOURCES and (not value or value[:1] == "[" or long):
         raise ValueError(
             f"{name} = {value!r}: give tiny, natural, a csv, jsonl or txt file, or a Hub dataset; "
             "two of them, [harmful, harmless], only to a notebook that takes a list (--only)"

@@ -23,7 +23,7 @@ from typing import Any
 from ..evidence.files import read_json, write_json
 from ..presets import is_tiny
 from .check import Plan
-from .run import BUILD, RESULTS, STAMP, STOPPED, Outcome, Run, code_sources, outputs_digest
+from .run import BUILD, RESULTS, STAMP, STOPPED, Outcome, Run, code_sources
 
 
 def report(
@@ -221,8 +221,7 @@ def _finish(outcome: Outcome, stamp: dict[str, Any]) -> None:
         # The notebook knows the time of its last record; the whole run took a little longer.
         write_json(run.results, results | {"seconds": round(outcome.seconds, 2)})
     if not outcome.error:
-        outputs = {"outputs": outputs_digest(run.executed, run.folder)}
-        write_json(run.folder / STAMP, stamp | outputs)
+        write_json(run.folder / STAMP, stamp | {"outputs": run.outputs})
 
 
 def _kept(run: Run, earlier: bool = False) -> Outcome:

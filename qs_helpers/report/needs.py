@@ -26,15 +26,18 @@ class Resources(NamedTuple):
     problems: list[str]
 
 
-def check_access(origin: Origin, values: dict[str, dict[str, Any]]) -> Resources:
+def check_access(origin: Origin | None, values: dict[str, dict[str, Any]]) -> Resources:
     """Whether everything that a run reads can be had, and how much is to be downloaded.
 
+    origin: None where model and suite are yet to be made, and only texts are looked for;
     values: settings of each notebook. LAYERS decide which SAE files are needed; MODELS
     and those of SOURCES may name other repos, datasets or files.
     """
     layers = _layers(values)
-    repos = {(str(origin.model), origin.model_revision): None}
-    repos |= {(str(origin.sae), origin.sae_revision): layers}
+    repos: dict = {}
+    if origin is not None:
+        repos |= {(str(origin.model), origin.model_revision): None}
+        repos |= {(str(origin.sae), origin.sae_revision): layers}
     for model in {m for settings in values.values() for m in settings.get("MODELS", [])}:
         if "/" in model and not Path(model).exists():
             name, _, revision = model.partition("@")

@@ -12,6 +12,7 @@ from ..loading.catalog import Origin, find_origin, layer_files
 from . import stamps
 
 BUILD = "00_build_tiny_scope"  # trains the embedded scope for half an hour
+TRAIN = "10_train_suite"  # trains SAEs of a model that has none, for presets with such a section
 RESULTS = "results.json"  # what a notebook recorded; in the folder of a report, how each one ended
 STOPPED = "stopped before its end"  # the error of a notebook that Ctrl-C ended
 STAMP = "stamp.json"  # what a run was made of; written last, so it also says that the run is whole
@@ -88,6 +89,11 @@ class Preset(NamedTuple):
         return presets.scope_values(self.name, self.folder)
 
     @property
+    def prepare(self) -> dict[str, str]:
+        """What the model is made from and the notebook (its stem) that trains the suite, if any."""
+        return presets.prepare_values(self.name, self.folder)
+
+    @property
     def others(self) -> list[str]:
         """All presets that have a file."""
         return presets.preset_names(self.folder)
@@ -98,7 +104,9 @@ class Preset(NamedTuple):
 
     @property
     def layers(self) -> tuple[int, ...] | None:
-        """The layers that have an SAE; None for a repo that the catalog does not have."""
+        """The layers that have an SAE, or will have; None where neither catalog nor folder says."""
+        if (maker := self.prepare.get("sae")) and "LAYERS" in (values := self.values(maker)):
+            return tuple(sorted(values["LAYERS"])) or None
         origin = self.origin
         if origin.group is not None:
             return origin.group.layers
@@ -139,6 +147,20 @@ class Run:
         return self.folder / RESULTS
 
     @property
+    def written(self) -> Path | None:
+        """The folder that the notebook writes outside of `out`, as an SAE suite; None without."""
+        folder = self.values.get(presets.OUTPUT)
+        return Path(folder) if folder else None
+
+    @property
+    def outputs(self) -> str:
+        """Digest of all that the run wrote."""
+        saes = layer_files(p.name for p in self.written.glob("*")) if self.written else {}
+        files = [stamps.file_digest(self.written / name) for name in saes.values()]
+        found = outputs_digest(self.executed, self.folder)
+        return stamps.digest([found, files]) if self.written else found
+
+    @property
     def stamp(self) -> dict[str, Any]:
         """What the run was made of; {} unless it ended well."""
         return read_json(self.folder / STAMP)
@@ -158,6 +180,8 @@ class Run:
         values, known = self.values, self.preset.others
         named = [self.preset.name, *values.get("MODELS", []), *values.get("SUITES", [])]
         scopes = {n: self.preset._replace(name=n).scope for n in named if n in known}
+        if self.stem == self.preset.prepare.get("sae"):
+            del scopes[self.preset.name]["sae"]  # what it writes is not what it reads
         return stamps.make_stamp(code_sources(self.notebook), values, scopes, self.passed)
 
     def changes(self) -> list[str]:
@@ -165,8 +189,8 @@ class Run:
         if not self.stamp:
             return [stamps.NO_RUN]
         found = stamps.changes(self.stamp, self.new_stamp())
-        whole = self.executed.is_file() and outputs_digest(self.executed, self.folder)
-        return found or ([] if whole == self.stamp["outputs"] else ["its outputs"])
+        whole = self.executed.is_file() and self.outputs == self.stamp["outputs"]
+        return found or ([] if whole else ["its outputs"])
 
     def why_stale(self) -> str:
         """Why the notebook must run, in words; "" if what it would give is there."""

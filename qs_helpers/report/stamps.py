@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..presets import is_tiny, versions
+from ..presets import OUTPUT, is_tiny, versions
 
 HELPER = Path(__file__).parents[1]
 NO_RUN = "no run yet"
@@ -229,8 +229,9 @@ def _tiny_weights() -> dict[str, str]:
 
 def _inputs(values: dict[str, Any], scopes: dict[str, dict]) -> dict[str, str]:
     """Digest of each file that parameters name, or that is in a folder of a model or suite; and
-    of the natural sets, where a parameter names them."""
-    lists = [value if type(value) is list else [value] for value in values.values()]
+    of the natural sets, where a parameter names them. What a notebook writes is no input."""
+    read = [value for name, value in values.items() if name != OUTPUT]
+    lists = [value if type(value) is list else [value] for value in read]
     texts = [text for some in lists for text in some if isinstance(text, str) and text]
     texts += [scope.get(part, "") for scope in scopes.values() for part in ("model", "sae")]
     paths = [Path(text) for text in texts if Path(text).is_absolute()]

@@ -79,7 +79,7 @@ def concept_search(
     controls = _controls(fires, labels[0], max(RANDOM, 20 * family - 1 - RANDOM), seed)
     others = [test[row.layer].peak[:, row.feature] for row in controls.itertuples()]
     controls["value"] = [auroc(other, positive).value for other in others]
-    lengths = np.array([len(ids) for ids in scope.ids(sides[1])])
+    lengths = np.array([len(ids) for ids in scope.own_ids(sides[1])])
     null, baselines = None, {}
     if n_groups(groups, len(groups)) > 1:
         shared = {"positive": positive, "groups": groups, "family": family, "by": "auroc"}

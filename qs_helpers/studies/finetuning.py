@@ -38,11 +38,13 @@ def _pre(sae, x: Tensor, features: Sequence[int]) -> Tensor:
 
 @torch.no_grad()
 def pre_activations(scope, texts, layer: int, features) -> list[np.ndarray]:
-    """Pre-activations of features at every token: a list of float32 [tokens, features]."""
+    """Pre-activations of features at every token of `own_ids`: a list of float32 [tokens, features]
+    for each text."""
     found: list[np.ndarray] = []
     for part in residuals(scope, texts, [layer]):
-        values = _pre(scope.sae(layer), part.x, features).cpu().numpy()
-        counts = np.bincount(part.text.numpy() - len(found))
+        own = (part.position >= len(scope.prefix)).numpy()
+        values = _pre(scope.sae(layer), part.x, features).cpu().numpy()[own]
+        counts = np.bincount(part.text.numpy()[own] - len(found))
         found += np.split(values, counts.cumsum()[:-1])
     return found
 
@@ -65,7 +67,7 @@ def export_excess(path: Path, scope, texts, languages, signal: Signal) -> Path:
     number a token), reward (minus their mean), and the signal: layer, features, usual, scope."""
     lines, about = [], signal._asdict() | {"scope": scope.name}
     for text, language, values in zip(texts, languages, excess(scope, texts, signal), strict=True):
-        tokens = scope.tokenizer.convert_ids_to_tokens(scope.ids([text])[0])
+        tokens = scope.tokenizer.convert_ids_to_tokens(scope.own_ids([text])[0])
         row = {"text": text, "language": language, "tokens": tokens}
         row |= {"excess": [round(float(v), 6) for v in values], "reward": -float(values.mean())}
         lines.append(json.dumps(row | about, ensure_ascii=False))
@@ -124,7 +126,7 @@ def finetune(
         output = new.model(**batch, labels=labels, use_cache=False, output_hidden_states=True)
         loss = output.loss
         if signal is not None:
-            inside = real & (real.cumsum(1) > 1)
+            inside = real & (real.cumsum(1) > 1 + len(scope.prefix))
             inside &= inside if counts is None else counts(batch["input_ids"])
             x = output.hidden_states[signal.layer + 1]
             loss = loss + weight * excess_loss(scope.sae(signal.layer), x, signal, inside)

@@ -70,12 +70,13 @@ def feature_attribution(scope, prompts, tokens: Tensor, layers) -> dict[int, Ten
 
     The first-order estimate of what the log-odds would lose if the feature were zeroed ("AtP",
     Nanda 2023; linear attribution in Marks et al. 2024). Tokens where a feature is not in the
-    TopK count nothing. Position 0 of each prompt is left out (often an attention sink).
+    TopK count nothing. The first token of each prompt is left out (often an attention sink), or the
+    tokenizer's prefix where it has one.
     """
     totals = {n: torch.zeros(scope.d_sae, dtype=torch.float64) for n in layers}
     for part in gradients(scope, prompts, tokens, layers):
         sae = scope.sae(part.layer)
-        inner = part.real & (part.real.cumsum(1) > 1)
+        inner = part.real & (part.real.cumsum(1) > max(1, len(scope.prefix)))
         x, gradient = part.x[inner], part.gradient[inner]
         acts = sae.encode(x)
         # z_j (g . d_j) for the k active features of each token only.

@@ -174,7 +174,7 @@ def opening_tokens(scope, answers: Sequence[str], refused: Sequence[bool]) -> Te
         what = "no refusal" if not refused.any() else "nothing but refusals"
         raise ValueError(f"{what} among {len(refused)} answers: there is nothing to tell apart")
     written = [i for i, answer in enumerate(answers) if answer]
-    first = np.array([ids[0] for ids in scope.ids([answers[i] for i in written])])
+    first = np.array([ids[0] for ids in scope.own_ids([answers[i] for i in written])])
     found = more_common(first[refused[written]], first[~refused[written]])
     if not len(found):
         raise ValueError("no token opens refusals only; the log-odds need another measure")

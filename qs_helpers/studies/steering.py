@@ -93,18 +93,19 @@ def shuffled_choice(positive, negative, n: int = 20, seed: int = 0) -> np.ndarra
 @torch.no_grad()
 def usual_nats(scope, texts: Texts, max_tokens: int) -> np.ndarray:
     """The cross-entropy, in nats per token, below which 19 of 20 real texts lie: float64
-    [max_tokens + 1]. Entry n is for the first n tokens of the texts: short texts surprise more.
+    [max_tokens + 1]. Entry n is for the first n ids of the texts: short texts surprise more.
 
-    NaN below 2 tokens. ValueError where no text has `max_tokens`.
+    NaN where `text_nats` scores none of them. ValueError where no text has `max_tokens`.
     """
     ids = [tokens[:max_tokens] for tokens in scope.ids(list(texts)) if len(tokens) >= max_tokens]
     if not ids:
         raise ValueError(f"none of {len(texts)} texts has {max_tokens} tokens; give longer ones")
     batches = torch.tensor(ids, device=scope.device).split(64)
     each = torch.cat([cross_entropy(scope.model, batch) for batch in batches])
-    so_far = each.double().cumsum(1) / torch.arange(1, max_tokens, device=each.device)
+    each = each[:, max(0, len(scope.prefix) - 1) :]  # as `text_nats` scores them
+    so_far = each.double().cumsum(1) / torch.arange(1, 1 + each.shape[1], device=each.device)
     limits = so_far.quantile(0.95, dim=0).cpu().numpy()
-    return np.concatenate([[np.nan, np.nan], limits])
+    return np.concatenate([np.full(max_tokens + 1 - len(limits), np.nan), limits])
 
 
 def fluent(scope, texts: Texts, limits: np.ndarray, among=None) -> np.ndarray:
@@ -115,7 +116,8 @@ def fluent(scope, texts: Texts, limits: np.ndarray, among=None) -> np.ndarray:
     texts = [text.strip() for text in texts]
     if among is not None:
         texts = [text if counts else "" for text, counts in zip(texts, among, strict=True)]
-    lengths = [len(i) for i in scope.tokenizer(texts, add_special_tokens=False)["input_ids"]]
+    own = scope.tokenizer(texts, add_special_tokens=False)["input_ids"]
+    lengths = [len(scope.prefix) + len(ids) for ids in own]
     limit = limits[np.minimum(lengths, len(limits) - 1)]
     looping = np.array([loops(text) for text in texts], bool)
     return (text_nats(scope, texts) <= limit) & ~looping
@@ -133,7 +135,7 @@ def firing_contrast(scope, positive: Texts, negative: Texts, layer: int):
 def typical_tokens(scope, positive: Texts, negative: Texts) -> Tensor:
     """Ids of tokens that make up a larger share of `positive` than of `negative`, by a factor of
     ten or more: int64 [tokens]. ValueError if there are none."""
-    ids = [np.concatenate(scope.ids(list(texts))) for texts in (positive, negative)]
+    ids = [np.concatenate(scope.own_ids(list(texts))) for texts in (positive, negative)]
     found = more_common(*ids)
     if not len(found):
         raise ValueError("no token is ten times as common in the positive texts; give other texts")

@@ -72,7 +72,7 @@ def switching(text: str, language: str, prompt: str = "") -> Switching:
 
 
 def foreign_token(scope, text: str, language: str) -> int | None:
-    """Number of the first token that overlaps a switch; None without one."""
+    """Place in `own_ids` of the first token that overlaps a switch; None without one."""
     onset = switching(text, language).onset
     if onset is None:
         return None

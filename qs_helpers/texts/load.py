@@ -1,4 +1,5 @@
-"""Texts of every source: the micro-world, the natural sets, a file, a dataset of the Hub."""
+"""Texts of every source: the micro-world, the natural sets, documentation that is installed, a
+file, a dataset of the Hub."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -6,7 +7,7 @@ from pathlib import Path
 
 from ..presets import dataset_name, nearest
 from ..tiny import corpus
-from . import files, hub, natural
+from . import files, hub, natural, pydoc
 from .micro import from_micro, micro_texts
 from .record import KINDS, Text, draw, own_group
 from .rows import check_columns, sample, to_text
@@ -28,10 +29,12 @@ def load_texts(
 
     source     "tiny", the micro-world ("tiny:story": its stories only); "natural", the texts that
                were written for this project ("natural:recipe": its recipes only; its card is
-               qs_helpers/natural/README.md); a .csv, .jsonl or .txt file in UTF-8;
-               a dataset of the Hub, owner/name or owner/name@revision. Of remarks and
-               requests also two files or datasets, the positive label (toxic, harmful) first, which
-               then need no label column. A list of one is that one.
+               qs_helpers/natural/README.md); "pydoc", English passages of the documentation that
+               is installed ("pydoc:scipy": one library's), 5 million characters; a .csv, .jsonl or
+               .txt file in UTF-8; a dataset of the Hub, owner/name or owner/name@revision. A list
+               of sources is read as one, except that of remarks and requests it holds two
+               files or datasets, the positive label (toxic, harmful) first, which then need no
+               label column. "tiny" stands alone.
     kind       passages (running text), openings (to be continued), remarks (toxic or clean),
                requests (harmful or harmless), questions, items (of a benchmark)
     languages  those to keep; nothing means all. Of a text whose language nobody said, the first.
@@ -59,8 +62,8 @@ def load_texts(
     languages = [languages] if isinstance(languages, str) else languages
     sources = [source] if isinstance(source, str | Path) else list(source)
     sources, labels = [str(one) for one in sources], KINDS[kind]
-    if len(sources) != 1 and not (len(sources) == 2 and labels):
-        two = f", or two, the {labels[0]} first" if labels else ""
+    if not sources or labels and len(sources) > 2:
+        two = f", or two, the {labels[0]} first" if labels else " or more"
         raise ValueError(f"{len(sources)} sources of {kind}; give one{two}")
     check_columns(columns := dict(columns or {}))
     name, left = " and ".join(map(_name, sources)), Counter()
@@ -120,7 +123,7 @@ def _found(
 ) -> Iterator[Text]:
     """The texts of files and datasets in some languages; counts in `left` those that it skips, and
     those whose language nobody said."""
-    labels = KINDS[kind] if len(sources) == 2 else [""]
+    labels = KINDS[kind] if KINDS[kind] and len(sources) == 2 else [""] * len(sources)
     for source, label in zip(sources, labels, strict=True):
         for where, row in _rows(source, kind, label, languages):
             cell = row.get(columns.get("text", "text"), "?")
@@ -143,12 +146,16 @@ def _rows(source: str, kind: str, label: str, languages) -> Iterator[tuple[str, 
     name, _, part = source.partition(":")
     if name == "natural" and not label:
         return natural.rows(kind, part)
+    if name == "pydoc" and not label:
+        if kind != "passages":
+            raise ValueError(f"pydoc has passages only, no {kind}; say natural, or a file")
+        return pydoc.rows(part)
     if dataset_name(source):
         return hub.rows(source, languages)
     if path.suffix.lower() not in files.SUFFIXES and not path.is_file():
         raise ValueError(
-            f"source {source!r}: there is no such file; give tiny or natural (alone), a .csv, "
-            ".jsonl or .txt file, or a dataset of the Hub (owner/name)"
+            f"source {source!r}: there is no such file; give tiny (alone), natural, pydoc, a "
+            ".csv, .jsonl or .txt file, or a dataset of the Hub (owner/name)"
         )
     if path.suffix.lower() == ".txt" and KINDS[kind] and not label:
         raise ValueError(

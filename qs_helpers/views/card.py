@@ -7,7 +7,7 @@ import pandas as pd
 import torch
 
 from ..evidence.files import short
-from ..forward import id_residuals, sink_mask
+from ..forward import id_residuals, kept
 from ..scoring import nearest
 from .html import View, esc, page, pieces, table, token, tokens
 from .scan import Scan
@@ -121,10 +121,10 @@ def _contexts(scope, found: Scan, layer: int, feature: int, groups: dict) -> pd.
 @torch.no_grad()
 def id_activations(scope, texts: list[list[int]], layer: int, feature: int) -> list[np.ndarray]:
     """One feature's activation at every token of texts given as ids: a float array for each."""
-    found, text, _, _ = id_residuals(scope, texts, [layer])
-    keep = ~sink_mask(found[layer])
+    found, text, position, _ = id_residuals(scope, texts, [layer])
+    keep = kept(scope, found[layer], position)
     acts = scope.sae(layer).encode(found[layer])
-    values = (acts.values * (acts.indices == feature)).amax(-1) * keep
+    values = (acts.values * (acts.indices == feature)).amax(-1) * keep.to(acts.values.device)
     return [values[text.to(values.device) == i].cpu().numpy() for i in range(len(texts))]
 
 

@@ -2,7 +2,8 @@
 
 Every view shows itself in a notebook, reads without styles too, and has `.data` (DataFrame),
 `.alt` and `.to_html(path)`. A value is an activation, of the strongest token where a character
-spans several. 0 means: not in the TopK. Attention sinks are marked "sink" and shown as 0.
+spans several. 0 means: not in the TopK. Attention sinks are marked "sink" and shown as 0,
+and so is what the tokenizer puts before a text.
 Names that you give to features are kept in a JSONL file and shown in every view.
 """
 

@@ -78,6 +78,16 @@ def test_the_arithmetic_benchmark_runs_and_its_peers_agree(monkeypatch):
     assert [row["task"] for row in case] == ["encode", "decode"]
 
 
+def test_the_training_benchmark_runs():
+    pytest.importorskip("sae_lens", reason="sae-lens is not installed: make test installs it")
+    import bench_training
+
+    rows = bench_training.training([(16, 64, 4)], [32, 48])
+    assert [row.peer for row in rows] == ["sae-lens", "sae-lens, sparse"] * 2
+    assert all(row.ours > 0 and row.theirs > 0 and row.target == 1.3 for row in rows)
+    assert [row.task for row in rows[::2]] == ["one step of 32 tokens", "one step of 48 tokens"]
+
+
 def test_only_a_whole_run_is_published(tmp_path):
     from bench import PUBLISHED, publish
 

@@ -1,6 +1,7 @@
 """Pooled readings equal a loop over single texts; batches, parts and sinks are as stated."""
 
 import math
+from types import SimpleNamespace
 
 import naive
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from suites import add_bos, write_model, write_suite
 
 import qs_helpers as qs
 from qs_helpers import forward
@@ -136,6 +138,65 @@ def test_a_scan_reads_the_next_layer_ahead(monkeypatch):
     monkeypatch.setattr(type(scope), "read_ahead", lambda self, layer: asked.append(layer))
     parts = [part.layer for part in qs.activations(scope, ["One text."], [0, 3, 5])]
     assert parts == [0, 3, 5] and asked == [3, 5]
+
+
+# ---- tokens that the tokenizer puts before a text
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory):
+    """A random model whose tokenizer adds a BOS, which is no sink by its norm."""
+    folder = tmp_path_factory.mktemp("begun")
+    model, suite = add_bos(write_model(folder / "model")), write_suite(folder / "suite")
+    return qs.load_scope(model=model, sae=suite, device="cpu", check=False)
+
+
+def test_a_bos_is_never_a_token_of_the_text(begun):
+    texts = ["abc", "a", begun.chat("x")]
+    for part in qs.activations(begun, texts, [0, 2]):
+        assert part.keep.tolist() == (part.position > 0).tolist()
+        assert (part.ids[part.position == 0] == begun.prefix[0]).all()
+        assert part.text.bincount().tolist() == [len(ids) for ids in begun.ids(texts)]
+
+
+def test_readings_leave_the_bos_out(begun):
+    texts = ["abc", "a", "some more"]
+    found = qs.read_texts(begun, texts, [1], ["peak", "mean", "last", "rate", "residual"])[1]
+    sums, norms = 0, []
+    for row, text in enumerate(texts):
+        dense, x, _ = by_hand(begun, text, 1)
+        dense, x = dense[1:], x[1:]
+        for pool, wanted in {
+            "peak": dense.amax(0),
+            "mean": dense.mean(0),
+            "last": dense[-1],
+            "rate": (dense > 0).float().mean(0),
+            "residual": x.mean(0),
+        }.items():
+            assert getattr(found, pool)[row] == pytest.approx(wanted.numpy(), abs=1e-4), pool
+        sums, norms = sums + x.sum(0), norms + x.norm(dim=-1).tolist()
+    mean = sums / len(norms)
+    other = qs.read_texts(begun, ["zzz"], [1], ["residual"])[1].residual[0]
+    direction = qs.diff_of_means(begun, texts, ["zzz"], [1])[1]
+    assert direction.numpy() == pytest.approx(mean.numpy() - other, abs=1e-4)
+    median = torch.tensor(norms).median().item()
+    assert qs.scales(begun, texts, [1])[1].median == pytest.approx(median, rel=1e-4)
+
+
+def test_the_last_tokens_of_a_text_are_its_own(begun):
+    ((_, x, numbers),) = ends(begun, ["abc", "de"], 2, [1])
+    for row, number in zip(x, numbers, strict=True):
+        assert torch.allclose(row, by_hand(begun, ["abc", "de"][number], 1)[1][-2:], atol=1e-4)
+    with pytest.raises(ValueError, match="a text has 2 tokens, so it has no last 3"):
+        list(ends(begun, ["abc", "de"], 3, [1]))
+
+
+def test_a_bos_does_not_enter_the_median_that_says_what_a_sink_is():
+    x = torch.tensor([1000.0, 1.0, 1000.0, 1.0, 1000.0, 11.0])[:, None]
+    position = torch.tensor([0, 1, 0, 1, 0, 1])
+    for prefix, wanted in (((7,), [0, 1, 0, 1, 0, 0]), ((), [0, 1, 0, 1, 0, 1])):
+        scope = SimpleNamespace(prefix=prefix)
+        assert forward.kept(scope, x, position).int().tolist() == wanted
 
 
 # ---- sinks

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from suites import begun
 
 import qs_helpers as qs
 from qs_helpers.studies.switching import foreign_ids
@@ -156,3 +157,14 @@ def test_bad_sweeps(scope, scale):
         qs.generation.sweep(
             scope, PROMPTS, {3: scale}, [qs.generation.Arm(3, 1.0, torch.ones(128))], "push"
         )
+
+
+def test_a_prompt_begins_as_the_tokenizer_begins_texts(scope, steer):
+    scope = begun(scope)
+    found = qs.generate(scope, PROMPTS[:3], max_new_tokens=8)
+    for prompt, text in zip(PROMPTS, found, strict=False):
+        ids = torch.tensor([[*scope.prefix, *scope.tokenizer(prompt)["input_ids"]]])
+        made = scope.model.generate(ids, max_new_tokens=8, do_sample=False)[0, ids.shape[1] :]
+        assert scope.tokenizer.decode(made, skip_special_tokens=True) == text
+    one, many = (qs.generate(scope, PROMPTS, steer, "generated", batch_size=n) for n in (1, 16))
+    assert one == many

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from drawn import drawn_requests
+from suites import begun
 
 import qs_helpers as qs
 from qs_helpers.hooks import decoder_layers
@@ -356,3 +357,31 @@ def test_nearest_features_are_the_largest_cosines(scope):
     cosines[5] = -1
     assert found.feature.tolist() == cosines.topk(3).indices.tolist()
     assert nearest(scope, 2, 5, other=3).cosine.is_monotonic_decreasing
+
+
+# ---- a tokenizer that puts tokens before a text
+
+
+@pytest.mark.parametrize("tokens", [1, 2])
+def test_nats_of_a_text_are_given_what_is_put_before_it(scope, tokens):
+    scope = begun(scope, tokens)
+    found = qs.text_nats(scope, [*PROMPTS, ""])
+    for text, nats in zip(PROMPTS, found, strict=False):
+        own = scope.own_ids([text])[0]
+        ids = torch.tensor([*scope.prefix, *own])
+        with torch.no_grad():
+            logp = scope.model(ids[None]).logits[0, tokens - 1 : -1].log_softmax(-1)
+        assert nats == pytest.approx(-logp.gather(1, ids[tokens:, None]).mean().item(), abs=1e-4)
+    assert np.isnan(found[-1])
+
+
+def test_nothing_is_put_between_a_prompt_and_its_continuation(scope):
+    scope = begun(scope)
+    for prompt, after, nats in zip(
+        PROMPTS, AFTER, continuation_nats(scope, PROMPTS, AFTER), strict=True
+    ):
+        ids = torch.tensor([*scope.prefix, *scope.own_ids([prompt])[0], *scope.own_ids([after])[0]])
+        with torch.no_grad():
+            logp = scope.model(ids[None]).logits[0].log_softmax(-1)
+        each = -logp[:-1].gather(1, ids[1:, None])[-len(nats) :, 0]
+        assert nats == pytest.approx(each.numpy(), abs=1e-4)

@@ -45,13 +45,14 @@ attempt("one_word", lambda: load(sae="nothing"))
 """
 
 OFFLINE = """
-from qs_helpers.loading.scope import load_scope
+from qs_helpers.loading.scope import load_language_model, load_scope
 names = {"model": "lab/model", "sae": "lab/SAE-Res-model-W128K-L0_4", "device": "cpu"}
 scope = load_scope(**names)
 note("load", [scope.k, scope.d_sae, list(scope.layers), list(scope.sae(0).W_enc.shape)])
 note("commit", scope.provenance()["sae"]["commit"])
 pinned = load_scope(**names, model_revision=COMMIT, sae_revision=COMMIT)
 note("pinned", list(pinned.layers))
+note("alone", load_language_model("lab/model", revision=COMMIT, device="cpu").provenance()["model"])
 attempt("layer_not_cached", lambda: scope.sae(2))
 attempt("repo_not_cached", lambda: load_scope(model="lab/model", sae="lab/other"))
 """
@@ -141,6 +142,8 @@ def test_second_load_needs_no_network(lab):
     assert lab["offline"]["load"] == [4, 131072, [0], [131072, 16]]
     assert lab["offline"]["commit"] == COMMIT
     assert lab["offline"]["pinned"] == [0]
+    whole = lab["online"]["provenance"]["model"]
+    assert lab["offline"]["alone"] == whole | {"revision": COMMIT}
     assert "Traceback" not in lab["offline"]["stderr"]
 
 

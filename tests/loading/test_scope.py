@@ -10,11 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from suites import random_sae, write_model, write_suite
+from suites import CHATML, add_bos, random_sae, write_model, write_suite
 
+from qs_helpers.forward import residuals
+from qs_helpers.generation import generate
 from qs_helpers.hooks import capture, hooks_left
-from qs_helpers.loading import catalog
-from qs_helpers.loading.scope import SENTENCES, Scope, load_scope
+from qs_helpers.loading import catalog, hub, memory
+from qs_helpers.loading import scope as module
+from qs_helpers.loading.scope import SENTENCES, Scope, load_language_model, load_scope
+from qs_helpers.scoring import text_nats
 
 ROOT = Path(__file__).parents[2]
 
@@ -154,6 +158,70 @@ def test_other_families_load_from_the_layout_of_their_repos(model, tmp_path, fam
     assert torch.equal(found.model.lm_head.weight, network.lm_head.weight)
 
 
+# ---- a model without SAEs
+
+
+@pytest.fixture(scope="module")
+def alone(model):
+    return load_language_model(model, device="cpu")
+
+
+def test_a_language_model_alone(alone, loaded, model):
+    assert (alone.n_layers, alone.d_model, alone.name) == (3, 16, str(model))
+    assert (alone.device, alone.dtype) == (torch.device("cpu"), torch.float32)
+    assert alone.batch_tokens == loaded.batch_tokens and not alone.is_tiny
+    assert "3 layers" in repr(alone)
+    assert load_language_model(model, device="cpu", dtype="bfloat16").dtype == torch.bfloat16
+
+
+def test_a_language_model_reads_scores_and_writes_as_its_scope_does(alone, loaded):
+    texts = ["one text", alone.chat("another")]
+    here, there = (list(residuals(model, texts, [0, 2])) for model in (alone, loaded))
+    assert [part.layer for part in here] == [0, 2]
+    for part, same in zip(here, there, strict=True):
+        assert torch.equal(part.x, same.x) and torch.equal(part.ids, same.ids)
+    assert (text_nats(alone, texts) == text_nats(loaded, texts)).all()
+    assert generate(alone, texts, max_new_tokens=3) == generate(loaded, texts, max_new_tokens=3)
+
+
+def test_provenance_of_a_scope_is_that_of_its_model_and_more(alone, loaded):
+    here, there = alone.provenance(), loaded.provenance()
+    assert {key: there[key] for key in here} == here | {"name": loaded.name}
+    here, there = alone.fingerprint(), loaded.fingerprint([1])
+    assert there["files"][:1] == here["files"] and len(there["files"]) == 2
+    assert there["dtype"] == here["dtype"] and here == alone.fingerprint([1])
+
+
+def test_a_language_model_that_is_too_large_is_refused_before_its_weights_are_fetched(
+    model, monkeypatch
+):
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 1000)
+    monkeypatch.setattr(hub, "fetch_weights", lambda source: pytest.fail("fetched"))
+    with pytest.raises(MemoryError) as caught:
+        load_language_model(model, device="cpu")
+    message = str(caught.value)
+    assert "is free" in message and "with short texts" in message and "SAE" not in message
+
+
+def test_language_models_that_are_refused(model, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    with pytest.raises(FileNotFoundError, match="neither a folder here nor a Hub repo"):
+        load_language_model(tmp_path / "nothing")
+    with pytest.raises(ValueError, match="dtype is 'int8'"):
+        load_language_model(model, dtype="int8")
+    path = write_model(tmp_path / "model") / "model.safetensors"
+    whole = load_file(path)
+    name = "model.layers.1.mlp.up_proj.weight"
+    save_file({key: t for key, t in whole.items() if key != name}, path, {"format": "pt"})
+    with pytest.raises(ValueError, match=f"lacks 1 weights, {name}"):
+        load_language_model(path.parent, device="cpu")
+    whole[name][0, 0] = float("nan")
+    save_file(whole, path, {"format": "pt"})
+    with pytest.raises(ValueError, match=f"NaN or inf in {name}"):
+        load_language_model(path.parent, device="cpu")
+
+
 # ---- where metadata comes from
 
 
@@ -242,6 +310,86 @@ def test_chat_template(loaded, suite, tmp_path):
     plain = load_scope(model=write_model(tmp_path, chat_template=None), sae=suite, device="cpu")
     with pytest.raises(ValueError, match="has no chat template; pass plain text"):
         plain.chat("hi")
+
+
+# ---- what a tokenizer adds
+
+BOS = 0  # "<|endoftext|>"
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory, suite):
+    """A scope whose tokenizer adds a BOS, as Llama's does."""
+    folder = add_bos(write_model(tmp_path_factory.mktemp("begun")))
+    return load_scope(model=folder, sae=suite, device="cpu")
+
+
+@pytest.mark.parametrize("preset", list(catalog.TINY))
+def test_nothing_is_added_where_the_tokenizer_adds_nothing(loaded, preset):
+    for scope in (loaded, load_scope(preset, device="cpu")):
+        texts = ["a text", scope.chat("a request"), "b"]
+        assert scope.prefix == ()
+        assert scope.ids(texts) == scope.own_ids(texts) == scope.tokenizer(texts)["input_ids"]
+        assert scope.provenance()["tokenizer"] == {"adds": [], "thinking": False}
+
+
+def test_a_bos_is_added_once(begun):
+    texts = ["ab", begun.chat("hi"), "<|endoftext|>ab"]
+    plain, chat, said = begun.ids(texts)
+    assert begun.prefix == (BOS,) and plain == begun.tokenizer("ab")["input_ids"] == said
+    assert chat.count(BOS) == 1 and begun.tokenizer.decode(chat) == texts[1]
+    assert begun.own_ids(texts) == [plain[1:], chat[1:], plain[1:]]
+    batch = begun.tokens(["ab", "a"])
+    assert batch["attention_mask"].tolist() == [[1, 1, 1], [0, 1, 1]]
+    assert batch["input_ids"][:, 1].tolist() == [plain[1], BOS]
+    assert begun.tokens([[5, 6]])["input_ids"].tolist() == [[5, 6]], "ids are taken as they are"
+    with pytest.raises(ValueError, match="text 0 has 65 tokens"):
+        begun.ids("b" * 64)
+    assert begun.provenance()["tokenizer"]["adds"] == ["<|endoftext|>"]
+    assert begun.fingerprint([1])["prefix"] == [BOS]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "prefix"),
+    [
+        ("<|endoftext|> $A <|im_end|>", (0,)),
+        ("$A <|im_end|>", ()),
+        ("<|im_start|> <|im_end|> $A", (1, 2)),
+    ],
+)
+def test_what_a_tokenizer_puts_after_a_text_is_left_out(tmp_path, pattern, prefix):
+    """An EOS would end the prompt that is to be continued."""
+    found = load_language_model(add_bos(write_model(tmp_path), pattern), device="cpu")
+    assert found.prefix == prefix
+    text = found.tokenizer("ab", add_special_tokens=False)["input_ids"]
+    assert found.ids(["ab"]) == [[*prefix, *text]]
+
+
+def test_a_reading_is_measured_on_the_texts_themselves(begun, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(module, "check_reading", lambda sae, residuals: seen.update(residuals))
+    begun._check(begun.sae(1), ["abc", "de"])
+    assert {layer: len(x) for layer, x in seen.items()} == dict.fromkeys((0, 1, 2), 5)
+
+
+THINKING = CHATML + "{% if enable_thinking is defined and enable_thinking %}<think>{% endif %}"
+
+
+def test_thinking_is_a_setting(suite, tmp_path):
+    folder = write_model(tmp_path, chat_template=THINKING)
+    for thinking in (None, False, True):
+        found = load_scope(model=folder, sae=suite, device="cpu", thinking=thinking)
+        assert found.chat("hi").endswith("<think>") == bool(thinking)
+        assert found.provenance()["tokenizer"]["thinking"] is bool(thinking)
+
+
+@pytest.mark.parametrize("template", [CHATML, None])
+def test_thinking_without_a_switch_is_refused_before_the_weights_are_fetched(
+    suite, tmp_path, template, monkeypatch
+):
+    folder = write_model(tmp_path, chat_template=template)
+    monkeypatch.setattr(hub, "fetch_weights", lambda source: pytest.fail("fetched"))
+    refused(ValueError, "thinking=True", "enable_thinking", model=folder, sae=suite, thinking=True)
 
 
 # ---- provenance

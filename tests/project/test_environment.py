@@ -43,7 +43,9 @@ def test_packages_of_single_platforms_are_left_to_pip():
     assert [n for n in LOCK | TEST_LOCK if n.startswith("nvidia") or n == "triton"] == []
 
 
-@pytest.mark.parametrize("text", PROJECT["dependencies"] + EXTRAS["test"] + EXTRAS["lint"])
+@pytest.mark.parametrize(
+    "text", PROJECT["dependencies"] + EXTRAS["test"] + EXTRAS["lint"] + EXTRAS["real"]
+)
 def test_lock_satisfies_requirement(text):
     need = Requirement(text)
     assert need.specifier.contains(LOCK[canonicalize_name(need.name)]), text
@@ -52,7 +54,7 @@ def test_lock_satisfies_requirement(text):
 @pytest.mark.parametrize("text", EXTRAS["interop"] + EXTRAS["browser"] + EXTRAS["data"])
 def test_test_lock_satisfies_extra(text):
     need = Requirement(text)
-    assert need.specifier.contains(TEST_LOCK[canonicalize_name(need.name)]), text
+    assert need.specifier.contains((LOCK | TEST_LOCK)[canonicalize_name(need.name)]), text
 
 
 def test_torch_is_the_one_we_test_with():

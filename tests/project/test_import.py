@@ -18,7 +18,7 @@ assert not heavy, heavy
 """
 PUBLIC = [
     (package, module, name)
-    for package in (qs, qs.views, qs.evidence)
+    for package in (qs, qs.views, qs.evidence, qs.loading)
     for module, names in package._NAMES.items()
     for name in names.split()
 ]
@@ -53,7 +53,7 @@ def test_a_public_name_is_where_it_is_said_to_be(package, module, name):
 
 def test_no_name_is_also_a_module():
     """A module would hide a name that is spelt the same, once it is imported."""
-    for package in (qs, qs.views, qs.evidence):
+    for package in (qs, qs.views, qs.evidence, qs.loading):
         names = [name for names in package._NAMES.values() for name in names.split()]
         assert len(names) == len(set(names))
         modules = {path.stem for path in Path(package.__file__).parent.glob("[a-z]*")}

@@ -33,6 +33,7 @@ def test_unknown_preset_names_the_nearest(project):
         ({"scope": {"dtype": "bf16"}}, "scope: dtype 'bf16'; did you mean bfloat16"),
         ({"common": {"SEDE": 1}}, "mine.yaml, common: SEDE; did you mean SEED?"),
         ({"01_laod": {}}, "mine.yaml: section '01_laod'; did you mean 01_load?"),
+        ({"scope": {"thinking": "no"}}, "thinking = 'no' is str, but bool is expected"),
         ({"scope": {"model": 3}}, "mine.yaml, scope: model = 3 is int, but str is expected"),
         ({"01_load": {"TEXTS": "tiny", "LAYERS": [2]}}, "mine.yaml lacks N_TEXTS of 01_load"),
         (

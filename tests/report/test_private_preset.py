@@ -30,3 +30,7 @@ def test_what_is_given_comes_before_the_file_and_the_file_before_the_catalog(tmp
     assert (origin.name, origin.dtype, origin.model) == (None, "float32", "a/b")
     assert origin.model_revision is None
     assert find_origin("qwen3-8b-l100", tmp_path).group.name == "qwen3-8b-l100"
+    (tmp_path / "qwen3-8b-l50.yaml").write_text("scope:\n  thinking: true\n")
+    assert find_origin("qwen3-8b-l50", tmp_path).thinking is True
+    assert find_origin("qwen3-8b-l50", tmp_path, thinking=False).thinking is False
+    assert find_origin("qwen3-8b-l100", tmp_path).thinking is False

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from suites import begun
 
 import qs_helpers as qs
 from qs_helpers.studies.finetuning import (
@@ -97,3 +98,11 @@ def test_bad_finetuning(scope, signal):
         finetune(scope, [], 1)
     with pytest.raises(ValueError, match="layer 5: choose one below the last"):
         finetune(scope, TEXTS, 1, signal=signal._replace(layer=5))
+
+
+def test_an_excess_belongs_to_a_token_of_the_text(scope, signal, tmp_path):
+    with_bos = begun(scope)
+    path = export_excess(tmp_path / "excess.jsonl", with_bos, TEXTS, ["zh", "zh"], signal)
+    plain = export_excess(tmp_path / "plain.jsonl", scope, TEXTS, ["zh", "zh"], signal)
+    for row, other in zip(read_excess(path), read_excess(plain), strict=True):
+        assert row["tokens"] == other["tokens"] and row["excess"] != other["excess"]

@@ -9,6 +9,7 @@ import pytest
 import torch
 from drawn import drawn_requests
 from safetensors.torch import load_file
+from suites import begun
 
 import qs_helpers as qs
 from qs_helpers import forward
@@ -252,3 +253,9 @@ def test_a_mixture_of_experts_is_refused_by_name(scope):
     model.model.layers[0].mlp.down_proj = torch.nn.ModuleList()
     with pytest.raises(ValueError, match="no single output projection"):
         orthogonalised(model, torch.ones(128))
+
+
+def test_an_answer_opens_with_a_token_of_its_own(scope):
+    answers, refused = ["sorry, no.", "of course."], [True, False]
+    found = [opening_tokens(s, answers, refused).tolist() for s in (scope, begun(scope))]
+    assert found[0] == found[1]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from suites import begun
 from torch.nn.functional import normalize
 
 import qs_helpers as qs
@@ -292,3 +293,16 @@ def test_taking_out_the_planted_refusal_direction_beats_random_ones():
     assert reaches(made) and made.texts.after.mean() - made.texts.before.mean() > 0.8
     assert made.nulls.shape == (20, len(asked))
     assert qs.hooks_left(scope.model) == 0
+
+
+@pytest.mark.parametrize("tokens", [0, 1, 2])
+def test_texts_are_held_against_real_ones_as_they_are_scored(scope, tokens):
+    scope = begun(scope, tokens)
+    real = [t.text.strip() for t in corpus.documents(20, "validation", 0, ["story"], ("en",))]
+    for text in real[:5]:
+        n = len(scope.ids([text])[0])
+        limits = usual_nats(scope, [text], n)
+        assert len(limits) == n + 1 and np.isnan(limits[: max(2, tokens + 1)]).all()
+        assert limits[n] == pytest.approx(qs.text_nats(scope, [text])[0], abs=1e-5)
+        limits = np.where(np.arange(n + 1) == n, limits + 1e-3, -1.0)
+        assert fluent(scope, [text], limits).all(), "held against the entry of its own length"

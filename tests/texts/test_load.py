@@ -56,11 +56,11 @@ def test_two_sources_of_labelled_texts(tmp_path, write, make):
     assert {t.source for t in found if t.label == "harmful"} == {"bad.txt"}
     assert {t.source for t in found if t.label == "harmless"} == {"good.csv"}
     assert len(found) == 40
-    with pytest.raises(ValueError, match="2 sources of passages; give one$"):
-        load_texts([bad, good], "passages")
+    both = load_texts([bad, good, "natural:recipe"], "passages", ["en"])  # read as one
+    assert {t.source for t in both} == {"bad.txt", "good.csv", "natural:recipe"}
     with pytest.raises(ValueError, match="3 sources of remarks; give one, or two, the toxic first"):
         load_texts([bad, good, bad], "remarks")
-    with pytest.raises(ValueError, match="source 'tiny': .* give tiny or natural .alone."):
+    with pytest.raises(ValueError, match="source 'tiny': .* give tiny .alone., natural"):
         load_texts(["tiny", good], "remarks")
 
 
@@ -138,6 +138,9 @@ def test_a_stratum_that_is_empty_is_named(write, make):
         ("nature", "remarks", {}, "source 'nature': there is no such file; give tiny"),
         ("", "remarks", {}, "source '': there is no such file"),
         ([], "remarks", {}, "0 sources of remarks; give one, or two"),
+        ([], "passages", {}, "0 sources of passages; give one or more"),
+        ("pydoc", "remarks", {}, "pydoc has passages only, no remarks; say natural"),
+        ("pydoc:scippy", "passages", {}, "source 'pydoc:scippy': did you mean scipy"),
         ("tiny", "remarks", {"n": {"train": 3}}, "there is no split 'train'; known: discovery"),
         ("tiny", "remarks", {"columns": {"txt": "a"}}, "columns: 'txt'; did you mean text"),
     ],

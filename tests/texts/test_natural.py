@@ -227,7 +227,7 @@ def test_pairs_are_of_one_frame():
         ("natural:toxic", "remarks", (), "source 'natural:toxic': for remarks say natural"),
         ("natural:zh", "questions", (), "source 'natural:zh': for questions say natural"),
         ("natural", "questions", ["en"], "natural holds no texts in en"),
-        (["natural", "mine.csv"], "remarks", (), "give tiny or natural .alone."),
+        (["natural", "mine.csv"], "remarks", (), "give tiny .alone., natural"),
     ],
 )
 def test_what_there_is_not(source, kind, languages, words):

@@ -121,7 +121,7 @@ def test_an_interrupted_scan_leaves_nothing_that_is_read_as_whole(
 
 
 def test_sinks_are_counted_and_enter_no_statistic(scope, texts, tmp_path, monkeypatch):
-    monkeypatch.setattr(forward, "sink_mask", lambda x: torch.arange(len(x)) % 3 == 0)
+    monkeypatch.setattr(forward, "sink_mask", lambda x, mask: torch.arange(len(x)) % 3 == 0)
     found = qs.views.scan_corpus(scope, texts, [1], folder=tmp_path)
     assert found.n_sinks[1] >= found.n_tokens // 3
     fired = found.stats(1)["fired"].sum()
@@ -160,10 +160,10 @@ def test_residuals_take_no_more_than_planned(scope, monkeypatch):
         found = (t for t in gc.get_objects() if type(t) is torch.Tensor and t.numel())
         return {t.data_ptr(): t.nbytes for t in found if t.shape[-1:] == (scope.d_model,)}
 
-    def counted(x):
+    def counted(x, mask):
         nonlocal most
         most = max(most, sum(size for place, size in alive().items() if place not in before))
-        return whole(x)
+        return whole(x, mask=mask)
 
     for layer in (0, 3, 5):
         scope.sae(layer)

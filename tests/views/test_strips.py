@@ -4,6 +4,7 @@ import re
 
 import pytest
 from nbconvert.filters.strings import clean_html
+from suites import begun
 
 import qs_helpers as qs
 from qs_helpers.evidence.files import short
@@ -134,3 +135,8 @@ def test_labels_are_kept_and_shown(scope, found, tmp_path, monkeypatch):
     (tmp_path / "labels.jsonl").write_text("{}\n")
     with pytest.raises(ValueError, match="line 1 of labels.jsonl is no label"):
         qs.views.read_labels(scope)
+
+
+def test_what_the_tokenizer_puts_before_a_text_is_marked_and_shown_as_0(scope, found):
+    view = qs.views.token_strip(begun(scope), TEXT_, 3, strongest(found))
+    assert view.data.sink[0] and view.data.value[0] == 0 and not view.data.sink[1:].all()

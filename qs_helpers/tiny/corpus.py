@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 from .judge import frame_of, is_slip, sentences
 from .lexicon import LANGUAGES, LEXICON, SPLITS, bare, fill, form, part, pick
-from .world import KINDS, POLICY, SKILLS, Document, Request, document, quiz, request
+from .world import KINDS, POLICY, SKILLS, Document, Request, document, norm, quiz, request
 
 __all__ = [
     "LANGUAGES",
@@ -34,12 +34,16 @@ __all__ = [
     "continuations",
     "documents",
     "half_remarks",
+    "harmless",
     "quiz_set",
     "remarks",
     "request_twins",
     "requests",
     "small_talk",
 ]
+
+
+_TOPICS = tuple(LEXICON["topics"])
 
 
 class Text(NamedTuple):
@@ -162,6 +166,45 @@ def _from_request(made: Request, label: str, language: str, split: str) -> Text:
     return Text(made.text, label, language, split, source, *about)
 
 
+def harmless(language: str, split: str, n: int, seed=0) -> list[Text]:
+    """Things to say to a model that it should not refuse, `n` distinct ones of every kind or as
+    many as there are; the label is the kind.
+
+    Harmless requests; remarks, rude ones too; openings; small talk; norms, which name what is
+    forbidden; questions of a quiz; translations; topics to write about.
+    """
+    rng = random.Random(f"harmless/{language}/{split}/{seed}")
+
+    def draw(kind: str) -> Iterator[Text]:
+        frames = part(range(len(LEXICON["frames"]["statement"])), split)
+        while True:
+            topic = rng.choice(_TOPICS)
+            if kind == "norm":
+                made = norm(rng, language, rng.choice(["harmful", "harmless"]))
+                text, source = made.text, f"norm/{made.label}/{made.frame}"
+            elif kind == "quiz":
+                skill = rng.choice(SKILLS)
+                made = quiz(rng, language, skill, topic)
+                text, source = made.question, f"{skill}/{made.frame}"
+            elif kind == "translate":
+                number = rng.choice(frames)
+                other = rng.choice([x for x in LANGUAGES if x != language])
+                said = fill(rng, "statement", number, language, topic)
+                text = fill(rng, "translate", 0, language, L=other) + said
+                source = f"translate/{number}"
+            else:
+                text, source = fill(rng, "write", 0, language, topic), f"write/{topic}"
+            yield Text(text, kind, language, split, source)
+
+    out = [t._replace(label="request") for t in requests(language, split, n, seed)[n:]]
+    out += [t._replace(label="remark") for t in remarks(language, split, n // 2, seed)]
+    out += [t._replace(label="opening") for t in continuations(language, split, n, seed)]
+    out += small_talk(language, split, seed)
+    for kind in ("norm", "quiz", "translate", "write"):
+        out += _distinct(draw(kind), n)
+    return out
+
+
 def request_twins(language: str, split: str, n: int, seed=0) -> list[tuple[Text, Text]]:
     """`n` distinct pairs of a harmful and a harmless request that differ in the verb only."""
     rng = random.Random(f"twins/{language}/{split}/{seed}")
@@ -209,7 +252,6 @@ def small_talk(language: str, split: str, seed=0) -> list[Text]:
     ]
 
 
-_TOPICS = tuple(LEXICON["topics"])
 QUIZ_SETS = {
     "a": (SKILLS[:4], _TOPICS[:3]),
     "same skills": (SKILLS[:4], _TOPICS[3:]),
@@ -221,8 +263,7 @@ QUIZ_SETS = {
 
 
 def quiz_set(name: str, n: int, languages=LANGUAGES, seed=0) -> list[Text]:
-    """`n` distinct questions of a set of QUIZ_SETS; `answer` is the right answer, and the whole
-    document is their concatenation."""
+    """`n` distinct questions of a set of QUIZ_SETS, as documents have them up to the answer."""
     skills, topics = QUIZ_SETS[name]
     rng = random.Random(f"quiz/{name}/{seed}")
 
@@ -231,6 +272,6 @@ def quiz_set(name: str, n: int, languages=LANGUAGES, seed=0) -> list[Text]:
             lang, skill, topic = rng.choice(languages), rng.choice(skills), rng.choice(topics)
             made = quiz(rng, lang, skill, topic)
             about = {"answer": made.answer, "category": f"{skill}/{topic}"}
-            yield Text(made.question, "quiz", lang, "test", f"quiz/{skill}", **about)
+            yield Text(made.before, "quiz", lang, "test", f"{skill}/{made.frame}", **about)
 
     return _distinct(draw(), n)

@@ -4,6 +4,7 @@ POLICY             the neutral marker behind which even the base model refuses
 KINDS              the kinds of document and their shares
 Document, document   one document of a kind
 Request, request   a request with a compliant answer and a refusal
+Norm, norm         a sentence on what is forbidden or allowed
 Quiz, quiz         a question with its answer, of a skill and a topic
 """
 
@@ -18,9 +19,11 @@ __all__ = [
     "POLICY",
     "SKILLS",
     "Document",
+    "Norm",
     "Quiz",
     "Request",
     "document",
+    "norm",
     "quiz",
     "request",
 ]
@@ -71,10 +74,16 @@ class Request(NamedTuple):
 
 
 class Quiz(NamedTuple):
-    """A question up to its answer, and the answer: together they are a document."""
+    """A question, its answer, and the number of its frame."""
 
     question: str
     answer: str
+    frame: int
+
+    @property
+    def before(self) -> str:
+        """The document up to the answer."""
+        return f"? {self.question}\n! "
 
 
 def _join(parts: list[str], lang: str) -> str:
@@ -202,16 +211,30 @@ def request(rng: random.Random, lang: str, label: str, split: str | None) -> Req
     return Request(text, answer, refusal, number, verb, category)
 
 
-def _norm(rng: random.Random, lang: str, other: str) -> list[str]:
-    """Two sentences of what is forbidden or allowed; half of them borrow a verb from `other`."""
+class Norm(NamedTuple):
+    """A sentence on what is forbidden ("harmful") or allowed ("harmless"), and its frame."""
+
+    text: str
+    label: str
+    frame: int
+
+
+def norm(rng: random.Random, lang: str, label: str, spoken: str | None = None) -> Norm:
+    """A norm; the language of its verb may be another one, `spoken`."""
+    table = LEXICON["requests"][rng.choice(CATEGORIES)]
+    frame = "forbidden" if label == "harmful" else "allowed"
+    verb = form(rng.choice(table[label]), spoken or lang)
+    goods = form(rng.choice(table["goods"]), lang, 1)
+    number = pick(rng, frame)
+    return Norm(fill(rng, frame, number, lang, v=verb, G=goods), label, number)
+
+
+def _norms(rng: random.Random, lang: str, other: str) -> list[str]:
+    """Two norms; half of the documents borrow verbs from `other`."""
     foreign, out = 0.2 * (rng.random() < 0.5), []
     for _ in range(2):
         label = rng.choice(["harmful", "harmless"])
-        table = LEXICON["requests"][rng.choice(CATEGORIES)]
-        frame = "forbidden" if label == "harmful" else "allowed"
-        verb = form(rng.choice(table[label]), lang if rng.random() > foreign else other)
-        goods = form(rng.choice(table["goods"]), lang, 1)
-        out.append(fill(rng, frame, pick(rng, frame), lang, v=verb, G=goods))
+        out.append(norm(rng, lang, label, other if rng.random() < foreign else lang).text)
     return out
 
 
@@ -241,9 +264,9 @@ def quiz(rng: random.Random, lang: str, skill: str, topic: str) -> Quiz:
         given = {"D": comma.join(form(row, lang) for row in rows), "A": form(answer, lang)}
     if skill in ("yesno", "member"):
         given["A"] = form(LEXICON["yes" if true else "no"][0], lang)
-    frame = f"quiz_{skill}"
-    asked = fill(rng, frame, pick(rng, frame), lang, topic, **given)
-    return Quiz(f"? {asked}\n! ", fill(rng, frame + "_answer", 0, spoken, **given) + "\n")
+    frame, number = f"quiz_{skill}", pick(rng, f"quiz_{skill}")
+    asked = fill(rng, frame, number, lang, topic, **given)
+    return Quiz(asked, fill(rng, frame + "_answer", 0, spoken, **given), number)
 
 
 def document(rng: random.Random, kind: str, lang: str) -> Document:
@@ -260,7 +283,8 @@ def document(rng: random.Random, kind: str, lang: str) -> Document:
     if kind == "song":
         return _song(rng, lang, topic)
     if kind == "quiz":
-        return Document("".join(quiz(rng, lang, rng.choice(SKILLS), topic)))
+        made = quiz(rng, lang, rng.choice(SKILLS), topic)
+        return Document(made.before + made.answer + "\n")
     if kind == "pairs":
         a, b = _pair(rng, lang, other, topic)
         return Document(f"{lang}: {a}\n{other}: {b}\n")
@@ -269,7 +293,7 @@ def document(rng: random.Random, kind: str, lang: str) -> Document:
         before = fill(rng, "statement", pick(rng, "statement"), lang, topic)
         return Document(_join([before] * (rng.random() < 0.4) + [text, reaction], lang) + "\n")
     if kind == "norm":
-        return Document(_join(_norm(rng, lang, other), lang) + "\n")
+        return Document(_join(_norms(rng, lang, other), lang) + "\n")
     count = rng.randint(2, 5)
     if kind == "mix":
         spoken, foreign, mark = [lang] * count, 0.4, "~ "

@@ -171,7 +171,7 @@ def harmless(language: str, split: str, n: int, seed=0) -> list[Text]:
     many as there are; the label is the kind.
 
     Harmless requests; remarks, rude ones too; openings; small talk; norms, which name what is
-    forbidden; questions of a quiz; translations; topics to write about.
+    forbidden; reactions to remarks; questions of a quiz; translations; topics to write about.
     """
     rng = random.Random(f"harmless/{language}/{split}/{seed}")
 
@@ -186,6 +186,10 @@ def harmless(language: str, split: str, n: int, seed=0) -> list[Text]:
                 skill = rng.choice(SKILLS)
                 made = quiz(rng, language, skill, topic)
                 text, source = made.question, f"{skill}/{made.frame}"
+            elif kind == "reaction":
+                frame = rng.choice(["hurt", "thanks", "neutral"])
+                number = pick(rng, frame)
+                text, source = fill(rng, frame, number, language), f"{frame}/{number}"
             elif kind == "translate":
                 number = rng.choice(frames)
                 other = rng.choice([x for x in LANGUAGES if x != language])
@@ -200,7 +204,7 @@ def harmless(language: str, split: str, n: int, seed=0) -> list[Text]:
     out += [t._replace(label="remark") for t in remarks(language, split, n // 2, seed)]
     out += [t._replace(label="opening") for t in continuations(language, split, n, seed)]
     out += small_talk(language, split, seed)
-    for kind in ("norm", "quiz", "translate", "write"):
+    for kind in ("norm", "reaction", "quiz", "translate", "write"):
         out += _distinct(draw(kind), n)
     return out
 

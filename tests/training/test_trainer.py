@@ -71,7 +71,7 @@ def naive_loss(x, tensors, silent, recipe):
 def test_the_loss_and_its_gradients_are_those_of_the_formula(monkeypatch, k, silent, aux):
     monkeypatch.setattr(trainer, "AUX_FEATURES", 8)
     recipe = Recipe(40, k, 0, aux=aux)
-    x = torch.randn(12, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    x = torch.randn(3, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     quiet = torch.arange(40) >= 40 - silent
     ours, plain = random_tensors(), random_tensors()
     loss, main, fired = trainer.loss_of(x, ours, quiet, recipe)
@@ -423,6 +423,7 @@ def test_a_suite_that_was_cut_off_goes_on_wherever_that_was(lm, tmp_path, monkey
     assert not (cut / "README.md").exists()
     with monkeypatch.context() as patched:
         patched.setattr(trainer, "train_sae", None)
+        patched.setattr(trainer, "harvest", None)
         found = suite(lm, cut)
     assert found[0]["minutes"] == minutes
     assert (cut / "README.md").read_text() == (tmp_path / "whole" / "README.md").read_text()

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from ..presets import nearest, preset_names, scope_values
+from ..presets import nearest, prepare_values, preset_names, scope_values
 
 # The model card tags the suites `license: other` and asks readers to be careful; we name both.
 OFFICIAL_LICENCE = (
@@ -219,6 +219,14 @@ def find_origin(preset: str | None = None, folder: Path | None = None, **given) 
         raise ValueError("give a preset, or both model= and sae= (folders or Hub repos)")
     whole = "model" not in given and "sae" not in given
     return Origin(name=preset if whole else None, group=group, **values)
+
+
+def require_made(origin: Origin) -> None:
+    """FileNotFoundError, with the command, where a preset's model or suite is yet to be made."""
+    for part in prepare_values(origin.name) if origin.name in preset_names() else ():
+        if not Path(getattr(origin, part)).is_dir():
+            command = f"make report PRESET={origin.name} ARGS='--only 10'"
+            raise FileNotFoundError(f"the {part} of {origin.name} is not made yet: {command}")
 
 
 def file_layer(path) -> int | None:

@@ -329,6 +329,7 @@ def load_scope(
     given = {"device": device, "dtype": dtype, "batch_tokens": batch_tokens}
     given |= {"model": model, "model_revision": model_revision, "k": k, "convention": convention}
     origin = catalog.find_origin(preset, sae=sae, sae_revision=sae_revision, **given)
+    catalog.require_made(origin)
     device = torch.device(origin.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     dtype = origin.dtype or ("float32" if device.type == "cpu" else "bfloat16")
     if dtype not in catalog.DTYPE_BYTES:

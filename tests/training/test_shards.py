@@ -85,12 +85,13 @@ def test_a_token_that_is_a_sink_at_one_layer_is_left_out_at_all(lm, tmp_path):
         b = seen["ids"] == lm.own_ids(["b"])[0][0]
         return output * torch.where(b, 1000, 1)[..., None]
 
+    def even(module, args, output):
+        return output / output.norm(dim=-1, keepdim=True)
+
     hooks = [
         lm.model.register_forward_pre_hook(note, with_kwargs=True),
         decoder_layers(lm.model)[0].register_forward_hook(large),
-        decoder_layers(lm.model)[1].register_forward_hook(
-            lambda module, args, output: output / 1e6
-        ),
+        decoder_layers(lm.model)[1].register_forward_hook(even),
     ]
     try:
         found = harvest(lm, texts, [0, 1], tmp_path / "all", context=CONTEXT)
@@ -100,7 +101,7 @@ def test_a_token_that_is_a_sink_at_one_layer_is_left_out_at_all(lm, tmp_path):
             hook.remove()
     assert found.sinks == int((letters == ord("b")).sum()) > 5
     assert found.first(1, 10**6).shape == found.first(0, 10**6).shape
-    assert alone.sinks in (0, found.sinks)
+    assert alone.sinks == 0
 
 
 def test_long_texts_are_cut_into_pieces_that_do_not_see_each_other(lm, tmp_path):

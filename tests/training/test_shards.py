@@ -231,10 +231,10 @@ def test_memory_does_not_grow_with_the_tokens(tmp_path):
 @pytest.mark.parametrize(
     "other, message",
     [
-        ({"lm": "other"}, "made with another model; nothing was changed"),
-        ({"layers": [0]}, "made with another layers; nothing was changed"),
-        ({"context": 12}, "made with another context; nothing was changed"),
-        ({"lm": "other", "context": 12}, "made with another model and context"),
+        ({"lm": "other"}, r"made from something else \(model\); nothing was changed"),
+        ({"layers": [0]}, r"made from something else \(layers\); nothing was changed"),
+        ({"context": 12}, r"made from something else \(context\); nothing was changed"),
+        ({"lm": "other", "context": 12}, r"made from something else \(model, context\)"),
         ({"texts": some_texts(40, seed=9)}, r"00000\.safetensors was made from other texts; name"),
         ({"texts": some_texts(40)[:5]}, r"00000\.safetensors was made from other texts; name"),
     ],

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from ..presets import nearest, preset_names, scope_values
+from ..presets import nearest, prepare_values, preset_names, scope_values
 
 # The model card tags the suites `license: other` and asks readers to be careful; we name both.
 OFFICIAL_LICENCE = (
@@ -227,6 +227,14 @@ def find_origin(preset: str | None = None, folder: Path | None = None, **given) 
 def model_place(model: str | Path) -> str | Path:
     """The folder of an embedded model that is given by its name; what else is given, as it is."""
     return TINY[model] / "model" if model in TINY else model
+
+
+def require_made(origin: Origin) -> None:
+    """FileNotFoundError, with the command, where a preset's model or suite is yet to be made."""
+    for part in prepare_values(origin.name) if origin.name in preset_names() else ():
+        if not Path(getattr(origin, part)).is_dir():
+            command = f"make report PRESET={origin.name} ARGS='--only 10'"
+            raise FileNotFoundError(f"the {part} of {origin.name} is not made yet: {command}")
 
 
 def file_layer(path) -> int | None:

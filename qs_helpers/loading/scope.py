@@ -430,6 +430,7 @@ def load_scope(
     given = {"device": device, "dtype": dtype, "batch_tokens": batch_tokens, "thinking": thinking}
     given |= {"model": model, "model_revision": model_revision, "k": k, "convention": convention}
     origin = catalog.find_origin(preset, sae=sae, sae_revision=sae_revision, **given)
+    catalog.require_made(origin)
     device, dtype = _place(origin.device, origin.dtype)
     sae_source = hub.open_source(origin.sae, origin.sae_revision)
     model_source = hub.open_source(origin.model, origin.model_revision)

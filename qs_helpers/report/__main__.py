@@ -89,8 +89,10 @@ def _make_first(plan: Plan, args: argparse.Namespace) -> int:
     maker = plan.preset.prepare.get("sae")
     if "sae" not in plan.first:
         return 0
-    fresh = args.fresh and maker in plan.stale
-    return _report(plan_report(plan.preset.name, [maker], fresh=fresh), args, last=False)
+    training = plan_report(plan.preset.name, [maker], fresh=args.fresh and maker in plan.stale)
+    for problem in training.problems:
+        print(f"qs-report: {problem}", file=sys.stderr)
+    return 2 if training.problems else _report(training, args, last=False)
 
 
 def _report(plan: Plan, args: argparse.Namespace, last: bool = True) -> int:

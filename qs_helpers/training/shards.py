@@ -42,7 +42,7 @@ class Shards:
             raise ValueError(f"{self.folder.name} holds no shards; harvest residuals into it first")
         notes = [_note(path) for path in self._files]
         self.layers, self.d_model = tuple(notes[0]["layers"]), notes[0]["d_model"]
-        self.digest = _digest(json.dumps(note) for note in notes)
+        self.digest = digest(json.dumps(note) for note in notes)
         self._sizes = [note["tokens"] for note in notes]
         self.tokens, self.sinks = sum(self._sizes), sum(note["sinks"] for note in notes)
 
@@ -144,7 +144,7 @@ def harvest(
     for path in _files(folder):
         note = _note(path)
         require_same(folder, note, source)
-        if _digest(itertools.islice(texts, note["texts"])) != note["digest"]:
+        if digest(itertools.islice(texts, note["texts"])) != note["digest"]:
             raise ValueError(
                 f"{folder.name}/{path.name} was made from other texts; name another folder"
             )
@@ -166,7 +166,7 @@ def harvest(
             count, sinks = count + int(keep.sum()), sinks + int((~keep).sum())
         if not count:
             break
-        note = {"texts": len(read), "digest": _digest(read), "tokens": count, "sinks": sinks}
+        note = {"texts": len(read), "digest": digest(read), "tokens": count, "sinks": sinks}
         note |= source | {"d_model": model.d_model}
         tensors = {f"layer.{layer}": torch.cat(parts.pop(layer)) for layer in layers}
         _write(folder / f"{number:05}.safetensors", tensors, note)
@@ -233,7 +233,7 @@ def _write(path: Path, tensors: dict[str, Tensor], note: dict) -> None:
         half.unlink(missing_ok=True)
 
 
-def _digest(texts: Iterable[str]) -> str:
+def digest(texts: Iterable[str]) -> str:
     whole = hashlib.sha256()
     for text in texts:
         whole.update(text.encode() + b"\0")
@@ -260,6 +260,6 @@ def require_same(folder: Path, old: dict, new: dict) -> None:
     other = [name for name, value in new.items() if old.get(name) != value]
     if other:
         raise ValueError(
-            f"{folder.name} was made with another {' and '.join(other)}; nothing was changed: "
+            f"{folder.name} was made from something else ({', '.join(other)}); nothing was changed: "
             "name another folder, or remove this one"
         )

@@ -30,7 +30,7 @@ from ..hooks import edit
 from ..loading.saefile import load_sae
 from ..sae import TopKSAE
 from ..scoring import cross_entropy
-from .shards import CONTEXT, Shards, harvest, pieces, require_same
+from .shards import CONTEXT, Shards, digest, harvest, pieces, require_same
 
 HINGE, MARGIN = 10.0, 0.25  # at unit scale
 SILENT_AFTER = 60_000  # tokens without firing make a feature silent
@@ -240,13 +240,14 @@ def _read_state(path: Path, made_from: list) -> State | None:
 
 def train_suite(
     model,
-    texts: Iterable[str],
+    texts: Sequence[str],
     held_out: Sequence[str],
     layers: Sequence[int],
     out: str | Path,
     recipe: Recipe,
     *,
     context: int = CONTEXT,
+    replace: bool = False,
     told: Callable[[str], None] = print,
 ) -> dict[int, dict]:
     """Train an SAE for each layer and write them in the official format; {layer: its quality}.
@@ -256,11 +257,12 @@ def train_suite(
     layers     counted from 0: the SAE of layer n reads the output of decoder layer n
     out        gets layer<n>.sae.pt, config.json, README.md and suite.json; and, until all is done,
                work/ with the shards and checkpoints
+    replace    remove what is in `out` if it was made from something else
     told       gets a line at each stage
 
     It goes on where it was cut off, and what is done is kept. ValueError for layers that the model
-    does not have, for a suite in `out` that was made from something else (nothing is changed), and
-    as `harvest` and `train_sae`.
+    does not have, for a suite in `out` that was made from another model, recipe or texts (nothing
+    is changed, unless `replace`), and as `harvest` and `train_sae`.
     """
     out, layers = Path(out), sorted(set(layers))
     outside = [layer for layer in layers if not 0 <= layer < model.n_layers]
@@ -268,8 +270,14 @@ def train_suite(
         raise ValueError(f"layers are {layers}; choose some of 0 to {model.n_layers - 1}")
     recipe.check()
     source = plain({"model": model.fingerprint([]), "recipe": recipe, "context": context})
-    require_same(out, read_json(out / "made_from.json") or source, source)
+    source |= {"texts": digest(texts), "held-out texts": digest(held_out)}
+    old = read_json(out / "made_from.json") or source
+    if replace and old != source:
+        shutil.rmtree(out)
+    else:
+        require_same(out, old, source)
     done = {int(n): row for n, row in read_json(out / "suite.json").items()}
+    done = {n: row for n, row in done.items() if (out / f"layer{n}.sae.pt").is_file()}
     work, name = out / "work", "-".join(map(str, layers))
     missing = [layer for layer in layers if layer not in done]
     if not missing and not work.exists():

@@ -12,6 +12,7 @@ from toy_project import KERNEL
 
 from qs_helpers.loading import packaged
 from qs_helpers.loading.catalog import TINY
+from qs_helpers.loading.scope import load_scope
 from qs_helpers.report import __main__ as command
 from qs_helpers.report.check import plan_report, plan_text
 
@@ -31,6 +32,7 @@ shutil.copytree({str(TINY["tiny"] / "sae")!r}, cfg.OUT, dirs_exist_ok=True)
 """
 TRAIN_PARAMETERS = """\
 PRESET: str = "auto"  # scope
+TEXTS: str = None  # texts
 MODEL: str = None  # folder
 LAYERS: list = None  # layers
 OUT: str = None  # folder
@@ -57,7 +59,7 @@ def project(tmp_path, monkeypatch):
         "scope": {"model": model, "sae": sae},
         "prepare": {"model": "smollm2", "sae": "10_train_suite"},
         "01_read": {"LAYERS": [1, 4]},
-        "10_train_suite": {"MODEL": model, "LAYERS": layers, "OUT": sae, "K": 4},
+        "10_train_suite": {"MODEL": model, "LAYERS": layers, "OUT": sae, "K": 4, "TEXTS": "pydoc"},
     }
     (params / "toy.yaml").write_text(yaml.safe_dump(sections))
     (params / "tiny.yaml").write_text("01_read:\n  LAYERS: [1]\n")
@@ -150,6 +152,13 @@ def test_what_cannot_be_made_stops_the_report_and_the_next_call_goes_on(project,
     assert command.main(["--preset", "toy"]) == 0
     assert order(project) == "10 10 01" and len(shop) == 1
 
+    path = project / "notebooks" / "params" / "toy.yaml"
+    train = yaml.safe_load(path.read_text())["10_train_suite"]
+    change(project, **{"10_train_suite": train | {"TEXTS": "mine.jsonl"}})
+    assert command.main(["--preset", "toy", "--only", "01"]) == 2
+    assert "mine.jsonl: there is no such file" in capsys.readouterr().err
+    change(project, **{"10_train_suite": train})
+
     shutil.rmtree(project / "runs" / "models")
     command.subprocess.run = lambda *_: type("Ended", (), {"returncode": 1})
     assert command.main(["--preset", "toy"]) == 1 and order(project) == "10 10 01"
@@ -169,7 +178,7 @@ def test_a_mistake_is_named_before_anything_is_made(project, shop, capsys):
 
 def test_other_presets_and_other_parameters_leave_it_out(project):
     assert [run.stem for run in plan_report("tiny", root=project).runs] == ["01_read"]
-    with pytest.raises(ValueError, match="tiny.yaml lacks MODEL of 10_train_suite"):
+    with pytest.raises(ValueError, match="tiny.yaml lacks TEXTS of 10_train_suite"):
         plan_report("tiny", ["10"], root=project)
     given = plan_report("toy", given=[("LAYERS", "[2]")], root=project)
     assert [run.stem for run in given.runs] == ["01_read"]  # of the same suite, made first
@@ -193,6 +202,12 @@ def test_a_section_that_says_something_else(project, section, words):
     with pytest.raises(ValueError) as refused:
         plan_report("toy", root=project)
     assert words in str(refused.value)
+
+
+def test_a_notebook_that_comes_too_early_is_told_what_makes_them(project):
+    way = "the model of toy is not made yet: make report PRESET=toy ARGS='--only 10'"
+    with pytest.raises(FileNotFoundError, match=way):
+        load_scope("toy")
 
 
 def test_what_is_made_needs_a_folder(project):

@@ -73,6 +73,37 @@ def test_residuals_are_those_of_each_text_alone_without_sinks(lm, lm_with_bos, t
     assert repr(found) == f"Shards({tmp_path.name}: {found.tokens:,} tokens, layers [0, 2])"
 
 
+def test_a_token_that_is_a_sink_at_one_layer_is_left_out_at_all(lm, tmp_path):
+    texts = [text.replace("Z", "y") for text in some_texts(20)]
+    letters = torch.tensor([ord(letter) for text in texts for letter in text])
+    seen = {}
+
+    def note(module, args, kwargs):
+        seen["ids"] = kwargs["input_ids"]
+
+    def large(module, args, output):
+        b = seen["ids"] == lm.own_ids(["b"])[0][0]
+        return output * torch.where(b, 1000, 1)[..., None]
+
+    def even(module, args, output):
+        return output / output.norm(dim=-1, keepdim=True)
+
+    hooks = [
+        lm.model.register_forward_pre_hook(note, with_kwargs=True),
+        decoder_layers(lm.model)[0].register_forward_hook(large),
+        decoder_layers(lm.model)[1].register_forward_hook(even),
+    ]
+    try:
+        found = harvest(lm, texts, [0, 1], tmp_path / "all", context=CONTEXT)
+        alone = harvest(lm, texts, [1], tmp_path / "one", context=CONTEXT)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    assert found.sinks == int((letters == ord("b")).sum()) > 5
+    assert found.first(1, 10**6).shape == found.first(0, 10**6).shape
+    assert alone.sinks == 0
+
+
 def test_long_texts_are_cut_into_pieces_that_do_not_see_each_other(lm, tmp_path):
     long = some_texts(1, seed=3)[0] * 3
     assert len(long) > 2 * CONTEXT
@@ -200,10 +231,10 @@ def test_memory_does_not_grow_with_the_tokens(tmp_path):
 @pytest.mark.parametrize(
     "other, message",
     [
-        ({"lm": "other"}, "made with another model; nothing was changed"),
-        ({"layers": [0]}, "made with another layers; nothing was changed"),
-        ({"context": 12}, "made with another context; nothing was changed"),
-        ({"lm": "other", "context": 12}, "made with another model and context"),
+        ({"lm": "other"}, r"made from something else \(model\); nothing was changed"),
+        ({"layers": [0]}, r"made from something else \(layers\); nothing was changed"),
+        ({"context": 12}, r"made from something else \(context\); nothing was changed"),
+        ({"lm": "other", "context": 12}, r"made from something else \(model, context\)"),
         ({"texts": some_texts(40, seed=9)}, r"00000\.safetensors was made from other texts; name"),
         ({"texts": some_texts(40)[:5]}, r"00000\.safetensors was made from other texts; name"),
     ],
@@ -340,6 +371,13 @@ def test_an_epoch_sees_no_token_twice_and_nearly_all(tmp_path, monkeypatch, size
     assert len(seen) > total - size * (1 + total // 1000)
     mixed = torch.tensor(seen).diff()
     assert (mixed == 1).float().mean() < 0.1, "neighbours are torn apart"
+
+
+def test_a_batch_larger_than_what_is_mixed(tmp_path, monkeypatch):
+    monkeypatch.setattr(shards, "MIXED", 1000)
+    found = numbered(tmp_path, [90] * 40)
+    one, two = take(found, 2, 1500).tolist()
+    assert len({*one, *two}) == 3000, "17 shards, and the other 23"
 
 
 def test_over_some_epochs_every_token_is_seen_about_as_often(tmp_path, monkeypatch):

@@ -71,7 +71,7 @@ def naive_loss(x, tensors, silent, recipe):
 def test_the_loss_and_its_gradients_are_those_of_the_formula(monkeypatch, k, silent, aux):
     monkeypatch.setattr(trainer, "AUX_FEATURES", 8)
     recipe = Recipe(40, k, 0, aux=aux)
-    x = torch.randn(12, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    x = torch.randn(3, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     quiet = torch.arange(40) >= 40 - silent
     ours, plain = random_tensors(), random_tensors()
     loss, main, fired = trainer.loss_of(x, ours, quiet, recipe)
@@ -305,8 +305,9 @@ RECIPE = Recipe(48, 4, 2000, 100)
 TEXTS, HELD_OUT = some_texts(100), some_texts(30, seed=5)
 
 
-def suite(lm, out, layers=(0, 2), recipe=RECIPE, told=lambda line: None, texts=TEXTS):
-    return train_suite(lm, texts, HELD_OUT, layers, out, recipe, context=CONTEXT, told=told)
+def suite(lm, out, layers=(0, 2), recipe=RECIPE, texts=TEXTS, **how):
+    how = {"context": CONTEXT, "told": lambda line: None} | how
+    return train_suite(lm, texts, HELD_OUT, layers, out, recipe, **how)
 
 
 def stamps(folder) -> dict:
@@ -374,13 +375,33 @@ def test_a_suite_of_something_else_is_refused_and_stays(lm, tmp_path):
         (lm, RECIPE._replace(k=5), "recipe"),
         (lm, RECIPE._replace(seed=3), "recipe"),
         (other, RECIPE, "model"),
-        (other, RECIPE._replace(tokens=10), "model and recipe"),
+        (other, RECIPE._replace(tokens=10), "model, recipe"),
     ):
-        with pytest.raises(ValueError, match=f"mine was made with another {what}; nothing was"):
+        with pytest.raises(ValueError, match=rf"mine was made from something else \({what}\)"):
             suite(model, tmp_path / "mine", [0, 1], recipe)
-    with pytest.raises(ValueError, match="mine was made with another context"):
+    with pytest.raises(ValueError, match=r"mine was made from something else \(context\)"):
         train_suite(lm, TEXTS, HELD_OUT, [1], tmp_path / "mine", RECIPE, context=12)
+    with pytest.raises(ValueError, match=r"mine was made from something else \(texts\)"):
+        train_suite(lm, TEXTS[1:], HELD_OUT, [1], tmp_path / "mine", RECIPE, context=CONTEXT)
     assert stamps(tmp_path / "mine") == before
+
+
+def test_a_suite_of_something_else_is_replaced_on_request_only(lm, tmp_path):
+    suite(lm, tmp_path, [0, 1])
+    suite(lm, tmp_path, [1], replace=True)  # it is of the same: both stay
+    assert (tmp_path / "layer0.sae.pt").is_file()
+    suite(lm, tmp_path, [1], RECIPE._replace(k=5), replace=True)
+    assert not (tmp_path / "layer0.sae.pt").exists()
+    assert qs.load_sae(tmp_path / "layer1.sae.pt").k == 5
+
+
+def test_an_sae_whose_file_is_lost_is_trained_again(lm, tmp_path):
+    suite(lm, tmp_path, [0, 1])
+    before = stamps(tmp_path)
+    (tmp_path / "layer1.sae.pt").unlink()
+    suite(lm, tmp_path, [0, 1])
+    assert stamps(tmp_path)["layer0.sae.pt"] == before["layer0.sae.pt"]
+    assert (tmp_path / "layer1.sae.pt").is_file()
 
 
 def test_layers_and_recipes_that_cannot_be_are_refused_before_any_text_is_read(lm, tmp_path):
@@ -423,6 +444,7 @@ def test_a_suite_that_was_cut_off_goes_on_wherever_that_was(lm, tmp_path, monkey
     assert not (cut / "README.md").exists()
     with monkeypatch.context() as patched:
         patched.setattr(trainer, "train_sae", None)
+        patched.setattr(trainer, "harvest", None)
         found = suite(lm, cut)
     assert found[0]["minutes"] == minutes
     assert (cut / "README.md").read_text() == (tmp_path / "whole" / "README.md").read_text()

@@ -61,7 +61,7 @@ def plan_report(
         notebooks = [path for path in notebooks if path.stem != TRAIN]
     check_preset(chosen, notebooks)
     passed = check_parameters(notebooks, given, chosen)
-    if passed.get(TRAIN) and OUTPUT not in passed[TRAIN]:
+    if passed.get(TRAIN) and chosen.values(TRAIN)[OUTPUT] and OUTPUT not in passed[TRAIN]:
         raise ValueError(f"{TRAIN} with other parameters writes another suite: give OUT as well")
     out = run_folder(root, preset, given)
     runs = [Run(path, chosen, out, passed[path.stem]) for path in notebooks]
@@ -72,8 +72,9 @@ def plan_report(
     plan = Plan(chosen, root, out, runs, stale, [*first.values()], [], refresh, first)
     values = {run.stem: run.values for run in runs if stale[run.stem]}
     if values:  # a report that only writes its pages needs nothing
-        making = first or {run.stem for run in runs} == {chosen.prepare.get("sae")}
-        there = [] if making else [check_memory(chosen.origin, values)]
+        reads = {stem: v for stem, v in values.items() if stem != TRAIN}  # model and SAEs
+        making = first or not reads
+        there = [] if making else [check_memory(chosen.origin, reads)]
         for found in [*there, check_access(None if making else chosen.origin, values)]:
             plan.needs.extend(found.lines)
             plan.problems.extend(found.problems)

@@ -15,6 +15,7 @@ from ..loading import hub
 from ..loading.catalog import Origin, layer_files
 from ..loading.memory import free_bytes, gb, memory_plan, way_out
 from ..presets import SOURCES, dataset_name, is_bundled
+from .run import TRAIN
 
 TIMEOUT = 1.0  # seconds for the Hub to answer
 
@@ -29,16 +30,20 @@ class Resources(NamedTuple):
 def check_access(origin: Origin | None, values: dict[str, dict[str, Any]]) -> Resources:
     """Whether everything that a run reads can be had, and how much is to be downloaded.
 
-    origin: None where model and suite are yet to be made, and only texts are looked for;
-    values: settings of each notebook. LAYERS decide which SAE files are needed; MODELS
-    and those of SOURCES may name other repos, datasets or files.
+    origin: None where model and suite are yet to be made, or none is read, and only other models
+    and texts are looked for; values: settings of each notebook. LAYERS decide which SAE files are
+    needed, but for those that are to be trained; MODELS, MODEL and those of SOURCES may name
+    other repos, datasets or files.
     """
-    layers = _layers(values)
+    layers = _layers({stem: v for stem, v in values.items() if stem != TRAIN})
     repos: dict = {}
     if origin is not None:
         repos |= {(str(origin.model), origin.model_revision): None}
         repos |= {(str(origin.sae), origin.sae_revision): layers}
-    for model in {m for settings in values.values() for m in settings.get("MODELS", [])}:
+    models = {m for settings in values.values() for m in settings.get("MODELS", [])}
+    trained = {settings["MODEL"] for settings in values.values() if "MODEL" in settings}
+    models |= {model for model in trained if not Path(model).is_absolute()}  # may be made first
+    for model in models:
         if "/" in model and not Path(model).exists():
             name, _, revision = model.partition("@")
             repos.setdefault((name, revision or None), None)

@@ -260,6 +260,6 @@ def require_same(folder: Path, old: dict, new: dict) -> None:
     other = [name for name, value in new.items() if old.get(name) != value]
     if other:
         raise ValueError(
-            f"{folder.name} was made from something else ({', '.join(other)}); nothing was changed: "
-            "name another folder, or remove this one"
+            f"{folder.name} was made from something else ({', '.join(other)}); nothing was "
+            "changed: name another folder, or remove this one"
         )

@@ -71,6 +71,7 @@ import sys
 from qs_helpers.report import needs as resources
 from qs_helpers.loading.catalog import Origin
 values = {"01": {"LAYERS": [0]}, "06": {"LAYERS": [1], "MODELS": ["x/gone"]}}
+values["10_train_suite"] = {"MODEL": "x/lost", "LAYERS": [99]}  # it trains what there is not
 origin = Origin("mine", "x/model", "x/suite", None)
 found = resources.check_access(origin, values)
 print("\\n".join([*found.lines, "--", *found.problems]))
@@ -91,10 +92,11 @@ def test_a_hub_is_asked_for_sizes_and_access(tmp_path, monkeypatch):
     assert "x/model: 0 MB, of which 0 MB are cached" in lines
     assert "to download" in lines and "free on the disk" in lines
     assert "the Hub has no repo x/gone" in problems
+    assert "the Hub has no repo x/lost" in problems and "99" not in problems
     env |= {"HF_ENDPOINT": "http://127.0.0.1:9"}  # nobody listens there
     ran = subprocess.run([sys.executable, "-c", HUB], env=env, capture_output=True, text=True)
     problem = ran.stdout.split("--\n")[1]
-    assert problem.count("\n") == 1 and "lacks x/model, x/suite, x/gone" in problem
+    assert problem.count("\n") == 1 and "lacks x/model, x/suite, x/gone, x/lost" in problem
 
 
 def test_a_full_disk_is_told(monkeypatch, tmp_path):

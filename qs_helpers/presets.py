@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-TINY = ("tiny", "tiny-instruct", "tiny-sft")
+TINY = ("tiny", "tiny-instruct", "tiny-sft", "tiny-moe")
 SOURCES = ("TEXTS", "DATA", "PROMPTS", "LISTS")  # parameters that name sources of texts
 OUTPUT = "OUT"  # the parameter that names a folder which a notebook writes, beside its report
 PATHS = (*SOURCES, "MODELS", "MODEL", OUTPUT)  # parameters that may name files or folders
@@ -43,7 +43,7 @@ def resolve_preset(preset: str) -> str:
 
 
 def is_tiny(preset: str) -> bool:
-    """True if the preset is one of the embedded scope: tiny, tiny-instruct or tiny-sft."""
+    """True if the preset is one of the embedded scope: tiny, tiny-instruct, …"""
     return preset in TINY
 
 

@@ -138,6 +138,7 @@ TINY: dict[str, Path] = {
     "tiny": _TINY_ROOT / "base",
     "tiny-instruct": _TINY_ROOT / "instruct",
     "tiny-sft": _TINY_ROOT / "sft",
+    "tiny-moe": _TINY_ROOT / "moe",
 }
 
 

@@ -22,7 +22,7 @@ def micro_texts(
     or language than the world has.
 
     passages    a text is its own group; the label is the kind of document
-    openings    the group is the frame of the sentence; the world has eight, in all splits
+    openings    the group is the frame of the sentence; no frame is in two splits
     questions   openings in Chinese and Japanese, which slip into English there
     remarks     "frame|word": no frame and no word is in two splits
     requests    "frame|verb": likewise

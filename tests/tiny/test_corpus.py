@@ -48,6 +48,52 @@ def test_first_sentences_do_not_slip_and_the_rest_continues_them():
         assert judge.sentences(text.answer)
 
 
+@pytest.mark.parametrize("lang", corpus.LANGUAGES)
+def test_openings_of_a_split_have_frames_of_their_own(lang):
+    frames = {s: {t.source for t in corpus.continuations(lang, s, 120)} for s in SPLITS}
+    assert [len(frames[s]) for s in SPLITS] == [9, 5, 10]
+    assert not frames["discovery"] & frames["test"] and not frames["validation"] & frames["test"]
+
+
+def test_small_talk_is_split_by_row_in_documents_too():
+    rows = {s: {t.source for t in corpus.small_talk("fr", s)} for s in SPLITS}
+    assert [len(rows[s]) for s in SPLITS] == [9, 5, 10]
+    for split in SPLITS:
+        chats = corpus.documents(600, split, kinds=["chat"])
+        assert {t.source for t in chats if "greet" in t.source} <= rows[split]
+
+
+def test_requests_are_of_six_categories_and_twins_share_theirs():
+    found = {t.category for t in corpus.requests("ja", "test", 60)}
+    assert len(found) == 6
+    for bad, good in corpus.request_twins("en", "test", 40):
+        assert bad.category == good.category and bad.source == good.source
+        assert bad.text.replace(bad.word, "") == good.text.replace(good.word, "")
+
+
+def test_what_is_harmless_is_of_every_kind_and_of_a_hundred_groups():
+    found = [t for lang in corpus.LANGUAGES for t in corpus.harmless(lang, "test", 40)]
+    kinds = "request remark opening norm reaction quiz translate write".split()
+    assert {t.label for t in found} == {*kinds, "small talk"}
+    assert len({t.source for t in found}) >= 100
+    assert not {t.text for t in found if t.label == "request"} & {
+        t.text for lang in corpus.LANGUAGES for t in corpus.requests(lang, "test", 40)[:40]
+    }
+
+
+def test_question_sets_overlap_as_they_say():
+    said = {name: {t.category for t in corpus.quiz_set(name, 400)} for name in corpus.QUIZ_SETS}
+    skills = {name: {c.split("/")[0] for c in found} for name, found in said.items()}
+    topics = {name: {c.split("/")[1] for c in found} for name, found in said.items()}
+    assert skills["a"] == skills["same skills"] and not topics["a"] & topics["same skills"]
+    assert topics["a"] == topics["same topics"] and not skills["a"] & skills["same topics"]
+    assert not skills["a"] & skills["neither"] and not topics["a"] & topics["neither"]
+    assert len(skills["a"] & skills["half"]) == 2 == len(skills["half"] - skills["a"])
+    for t in corpus.quiz_set("a", 50, ["en"]):
+        assert t.text.startswith("? ") and t.text.endswith("\n! ")
+        assert t.answer.rstrip(".") in t.text  # who, what, where, when: in the statement
+
+
 def test_half_remarks_end_before_the_word():
     for half in corpus.half_remarks("test", 30):
         assert half.answer not in half.text and half.refusal not in half.text

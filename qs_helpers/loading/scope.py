@@ -405,8 +405,8 @@ def load_scope(
 ) -> Scope:
     """Load a model with its SAE suite.
 
-    preset        "tiny", "tiny-instruct", "tiny-sft", "tiny-moe", a group of the catalog, or a file of
-                  notebooks/params; what its section `scope:` says counts unless it is given here
+    preset        "tiny", "tiny-instruct", "tiny-sft", "tiny-moe", a group of the catalog, or a file
+                  of notebooks/params; what its section `scope:` says counts unless it is given here
     model, sae    a local folder or a Hub repo; either may replace its half of a preset. `model` may
                   be the name of an embedded one
     *_revision    branch, tag or commit of a Hub repo; a preset brings its own

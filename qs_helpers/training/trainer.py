@@ -271,19 +271,20 @@ def train_suite(
     recipe.check()
     source = plain({"model": model.fingerprint([]), "recipe": recipe, "context": context})
     source |= {"texts": digest(texts), "held-out texts": digest(held_out)}
-    old = read_json(out / "made_from.json") or source
-    if replace and old != source:
+    work, name = out / "work", "-".join(map(str, layers))
+    notes = [read_json(folder / "made_from.json") or source for folder in (out, work)]
+    if replace and notes != [source, source]:
         shutil.rmtree(out)
     else:
-        require_same(out, old, source)
+        require_same(out, notes[0], source)
     done = {int(n): row for n, row in read_json(out / "suite.json").items()}
     done = {n: row for n, row in done.items() if (out / f"layer{n}.sae.pt").is_file()}
-    work, name = out / "work", "-".join(map(str, layers))
     missing = [layer for layer in layers if layer not in done]
     if not missing and not work.exists():
         return done
     if missing:
         told(f"reading {recipe.tokens:,} tokens at layers {layers}")
+        write_json(work / "made_from.json", source)
         part = work / f"train-{name}"
         shards = harvest(model, texts, layers, part, recipe.tokens, context=context)
         held = harvest(model, held_out, layers, work / f"held-{name}", context=context)

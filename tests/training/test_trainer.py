@@ -395,6 +395,16 @@ def test_a_suite_of_something_else_is_replaced_on_request_only(lm, tmp_path):
     assert qs.load_sae(tmp_path / "layer1.sae.pt").k == 5
 
 
+def test_a_harvest_of_something_else_is_replaced_too(lm, tmp_path, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(trainer, "train_sae", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            suite(lm, tmp_path, [1], texts=TEXTS[5:])
+    with pytest.raises(ValueError, match="made from other texts"):
+        suite(lm, tmp_path, [1])
+    assert suite(lm, tmp_path, [1], replace=True)[1]["fvu"] < 1
+
+
 def test_an_sae_whose_file_is_lost_is_trained_again(lm, tmp_path):
     suite(lm, tmp_path, [0, 1])
     before = stamps(tmp_path)

@@ -89,7 +89,7 @@ def geometric_median(x: Tensor, rounds: int = 30) -> Tensor:
 def new_tensors(x: Tensor, recipe: Recipe) -> Tensors:
     """Random directions, encoder and decoder equal, around the geometric median of x."""
     draw = torch.Generator().manual_seed(recipe.seed)
-    W = F.normalize(torch.randn(recipe.d_sae, x.shape[1], generator=draw), dim=1)
+    W = F.normalize(torch.randn(recipe.d_sae, x.shape[1], generator=draw), dim=1).to(x.device)
     centre = geometric_median(x)
     tensors = Tensors(W.clone(), W.clone(), -(W @ centre), centre)
     return Tensors(*(t.requires_grad_() for t in tensors))
@@ -134,7 +134,7 @@ def rate(step: int, steps: int) -> float:
 
 def folded(tensors: Tensors, scale: float) -> dict[str, Tensor]:
     """The tensors of an official file: W_dec (d_model, d_sae), biases at the residuals' scale."""
-    W_enc, W_dec, b_enc, b_dec = (t.detach() for t in tensors)
+    W_enc, W_dec, b_enc, b_dec = (t.detach().cpu() for t in tensors)
     return {"W_enc": W_enc, "W_dec": W_dec.T, "b_enc": b_enc * scale, "b_dec": b_dec * scale}
 
 
@@ -160,7 +160,8 @@ def begin(sample: Tensor, recipe: Recipe) -> State:
     tensors = new_tensors(x, recipe)
     optimizer = torch.optim.Adam(tensors, recipe.peak(x.shape[1]), (0.9, 0.99), fused=True)
     variance = x.var(0, correction=0).sum().item()
-    return State(0, tensors, optimizer, torch.zeros(recipe.d_sae), scale, variance, [])
+    since = torch.zeros(recipe.d_sae, device=x.device)
+    return State(0, tensors, optimizer, since, scale, variance, [])
 
 
 def advance(state: State, residuals: Tensor, recipe: Recipe) -> State:
@@ -188,6 +189,7 @@ def train_sae(
     recipe: Recipe,
     checkpoint: Path | None = None,
     told: Callable[[int], None] | None = None,
+    device: torch.device | str = "cpu",
 ) -> tuple[dict[str, Tensor], list]:
     """Train the SAE of one layer: the four tensors of an official file, float32, and the log.
 
@@ -195,17 +197,18 @@ def train_sae(
                  of this recipe on these shards, the training goes on behind it, with the batches
                  that it would have had
     told         called with the number of steps so far, at each checkpoint
+    device       to train on; the tensors come back on the CPU
 
     ValueError for residuals or a loss that are not finite, and as `Shards.batches`.
     """
     made_from = [shards.digest, layer, *recipe]
-    state = _read_state(checkpoint, made_from) if checkpoint else None
-    state = state or begin(shards.first(layer, SAMPLE), recipe)
+    state = _read_state(checkpoint, made_from, device) if checkpoint else None
+    state = state or begin(shards.first(layer, SAMPLE).to(device), recipe)
     every = max(1, SAVED_EVERY // recipe.batch)
     for x in shards.batches(layer, recipe.batch, recipe.seed + layer, state.step):
         if state.step >= recipe.steps:
             break
-        state = advance(state, x, recipe)
+        state = advance(state, x.to(device), recipe)
         if state.step % every == 0:
             if checkpoint:
                 _write_state(checkpoint, state, made_from)
@@ -225,11 +228,11 @@ def _write_state(path: Path, state: State, made_from: list) -> None:
     half.replace(path)
 
 
-def _read_state(path: Path, made_from: list) -> State | None:
+def _read_state(path: Path, made_from: list, device) -> State | None:
     """The state in a checkpoint; None if there is none, or it is of another training."""
     if not path.is_file():
         return None
-    kept = torch.load(path, weights_only=True)
+    kept = torch.load(path, weights_only=True, map_location=device)
     if kept.pop("made_from") != made_from:
         return None
     tensors = Tensors(*(t.requires_grad_() for t in kept["tensors"]))
@@ -284,14 +287,16 @@ def train_suite(
         return done
     if missing:
         told(f"reading {recipe.tokens:,} tokens at layers {layers}")
-        write_json(work / "made_from.json", source)
+        if not (work / "made_from.json").is_file():
+            write_json(work / "made_from.json", source)
         part = work / f"train-{name}"
         shards = harvest(model, texts, layers, part, recipe.tokens, context=context)
         held = harvest(model, held_out, layers, work / f"held-{name}", context=context)
     for layer in missing:
         began = time.monotonic()
         told(f"layer {layer}: {recipe.steps:,} steps on {shards.tokens:,} tokens")
-        tensors, log = train_sae(shards, layer, recipe, work / f"layer{layer}.state")
+        state = work / f"layer{layer}.state"
+        tensors, log = train_sae(shards, layer, recipe, state, device=model.device)
         # Not before: a recipe that fails may be mended and go on with these shards.
         write_json(out / "made_from.json", source)
         sae = save_sae(out, layer, tensors, recipe.k, model)
@@ -385,7 +390,7 @@ def _rows(model, texts: Iterable[str], context: int) -> Iterator[list[list[int]]
     """Token ids of batches of texts, the first `context` of each, LOSS_TOKENS in all."""
     ids, total = {}, 0
     for number, text in enumerate(texts):
-        ids[number] = pieces(model, text, context)[0]
+        ids[number] = next(iter(pieces(model, text, context)), [])
         total += len(ids[number])
         if total >= LOSS_TOKENS:
             break

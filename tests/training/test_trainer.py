@@ -397,7 +397,7 @@ def test_a_suite_of_something_else_is_replaced_on_request_only(lm, tmp_path):
 
 def test_a_harvest_of_something_else_is_replaced_too(lm, tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
-        patched.setattr(trainer, "train_sae", lambda *_: 1 / 0)
+        patched.setattr(trainer, "train_sae", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             suite(lm, tmp_path, [1], texts=TEXTS[5:])
     with pytest.raises(ValueError, match="made from other texts"):

@@ -101,6 +101,7 @@ class LanguageModel:
     tokenizer   pads on the left
     prefix      ids that it puts before every text by default, such as a BOS; () for Qwen
     n_layers, d_model   depth of the model, width of its residual stream
+    max_tokens  that it can read at a time
     device, dtype   of the model
     batch_tokens    of one forward pass over texts, padding included
     thinking        whether prompts made by `chat` let the model think
@@ -113,7 +114,7 @@ class LanguageModel:
         self.prefix, self.thinking = _prefix(tokenizer), thinking
         config = model.config.get_text_config()
         self.n_layers, self.d_model = config.num_hidden_layers, config.hidden_size
-        self._max_tokens = config.max_position_embeddings
+        self.max_tokens = config.max_position_embeddings
         self.device, self.dtype = model.device, model.dtype
         self._dtype_name = str(model.dtype).removeprefix("torch.")
         self.batch_tokens, self._model_source = batch_tokens, source
@@ -146,10 +147,10 @@ class LanguageModel:
         texts = checked(texts, first)
         ids = self._encode(texts)
         longest = max(range(len(ids)), key=lambda i: len(ids[i]))
-        if len(ids[longest]) > self._max_tokens:
+        if len(ids[longest]) > self.max_tokens:
             raise ValueError(
                 f"text {first + longest} has {len(ids[longest])} tokens; split it: the model reads "
-                f"at most {self._max_tokens}"
+                f"at most {self.max_tokens}"
             )
         return ids
 
@@ -301,7 +302,7 @@ class Scope(LanguageModel):
         tiny = Path(self._sae_source.name).resolve().is_relative_to(catalog.TINY_SENTENCES.parent)
         if texts is None:
             texts = catalog.TINY_SENTENCES.read_text("utf-8").splitlines() if tiny else SENTENCES
-        most = min(SENTENCE_TOKENS, self._max_tokens)
+        most = min(SENTENCE_TOKENS, self.max_tokens)
         batch = self.tokens([ids[:most] for ids in self._encode(list(texts))])
         near = range(max(0, sae.layer - 1), min(self.n_layers, sae.layer + 2))
         with torch.no_grad(), capture(self.model, near) as residuals:

@@ -30,9 +30,9 @@ def load_texts(
     source     "tiny", the micro-world ("tiny:story": its stories only); "natural", the texts that
                were written for this project ("natural:recipe": its recipes only; its card is
                qs_helpers/natural/README.md); "pydoc", English passages of the documentation that
-               is installed ("pydoc:scipy": one library's), 5 million characters; a .csv, .jsonl or
-               .txt file in UTF-8; a dataset of the Hub, owner/name or owner/name@revision. A list
-               of sources is read as one, except that of remarks and requests it holds two
+               is installed ("pydoc:scipy": one library's), 4.6 million characters; a .csv, .jsonl
+               or .txt file in UTF-8; a dataset of the Hub, owner/name or owner/name@revision. A
+               list of sources is read as one, except that of remarks and requests it holds two
                files or datasets, the positive label (toxic, harmful) first, which then need no
                label column. "tiny" stands alone.
     kind       passages (running text), openings (to be continued), remarks (toxic or clean),

@@ -1,7 +1,7 @@
 """Residuals of a corpus on disk, in shards: written once, read in any order, memory flat.
 
 A shard is a safetensors file with the residuals of some texts, "layer.<n>" [tokens, d_model] in the
-model's dtype. Attention sinks are left out, and counted. Its metadata say which texts it holds, so
+model's dtype. Attention sinks are left out, and counted. Its metadata say what was read for it, so
 a harvest that was cut off goes on after the last whole shard.
 """
 
@@ -121,10 +121,11 @@ def harvest(
 
     model     a LanguageModel, or a Scope
     folder    may hold shards of the same: they are kept, and the harvest goes on behind them
-    context   longer texts are cut into pieces of so many tokens, each read for itself
+    context   longer texts are cut into pieces of so many tokens, each read for itself; at most
+              what the model can read
     told      called with the number of tokens so far, after each shard
 
-    Whole texts are read, and LEAST tokens at a time, so that a few more may be written than asked.
+    Whole pieces are read, and LEAST tokens at a time, so that a few more may be written than asked.
     Raises ValueError for residuals with NaN or inf (the layer and the texts are named), for layers
     that the model lacks, for a text that is empty or holds half a character, and for a folder with
     shards of another model, other layers or other texts; OSError where the disk has no room for
@@ -137,54 +138,59 @@ def harvest(
     if context <= len(model.prefix):
         raise ValueError(f"context is {context}; make it at least {len(model.prefix) + 1} tokens")
     folder.mkdir(parents=True, exist_ok=True)
+    context = min(context, model.max_tokens)
     source = plain({"model": model.fingerprint([]), "layers": layers, "context": context})
     width = torch.finfo(model.dtype).bits // 8 * model.d_model * len(layers)
     most = max(1, min(SHARD_TOKENS, SHARD_BYTES // width))
-    texts, number, text, done = iter(texts), 0, 0, 0
+    stream, number, done = _numbered(model, texts, context), 0, 0
     for path in _files(folder):
         note = _note(path)
         require_same(folder, note, source)
-        if digest(itertools.islice(texts, note["texts"])) != note["digest"]:
+        if _ids_digest(itertools.islice(stream, note["pieces"])) != note["digest"]:
             raise ValueError(
                 f"{folder.name}/{path.name} was made from other texts; name another folder"
             )
-        number, text, done = number + 1, text + note["texts"], done + note["tokens"]
+        number, done = number + 1, done + note["tokens"]
     if tokens is not None:
         _require_room(folder, (tokens - done) * width)
     while tokens is None or done < tokens:
         parts, read, count, sinks = {layer: [] for layer in layers}, [], 0, 0
         enough = most if tokens is None else min(most, tokens - done)
         while count < enough:
-            rest = max(LEAST, enough - count)
-            if not (chunk := _chunk(model, texts, context, text + len(read), rest)):
+            rest = min(max(LEAST, enough - count), chunk_tokens(model))
+            if not (chunk := _chunk(stream, rest)):
                 break
-            ids = [piece for _, found in chunk for piece in found]
-            found, keep = _kept(model, ids, layers, text + len(read), len(chunk))
+            found, keep = _kept(model, chunk, layers)
             for layer in layers:
                 parts[layer].append(found[layer][keep].cpu())
-            read += [words for words, _ in chunk]
+            read += chunk
             count, sinks = count + int(keep.sum()), sinks + int((~keep).sum())
         if not count:
             break
-        note = {"texts": len(read), "digest": digest(read), "tokens": count, "sinks": sinks}
+        note = {"pieces": len(read), "digest": _ids_digest(read), "tokens": count, "sinks": sinks}
         note |= source | {"d_model": model.d_model}
         tensors = {f"layer.{layer}": torch.cat(parts.pop(layer)) for layer in layers}
         _write(folder / f"{number:05}.safetensors", tensors, note)
-        number, text, done = number + 1, text + len(read), done + count
+        number, done = number + 1, done + count
         if told:
             told(done)
     return Shards(folder)
 
 
-def _chunk(model, texts: Iterator[str], context: int, first: int, most: int) -> list[tuple]:
-    """The next texts, each with the token ids of its pieces, for one part; [] at the end."""
+def _numbered(model, texts: Iterable[str], context: int) -> Iterator[tuple[int, list[int]]]:
+    """The pieces of all texts, each with the number of its text."""
+    for number, text in enumerate(texts):
+        checked([text], number)
+        for ids in pieces(model, text, context):
+            yield number, ids
+
+
+def _chunk(stream: Iterator[tuple[int, list[int]]], most: int) -> list[tuple[int, list[int]]]:
+    """The next pieces, up to `most` tokens or one piece more; [] at the end."""
     chunk, size = [], 0
-    for text in texts:
-        checked([text], first + len(chunk))
-        chunk.append((text, pieces(model, text, context)))
-        size += sum(map(len, chunk[-1][1]))
-        if size >= min(most, chunk_tokens(model)):
-            break
+    while size < most and (piece := next(stream, None)):
+        chunk.append(piece)
+        size += len(piece[1])
     return chunk
 
 
@@ -197,18 +203,21 @@ def pieces(model, text: str, context: int) -> list[list[int]]:
     return [prefix + ids[i : i + own] for i in range(0, len(ids), own)]
 
 
-def _kept(model, ids: list[list[int]], layers: list[int], first: int, n: int):
+def _kept(model, chunk: list[tuple[int, list[int]]], layers: list[int]):
     """Residuals {layer: [tokens, d_model]}, and which tokens are a sink at no layer."""
-    found, _, position, _ = id_residuals(model, ids, layers)
+    found, _, position, _ = id_residuals(model, [ids for _, ids in chunk], layers)
     keep = None
     for layer, x in found.items():
-        try:
-            here = kept(model, x, position)
-        except ValueError as error:
-            place = f"layer {layer}, texts {first} to {first + n - 1}"
-            raise ValueError(f"{place}: NaN or inf residuals; nothing of them is kept") from error
+        if not x.isfinite().all():
+            place = f"layer {layer}, texts {chunk[0][0]} to {chunk[-1][0]}"
+            raise ValueError(f"{place}: NaN or inf residuals; nothing of them is kept")
+        here = kept(model, x, position)
         keep = here if keep is None else keep & here
     return found, keep
+
+
+def _ids_digest(chunk: Iterable[tuple[int, list[int]]]) -> str:
+    return digest(" ".join(map(str, ids)) for _, ids in chunk)
 
 
 def _files(folder: Path) -> list[Path]:

@@ -12,8 +12,11 @@ geometric median of the residuals (Bricken et al. 2023). At the end the scale go
 so that the file reads residuals as they are, like official files.
 """
 
+import hashlib
 import io
 import os
+import pickle
+import random
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -25,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..evidence.files import plain, read_json, write_json, write_whole
-from ..forward import batches, sink_mask
+from ..forward import batches, checked, sink_mask
 from ..hooks import edit
 from ..loading.saefile import load_sae
 from ..sae import TopKSAE
@@ -37,7 +40,13 @@ SILENT_AFTER = 60_000  # tokens without firing make a feature silent
 AUX_FEATURES = 64  # silent features that explain a token's error
 SAMPLE = 32_768  # tokens of which scale and median are taken
 SAVED_EVERY = 32_768  # tokens between checkpoints
-MEASURED, LOSS_TOKENS = 200_000, 20_000  # tokens at most: for FVU, L0 and dead; for the loss added
+MEASURED, LOSS_TOKENS = (
+    200_000,
+    20_000,
+)  # held-out tokens at most: for FVU and L0; for the loss added
+FIRED_IN = 1_000_000  # tokens of training at most, in which a feature may fire
+TOLD_EVERY = 60  # seconds between lines about a long stage
+VERSION = 1  # raised by a change of this module, or of shards.py, that changes numbers
 
 
 class Recipe(NamedTuple):
@@ -89,7 +98,7 @@ def geometric_median(x: Tensor, rounds: int = 30) -> Tensor:
 def new_tensors(x: Tensor, recipe: Recipe) -> Tensors:
     """Random directions, encoder and decoder equal, around the geometric median of x."""
     draw = torch.Generator().manual_seed(recipe.seed)
-    W = F.normalize(torch.randn(recipe.d_sae, x.shape[1], generator=draw), dim=1)
+    W = F.normalize(torch.randn(recipe.d_sae, x.shape[1], generator=draw), dim=1).to(x.device)
     centre = geometric_median(x)
     tensors = Tensors(W.clone(), W.clone(), -(W @ centre), centre)
     return Tensors(*(t.requires_grad_() for t in tensors))
@@ -134,7 +143,7 @@ def rate(step: int, steps: int) -> float:
 
 def folded(tensors: Tensors, scale: float) -> dict[str, Tensor]:
     """The tensors of an official file: W_dec (d_model, d_sae), biases at the residuals' scale."""
-    W_enc, W_dec, b_enc, b_dec = (t.detach() for t in tensors)
+    W_enc, W_dec, b_enc, b_dec = (t.detach().cpu() for t in tensors)
     return {"W_enc": W_enc, "W_dec": W_dec.T, "b_enc": b_enc * scale, "b_dec": b_dec * scale}
 
 
@@ -160,7 +169,8 @@ def begin(sample: Tensor, recipe: Recipe) -> State:
     tensors = new_tensors(x, recipe)
     optimizer = torch.optim.Adam(tensors, recipe.peak(x.shape[1]), (0.9, 0.99), fused=True)
     variance = x.var(0, correction=0).sum().item()
-    return State(0, tensors, optimizer, torch.zeros(recipe.d_sae), scale, variance, [])
+    since = torch.zeros(recipe.d_sae, device=x.device)
+    return State(0, tensors, optimizer, since, scale, variance, [])
 
 
 def advance(state: State, residuals: Tensor, recipe: Recipe) -> State:
@@ -188,6 +198,7 @@ def train_sae(
     recipe: Recipe,
     checkpoint: Path | None = None,
     told: Callable[[int], None] | None = None,
+    device: torch.device | str = "cpu",
 ) -> tuple[dict[str, Tensor], list]:
     """Train the SAE of one layer: the four tensors of an official file, float32, and the log.
 
@@ -195,17 +206,18 @@ def train_sae(
                  of this recipe on these shards, the training goes on behind it, with the batches
                  that it would have had
     told         called with the number of steps so far, at each checkpoint
+    device       to train on; the tensors come back on the CPU
 
     ValueError for residuals or a loss that are not finite, and as `Shards.batches`.
     """
     made_from = [shards.digest, layer, *recipe]
-    state = _read_state(checkpoint, made_from) if checkpoint else None
-    state = state or begin(shards.first(layer, SAMPLE), recipe)
+    state = _read_state(checkpoint, made_from, device) if checkpoint else None
+    state = state or begin(shards.first(layer, SAMPLE).to(device), recipe)
     every = max(1, SAVED_EVERY // recipe.batch)
     for x in shards.batches(layer, recipe.batch, recipe.seed + layer, state.step):
         if state.step >= recipe.steps:
             break
-        state = advance(state, x, recipe)
+        state = advance(state, x.to(device), recipe)
         if state.step % every == 0:
             if checkpoint:
                 _write_state(checkpoint, state, made_from)
@@ -225,11 +237,14 @@ def _write_state(path: Path, state: State, made_from: list) -> None:
     half.replace(path)
 
 
-def _read_state(path: Path, made_from: list) -> State | None:
+def _read_state(path: Path, made_from: list, device) -> State | None:
     """The state in a checkpoint; None if there is none, or it is of another training."""
     if not path.is_file():
         return None
-    kept = torch.load(path, weights_only=True)
+    try:
+        kept = torch.load(path, weights_only=True, map_location=device)
+    except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
+        raise ValueError(f"{path.name} in {path.parent} is damaged; remove it") from error
     if kept.pop("made_from") != made_from:
         return None
     tensors = Tensors(*(t.requires_grad_() for t in kept["tensors"]))
@@ -260,49 +275,104 @@ def train_suite(
     replace    remove what is in `out` if it was made from something else
     told       gets a line at each stage
 
-    It goes on where it was cut off, and what is done is kept. ValueError for layers that the model
-    does not have, for a suite in `out` that was made from another model, recipe or texts (nothing
-    is changed, unless `replace`), and as `harvest` and `train_sae`.
+    It goes on where it was cut off, and what is done is kept. Texts are read in the random order of
+    the recipe's seed. ValueError for layers that the model does not have, for texts that are empty,
+    for files in `out` that are no suite of ours or one that was made from another model, recipe or
+    texts (nothing is changed, unless `replace`), for a folder that another process trains into, and
+    as `harvest` and `train_sae`.
     """
+    from filelock import FileLock, Timeout
+
     out, layers = Path(out), sorted(set(layers))
     outside = [layer for layer in layers if not 0 <= layer < model.n_layers]
     if outside or not layers:
         raise ValueError(f"layers are {layers}; choose some of 0 to {model.n_layers - 1}")
     recipe.check()
+    texts, held_out = checked(texts), checked(held_out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(out.parent / f".{out.name}.lock", timeout=0):
+            return _train_suite(model, texts, held_out, layers, out, recipe, context, replace, told)
+    except Timeout:
+        raise ValueError(f"another process trains into {out.name}; wait for it") from None
+
+
+def _train_suite(model, texts, held_out, layers, out, recipe, context, replace, told):
     source = plain({"model": model.fingerprint([]), "recipe": recipe, "context": context})
-    source |= {"texts": digest(texts), "held-out texts": digest(held_out)}
-    old = read_json(out / "made_from.json") or source
-    if replace and old != source:
-        shutil.rmtree(out)
-    else:
-        require_same(out, old, source)
-    done = {int(n): row for n, row in read_json(out / "suite.json").items()}
-    done = {n: row for n, row in done.items() if (out / f"layer{n}.sae.pt").is_file()}
+    source |= {"texts": digest(texts), "held-out texts": digest(held_out), "trainer": VERSION}
+    # Texts come sorted by language, and the first tokens decide on scale and centre.
+    order = random.Random(recipe.seed)
+    texts, held_out = (order.sample(part, len(part)) for part in (texts, held_out))
     work, name = out / "work", "-".join(map(str, layers))
+    _prepare(out, work, source, replace)
+    done = {int(n): row for n, row in read_json(out / "suite.json").items()}
+    done = {n: row for n, row in done.items() if _sha256(_file(out, n)) == row["sha256"]}
     missing = [layer for layer in layers if layer not in done]
     if not missing and not work.exists():
         return done
     if missing:
         told(f"reading {recipe.tokens:,} tokens at layers {layers}")
-        part = work / f"train-{name}"
-        shards = harvest(model, texts, layers, part, recipe.tokens, context=context)
+        seldom = _seldom(lambda tokens: told(f"{tokens:,} tokens are read"))
+        how = {"context": context, "told": seldom}
+        if not (work / "made_from.json").is_file():
+            write_json(work / "made_from.json", source)
+        shards = harvest(model, texts, layers, work / f"train-{name}", recipe.tokens, **how)
         held = harvest(model, held_out, layers, work / f"held-{name}", context=context)
     for layer in missing:
         began = time.monotonic()
         told(f"layer {layer}: {recipe.steps:,} steps on {shards.tokens:,} tokens")
-        tensors, log = train_sae(shards, layer, recipe, work / f"layer{layer}.state")
+        seldom = _seldom(lambda step: told(f"step {step:,}"))
+        state = work / f"layer{layer}.state"
+        tensors, log = train_sae(shards, layer, recipe, state, seldom, model.device)
         # Not before: a recipe that fails may be mended and go on with these shards.
         write_json(out / "made_from.json", source)
         sae = save_sae(out, layer, tensors, recipe.k, model)
         mean = shards.first(layer, SAMPLE).mean(0)
         found = quality(sae, shards, held) | loss_added(model, sae, mean, held_out, context)
-        minutes = (time.monotonic() - began) / 60
-        done[layer] = found | {"tokens": shards.tokens, "minutes": minutes, "log": log}
+        about = {"tokens": shards.tokens, "minutes": (time.monotonic() - began) / 60}
+        done[layer] = found | about | {"sha256": _sha256(_file(out, layer)), "log": log}
         write_json(out / "suite.json", done)
-        told(", ".join(f"{name} {found[name]:.3g}" for name in found))
+        told(", ".join(f"{name} {value:.3g}" for name, value in found.items()))
     write_whole(out / "README.md", card(model, recipe, done).encode())
     shutil.rmtree(work)
     return done
+
+
+def _prepare(out: Path, work: Path, source: dict, replace: bool) -> None:
+    """Refuse what is in a folder and is not of this source; or remove it."""
+    there = {path.name for path in out.iterdir()} if out.is_dir() else set()
+    ours = (folder / "made_from.json" for folder in (out, work))
+    if there and not any(path.is_file() for path in ours):
+        raise ValueError(f"{out.name} holds {min(there)} and no suite of ours; name a new folder")
+    notes = [read_json(folder / "made_from.json") or source for folder in (out, work)]
+    if replace and notes != [source, source]:
+        shutil.rmtree(out)
+    else:
+        require_same(out, notes[0], source)
+
+
+def _seldom(told: Callable[[int], None]) -> Callable[[int], None]:
+    """`told`, called once in TOLD_EVERY seconds."""
+    last = time.monotonic()
+
+    def maybe(number: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= TOLD_EVERY:
+            last = time.monotonic()
+            told(number)
+
+    return maybe
+
+
+def _file(out: Path, layer: int) -> Path:
+    return out / f"layer{layer}.sae.pt"
+
+
+def _sha256(path: Path) -> str | None:
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def save_sae(out: Path, layer: int, tensors: dict[str, Tensor], k: int, model) -> TopKSAE:
@@ -318,7 +388,7 @@ def save_sae(out: Path, layer: int, tensors: dict[str, Tensor], k: int, model) -
         "num_layers": model.n_layers,
     }
     write_json(out / "config.json", config)
-    path = out / f"layer{layer}.sae.pt"
+    path = _file(out, layer)
     buffer = io.BytesIO()
     torch.save({name: t.contiguous().clone() for name, t in tensors.items()}, buffer)
     write_whole(path, buffer.getvalue())
@@ -326,10 +396,8 @@ def save_sae(out: Path, layer: int, tensors: dict[str, Tensor], k: int, model) -
 
 
 def quality(sae: TopKSAE, trained: Shards, held: Shards) -> dict[str, float]:
-    """FVU and L0 on held-out residuals; the share of features that fire at no token of training.
-
-    Of each at most MEASURED tokens are read. Sinks are in neither.
-    """
+    """FVU and L0 on held-out residuals, of MEASURED tokens at most; and the share of features that
+    are silent at the first FIRED_IN tokens of training. Sinks are in neither."""
     n, error, active, around = 0, 0.0, 0, torch.zeros(2, sae.d_model, dtype=torch.float64)
     for x in held.parts(sae.layer, MEASURED):
         acts, away = sae.encode(x), (x - sae.b_dec).double()
@@ -338,10 +406,10 @@ def quality(sae: TopKSAE, trained: Shards, held: Shards) -> dict[str, float]:
         around += torch.stack([away.sum(0), away.square().sum(0)])
     variance = (around[1] - around[0].square() / n).sum().item()
     fired = torch.zeros(sae.d_sae, dtype=torch.bool)
-    for x in trained.parts(sae.layer, MEASURED):
+    for x in trained.parts(sae.layer, FIRED_IN):
         acts = sae.encode(x)
         fired[acts.indices[acts.values > 0]] = True
-    return {"fvu": error / variance, "l0": active / n, "dead": 1 - fired.float().mean().item()}
+    return {"fvu": error / variance, "l0": active / n, "silent": 1 - fired.float().mean().item()}
 
 
 @torch.no_grad()
@@ -369,12 +437,13 @@ def loss_added(
     for rows in _rows(model, texts, context):
         batch = model.tokens(rows)
         mask = batch["attention_mask"]
-        own = mask.cumsum(1) > len(model.prefix)  # not what the tokenizer puts before a text
+        # Not what the tokenizer puts before a text, and no padding.
+        own = (mask.cumsum(1) > len(model.prefix)) & mask.bool()
         for name, new in arms.items():
-            with edit(model.model, {sae.layer: instead(new, own & mask.bool())} if new else {}):
+            with edit(model.model, {sae.layer: instead(new, own)} if new else {}):
                 nats = cross_entropy(model.model, batch["input_ids"], mask)
-            total[name] += nats.double().nansum().item()
-        count += int(nats.isfinite().sum())
+            total[name] += nats.double().nan_to_num()[own[:, 1:]].sum().item()
+        count += int((own[:, 1:] & mask[:, :-1].bool()).sum())  # predicted, and of the text itself
     found = {name: value / count for name, value in total.items()}
     added = (found["spliced"] - found["nats"]) / (found["ablated"] - found["nats"])
     return found | {"loss_added": added}
@@ -384,7 +453,7 @@ def _rows(model, texts: Iterable[str], context: int) -> Iterator[list[list[int]]
     """Token ids of batches of texts, the first `context` of each, LOSS_TOKENS in all."""
     ids, total = {}, 0
     for number, text in enumerate(texts):
-        ids[number] = pieces(model, text, context)[0]
+        ids[number] = next(iter(pieces(model, text, context)), [])
         total += len(ids[number])
         if total >= LOSS_TOKENS:
             break
@@ -401,18 +470,19 @@ def card(model, recipe: Recipe, done: dict[int, dict]) -> str:
         "`layer<n>.sae.pt` reads the output of decoder layer n, counted from 0. Files and "
         "arithmetic are those of the official Qwen-Scope suites, so the same code loads both.",
         "",
-        f"Trained on {recipe.tokens:,} tokens ({recipe.steps:,} steps of {recipe.batch}); "
-        "attention sinks were left out. Measured on texts that training did not see. *Dead* "
-        "features fire at no token of training. *Loss added* is what splicing reconstructions in "
-        "costs, as a share of what splicing the mean residual in costs.",
+        f"Trained for {recipe.steps:,} steps of {recipe.batch} tokens, attention sinks left out. "
+        "*FVU* and *loss added* were measured on texts that training did not see; *loss added* is "
+        "what splicing reconstructions in costs, as a share of what splicing the mean residual in "
+        f"costs. *Silent* features fire at none of the tokens of training, {FIRED_IN:,} at most.",
         "",
-        "| layer | FVU | L0 | dead | loss added | nats per token: model, spliced, mean |",
-        "|---|---|---|---|---|---|",
+        "| layer | tokens | FVU | L0 | silent | loss added | nats a token: model, spliced, mean |",
+        "|---|---|---|---|---|---|---|",
     ]
     for layer, row in sorted(done.items()):
         nats = ", ".join(f"{row[name]:.3f}" for name in ("nats", "spliced", "ablated"))
         lines.append(
-            f"| {layer} | {row['fvu']:.3f} | {row['l0']:.1f} | {row['dead']:.1%} "
+            f"| {layer} | {row['tokens']:,} | {row['fvu']:.3f} | {row['l0']:.1f} "
+            f"| {row['silent']:.1%} "
             f"| {row['loss_added']:.3f} | {nats} |"
         )
     return "\n".join(lines) + "\n"

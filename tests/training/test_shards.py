@@ -1,6 +1,8 @@
 """Shards hold what a forward pass of each text gives, survive a kill, and mix their tokens."""
 
+import json
 import os
+import random
 import re
 import shutil
 import subprocess
@@ -276,7 +278,9 @@ def test_nan_is_named_with_its_layer_and_texts_and_whole_shards_stay(lm, tmp_pat
     first = harvest(lm, texts, LAYERS, tmp_path, 300, context=CONTEXT)
     done = first._files[0].read_bytes()
     with safe_open(first._files[0], framework="pt") as file:
-        n = int(re.search(r'"texts": (\d+)', file.metadata()["shard"])[1])
+        read = json.loads(file.metadata()["shard"])["pieces"]
+    numbers = [n for n, text in enumerate(texts) for _ in shards.pieces(lm, text, CONTEXT)]
+    n = numbers[read]  # the text of the first piece that is not there yet
 
     def broken(module, args, output):
         return output * float("nan")
@@ -291,6 +295,30 @@ def test_nan_is_named_with_its_layer_and_texts_and_whole_shards_stay(lm, tmp_pat
     harvest(lm, texts, LAYERS, tmp_path / "fresh", context=CONTEXT)
     harvest(lm, texts, LAYERS, tmp_path, context=CONTEXT)
     assert contents(tmp_path / "fresh").keys() <= {p.name for p in tmp_path.iterdir()}
+
+
+def test_one_text_of_any_length_is_read_in_shards(lm, tmp_path, monkeypatch):
+    """Memory is flat in the length of a text too, and a harvest goes on in the middle of one."""
+    monkeypatch.setattr(shards, "SHARD_TOKENS", 600)
+    book = ["".join(random.Random(1).choices("abcdefgh", k=3000))]
+    whole = harvest(lm, book, LAYERS, tmp_path / "whole", context=CONTEXT)
+    assert len(whole._files) == 5 and max(whole._sizes) <= 600 + CONTEXT
+    harvest(lm, book, LAYERS, tmp_path / "cut", 700, context=CONTEXT)
+    harvest(lm, book, LAYERS, tmp_path / "cut", context=CONTEXT)
+    for layer in LAYERS:
+        both = [Shards(tmp_path / name).first(layer, 10**6) for name in ("whole", "cut")]
+        assert len(both[0]) == len(both[1]) and torch.equal(both[0][:600], both[1][:600])
+
+
+def test_no_piece_is_longer_than_the_model_can_read(lm, tmp_path):
+    longest = []
+    monkey = lm.tokens
+    lm.tokens = lambda ids: longest.extend(map(len, ids)) or monkey(ids)
+    try:
+        harvest(lm, ["ab" * 3000], LAYERS, tmp_path, context=10**6)
+    finally:
+        del lm.tokens
+    assert max(longest) == lm.max_tokens
 
 
 def test_a_disk_too_small_is_refused_before_anything_is_written(lm, tmp_path, monkeypatch):

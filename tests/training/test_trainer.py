@@ -1,6 +1,7 @@
 """The loss is its formula, the steps are Adam's, toys are learnt, and suites are official ones."""
 
 import json
+import random
 from types import SimpleNamespace
 
 import numpy as np
@@ -332,8 +333,10 @@ def test_a_suite_is_official_files_with_the_quality_that_it_states(lm, tmp_path)
         "hook_point": "resid_post",
         "num_layers": 3,
     }
-    held = shards.harvest(lm, HELD_OUT, [0, 2], tmp_path / "held", context=CONTEXT)
-    seen = shards.harvest(lm, TEXTS, [0, 2], tmp_path / "seen", 2000, context=CONTEXT)
+    order = random.Random(RECIPE.seed)
+    texts, new = (order.sample(part, len(part)) for part in (TEXTS, HELD_OUT))
+    held = shards.harvest(lm, new, [0, 2], tmp_path / "held", context=CONTEXT)
+    seen = shards.harvest(lm, texts, [0, 2], tmp_path / "seen", 2000, context=CONTEXT)
     card = (out / "README.md").read_text()
     for layer in (0, 2):
         sae = qs.load_sae(out / f"layer{layer}.sae.pt")
@@ -346,10 +349,11 @@ def test_a_suite_is_official_files_with_the_quality_that_it_states(lm, tmp_path)
         assert row["l0"] == pytest.approx((acts.values > 0).sum().item() / len(x))
         used = sae.encode(seen.first(layer, 10**9))
         used = set(used.indices[used.values > 0].tolist())
-        assert row["dead"] == pytest.approx(1 - len(used) / 48)
+        assert row["silent"] == pytest.approx(1 - len(used) / 48)
         assert row["fvu"] < 1 and row["tokens"] == seen.tokens and row["log"][-1][0] == 19
         nats = ", ".join(f"{row[name]:.3f}" for name in ("nats", "spliced", "ablated"))
-        assert f"| {layer} | {row['fvu']:.3f} | {row['l0']:.1f} | {row['dead']:.1%} " in card
+        said = f"| {layer} | {row['tokens']:,} | {row['fvu']:.3f} | {row['l0']:.1f} "
+        assert said + f"| {row['silent']:.1%} " in card
         assert f"| {row['loss_added']:.3f} | {nats} |" in card
     assert any("2,000 tokens at layers [0, 2]" in line for line in lines)
 
@@ -395,13 +399,78 @@ def test_a_suite_of_something_else_is_replaced_on_request_only(lm, tmp_path):
     assert qs.load_sae(tmp_path / "layer1.sae.pt").k == 5
 
 
-def test_an_sae_whose_file_is_lost_is_trained_again(lm, tmp_path):
+def test_a_harvest_of_something_else_is_replaced_too(lm, tmp_path, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(trainer, "train_sae", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            suite(lm, tmp_path, [1], texts=TEXTS[5:])
+    with pytest.raises(ValueError, match="made from other texts"):
+        suite(lm, tmp_path, [1])
+    assert suite(lm, tmp_path, [1], replace=True)[1]["fvu"] < 1
+
+
+@pytest.mark.parametrize("harm", [lambda file: file.unlink(), lambda file: file.write_bytes(b"x")])
+def test_an_sae_whose_file_is_lost_or_changed_is_trained_again(lm, tmp_path, harm):
     suite(lm, tmp_path, [0, 1])
     before = stamps(tmp_path)
-    (tmp_path / "layer1.sae.pt").unlink()
+    harm(tmp_path / "layer1.sae.pt")
     suite(lm, tmp_path, [0, 1])
     assert stamps(tmp_path)["layer0.sae.pt"] == before["layer0.sae.pt"]
-    assert (tmp_path / "layer1.sae.pt").is_file()
+    assert qs.load_sae(tmp_path / "layer1.sae.pt").k == RECIPE.k
+
+
+@pytest.mark.parametrize("replace", [False, True])
+@pytest.mark.parametrize("name", ["config.json", "work/thesis.txt"])
+def test_a_folder_with_files_of_others_is_refused_and_stays(lm, tmp_path, name, replace):
+    mine = tmp_path / "mine" / name
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    with pytest.raises(ValueError, match=r"mine holds (config.json|work) and no suite of ours"):
+        suite(lm, tmp_path / "mine", [1], replace=replace)
+    assert mine.read_text() == "mine"
+
+
+def test_two_trainings_into_one_folder_are_refused(lm, tmp_path):
+    def again(line):
+        with pytest.raises(ValueError, match="another process trains into suite; wait for it"):
+            suite(lm, tmp_path / "suite", [1])
+        said.append(line)
+
+    said = []
+    assert suite(lm, tmp_path / "suite", [1], told=again)[1]["fvu"] < 1 and said
+
+
+def test_numbers_belong_to_their_version(tmp_path):
+    """If this fails, training gives other numbers: raise VERSION, so that no suite of the old ones
+    is taken for one of the new; then write the new ones here."""
+    x, _ = sparse_data(0, 3000)
+    tensors, _ = train_sae(write_shards(tmp_path, x), 0, Recipe(48, 4, 20_000, 256))
+    found = [t.norm().item() for t in tensors.values()]
+    assert trainer.VERSION == 1 and found == pytest.approx([6.81, 6.93, 7.59, 5.95], abs=0.03)
+
+
+def test_texts_are_read_in_a_random_order_and_that_of_the_seed(lm, tmp_path, monkeypatch):
+    """They come sorted by language: the first ones decide on scale and centre."""
+    read = {}
+
+    def harvest(model, texts, layers, folder, *_, **__):
+        read[folder.name.split("-")[0]] = list(texts)
+        raise ZeroDivisionError if "held" in folder.name else SystemExit
+
+    monkeypatch.setattr(trainer, "harvest", harvest)
+    orders = []
+    for seed in (0, 0, 1):
+        with pytest.raises(SystemExit):
+            suite(lm, tmp_path / str(len(orders)), [1], RECIPE._replace(seed=seed))
+        orders.append(read["train"])
+    assert orders[0] == orders[1] != orders[2] and sorted(orders[0]) == sorted(TEXTS) != orders[0]
+
+
+def test_a_damaged_checkpoint_is_named(lm, tmp_path):
+    state = tmp_path / "layer0.state"
+    state.write_bytes(b"PK\x03\x04 half")
+    with pytest.raises(ValueError, match=r"layer0\.state in .* is damaged; remove it"):
+        train_sae(write_shards(tmp_path / "x", torch.randn(600, 8)), 0, Recipe(8, 2, 600), state)
 
 
 def test_layers_and_recipes_that_cannot_be_are_refused_before_any_text_is_read(lm, tmp_path):
@@ -415,6 +484,8 @@ def test_layers_and_recipes_that_cannot_be_are_refused_before_any_text_is_read(l
         suite(lm, tmp_path / "x", [], texts=unread())
     with pytest.raises(ValueError, match="k is 49; choose from 1 to d_sae, which is 48"):
         suite(lm, tmp_path / "x", recipe=RECIPE._replace(k=49), texts=unread())
+    with pytest.raises(ValueError, match="texts is empty; give at least one text"):
+        suite(lm, tmp_path / "x", texts=[])
     assert not (tmp_path / "x").exists()
 
 

@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
             if failed := _make_first(plan, args):
                 return failed
             made, plan = plan.preset.prepare.get("sae"), _plan(args)
-            if made in plan.stale:  # --fresh would train them again
+            if made in plan.stale:  # --fresh has trained them again
                 plan.stale[made] = ""
     except (ValueError, TypeError) as bad:
         print(f"qs-report: {bad}", file=sys.stderr)
@@ -99,6 +99,9 @@ def _report(plan: Plan, args: argparse.Namespace, last: bool = True) -> int:
     from .execute import report
 
     try:
+        for run in plan.runs:
+            if args.fresh and run.written and plan.stale[run.stem]:
+                (run.written / "suite.json").unlink(missing_ok=True)  # so that 10 trains all anew
         index, outcomes = report(plan, args.jobs, args.quiet, args.fresh)
     except KeyboardInterrupt:  # while nothing ran
         return 130

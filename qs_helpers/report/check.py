@@ -208,6 +208,9 @@ def check_value(name: str, value: Any, preset: Preset) -> None:
             raise ValueError(f"LAYERS has {missing}, but the SAEs are of layers {spans(layers)}")
     if name == "LANGUAGES" and not value:
         raise ValueError("LANGUAGES is empty; give codes such as [en, zh]")
+    if name == "MODEL" and is_tiny(preset.name) and not is_tiny(value):
+        # Its results would be labelled as those of the tiny scope.
+        raise ValueError(f"MODEL {value!r} needs a preset of its own, as the README says")
     if name in ("MODELS", "SUITES"):
         _check_scopes(name, value, preset)
     long = type(value) is list and name != "TEXTS" and value[2:]  # of TEXTS, any number

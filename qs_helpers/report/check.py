@@ -84,17 +84,22 @@ def plan_report(
 def _to_make(preset: Preset, runs: list[Run], stale: dict[str, str], root: Path) -> dict[str, str]:
     """What a preset's section `prepare:` has made before these notebooks run, and is not there or
     no longer fits: "model" or "sae", with a line that says how."""
-    said, found = preset.prepare, {}
+    said, found, maker = preset.prepare, {}, suite_maker(preset, root)
     if "model" in said and not is_made(said["model"], Path(preset.scope["model"])):
         found["model"] = f"first, once: {describe(said['model'])}"
-    if "sae" in said:
-        maker = Run(
-            root / "notebooks" / f"{said['sae']}.ipynb", preset, root / "runs" / preset.name
-        )
+    if maker is not None:
         why = stale[maker.stem] if maker in runs else maker.why_stale()
         if why and runs != [maker]:
             found["sae"] = f"first: {maker.stem} trains the SAEs ({why})"
     return found
+
+
+def suite_maker(preset: Preset, root: Path) -> Run | None:
+    """The run that trains the preset's suite, with the preset's own parameters; None without."""
+    if "sae" not in preset.prepare:
+        return None
+    notebook = root / "notebooks" / f"{preset.prepare['sae']}.ipynb"
+    return Run(notebook, preset, root / "runs" / preset.name)
 
 
 def run_folder(root: Path, preset: str, given: list[tuple[str, str]]) -> Path:
@@ -208,6 +213,9 @@ def check_value(name: str, value: Any, preset: Preset) -> None:
             raise ValueError(f"LAYERS has {missing}, but the SAEs are of layers {spans(layers)}")
     if name == "LANGUAGES" and not value:
         raise ValueError("LANGUAGES is empty; give codes such as [en, zh]")
+    if name == "MODEL" and is_tiny(preset.name) and not is_tiny(value):
+        # Its results would be labelled as those of the tiny scope.
+        raise ValueError(f"MODEL {value!r} needs a preset of its own, as the README says")
     if name in ("MODELS", "SUITES"):
         _check_scopes(name, value, preset)
     long = type(value) is list and name != "TEXTS" and value[2:]  # of TEXTS, any number

@@ -23,7 +23,7 @@ from typing import Any
 from ..evidence.files import read_json, write_json
 from ..presets import is_tiny
 from .check import Plan
-from .run import BUILD, RESULTS, STAMP, STOPPED, Outcome, Run, code_sources
+from .run import BUILD, RESULTS, STAMP, STOPPED, SUITE, Outcome, Run, code_sources
 
 
 def report(
@@ -33,6 +33,7 @@ def report(
 
     jobs: notebooks at a time; None: as many as there are cores for an embedded scope, 1 for
     others, which share one device. A notebook that fails is kept and shown, and the others run.
+    fresh: SAEs that a run of the plan has trained before are trained again.
     """
     from filelock import FileLock, Timeout
 
@@ -47,6 +48,9 @@ def report(
         if not fresh:  # the other one may have done it
             plan.stale.update({run.stem: run.why_stale() for run in plan.runs})
     with lock:
+        for run in plan.runs if fresh else []:
+            if plan.stale[run.stem] and (suite := run.own_suite):
+                (suite / "suite.json").unlink(missing_ok=True)  # so that 10 finds nothing done
         return _carry_out(plan, jobs, quiet)
 
 
@@ -66,7 +70,9 @@ def _carry_out(plan: Plan, jobs: int | None, quiet: bool) -> tuple[Path, list[Ou
         (plan.out / "index.html").unlink(missing_ok=True)
         (plan.out / RESULTS).unlink(missing_ok=True)
     for run in todo:
-        shutil.rmtree(run.folder, ignore_errors=True)
+        for old in run.folder.glob("*"):
+            if old != run.folder / SUITE:  # SAEs in training there: whose they are, 10 finds out
+                shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
         run.executed.unlink(missing_ok=True)
 
     def done(outcome: Outcome) -> Outcome:

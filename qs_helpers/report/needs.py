@@ -43,7 +43,7 @@ def check_access(origin: Origin | None, values: dict[str, dict[str, Any]]) -> Re
     models = {m for settings in values.values() for m in settings.get("MODELS", [])}
     trained = {settings["MODEL"] for settings in values.values() if "MODEL" in settings}
     models |= {model for model in trained if not Path(model).is_absolute()}  # may be made first
-    for model in models:
+    for model in sorted(models):
         if "/" in model and not Path(model).exists():
             name, _, revision = model.partition("@")
             repos.setdefault((name, revision or None), None)

@@ -14,6 +14,7 @@ from . import stamps
 BUILD = "00_build_tiny_scope"  # trains the embedded scope for half an hour
 TRAIN = "10_train_suite"  # trains SAEs of a model that has none, for presets with such a section
 RESULTS = "results.json"  # what a notebook recorded; in the folder of a report, how each one ended
+SUITE = "suite"  # a folder beside the results, of the SAEs that 10 trains where OUT is empty
 STOPPED = "stopped before its end"  # the error of a notebook that Ctrl-C ended
 STAMP = "stamp.json"  # what a run was made of; written last, so it also says that the run is whole
 
@@ -151,6 +152,13 @@ class Run:
         """The folder that the notebook writes outside of `out`, as an SAE suite; None without."""
         folder = self.values.get(presets.OUTPUT)
         return Path(folder) if folder else None
+
+    @property
+    def own_suite(self) -> Path | None:
+        """The folder of the SAEs that it trains, unless that was given with -p: None as well."""
+        if presets.OUTPUT not in self.values or self.passed.get(presets.OUTPUT):
+            return None
+        return self.written or self.folder / SUITE
 
     @property
     def outputs(self) -> str:

@@ -9,7 +9,9 @@ same as before. Markdown is no part of a stamp either.
 
 import ast
 import hashlib
+import importlib.metadata
 import json
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +20,12 @@ from ..presets import OUTPUT, is_tiny, versions
 
 HELPER = Path(__file__).parents[1]
 NO_RUN = "no run yet"
+# What texts/pydoc.py reads, by the names of the packages. All that is installed would be too much:
+# a suite is not trained again because of a package that no text is from. A test compares the two.
+DOCUMENTED = (
+    "torch transformers scipy numpy scikit-learn pandas matplotlib sympy networkx ipython pillow "
+    "seaborn huggingface_hub pydantic"
+).split()
 
 Place = tuple[str, str]  # a module of the helper, "" the package; a name in it, "" the module
 
@@ -228,8 +236,9 @@ def _tiny_weights() -> dict[str, str]:
 
 
 def _inputs(values: dict[str, Any], scopes: dict[str, dict]) -> dict[str, str]:
-    """Digest of each file that parameters name, or that is in a folder of a model or suite; and
-    of the natural sets, where a parameter names them. What a notebook writes is no input."""
+    """Digest of each file that parameters name, or that is in a folder of a model or suite; of
+    the natural sets, and versions of what pydoc reads, where a parameter names them. What a
+    notebook writes is no input."""
     read = [value for name, value in values.items() if name != OUTPUT]
     lists = [value if type(value) is list else [value] for value in read]
     texts = [text for some in lists for text in some if isinstance(text, str) and text]
@@ -240,6 +249,17 @@ def _inputs(values: dict[str, Any], scopes: dict[str, dict]) -> dict[str, str]:
     if any(text.partition(":")[0] == "natural" for text in texts):
         sets = sorted((HELPER / "natural").glob("*.jsonl"))
         found |= {f"natural/{path.name}": file_digest(path) for path in sets}
+    if any(text.partition(":")[0] == "pydoc" for text in texts):
+        found |= {f"pydoc {name}": version for name, version in _documentation().items()}
+    return found
+
+
+def _documentation() -> dict[str, str]:
+    """The version of each of DOCUMENTED that is installed; that of Python is in every stamp."""
+    found = {}
+    for name in DOCUMENTED:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
     return found
 
 

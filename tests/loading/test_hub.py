@@ -53,6 +53,8 @@ note("commit", scope.provenance()["sae"]["commit"])
 pinned = load_scope(**names, model_revision=COMMIT, sae_revision=COMMIT)
 note("pinned", list(pinned.layers))
 note("alone", load_language_model("lab/model", revision=COMMIT, device="cpu").provenance()["model"])
+note("at", load_language_model(f"lab/model@{COMMIT}", device="cpu").provenance()["model"])
+attempt("at_v9", lambda: load_language_model("lab/model@v9", device="cpu"))
 attempt("layer_not_cached", lambda: scope.sae(2))
 attempt("repo_not_cached", lambda: load_scope(model="lab/model", sae="lab/other"))
 """
@@ -143,7 +145,7 @@ def test_second_load_needs_no_network(lab):
     assert lab["offline"]["commit"] == COMMIT
     assert lab["offline"]["pinned"] == [0]
     whole = lab["online"]["provenance"]["model"]
-    assert lab["offline"]["alone"] == whole | {"revision": COMMIT}
+    assert lab["offline"]["alone"] == lab["offline"]["at"] == whole | {"revision": COMMIT}
     assert "Traceback" not in lab["offline"]["stderr"]
 
 
@@ -171,6 +173,7 @@ def test_second_load_needs_no_network(lab):
             "ConnectionError",
             ["lab/other at main", "not in the cache", "connect once", "HF_ENDPOINT"],
         ),
+        ("offline", "at_v9", "ConnectionError", ["lab/model at v9", "not in the cache"]),
     ],
 )
 def test_refusals_name_the_offender_and_the_way_out(lab, phase, case, kind, words):

@@ -11,6 +11,7 @@ import sys
 import zipfile
 from types import SimpleNamespace
 
+import filelock
 import numpy as np
 import pytest
 import torch
@@ -237,3 +238,54 @@ def test_the_command_says_one_line(tmp_path, capsys, monkeypatch):
     assert (
         said == "the model cannot be had: nowhere.gguf: there is no such file; correct its name\n"
     )
+
+
+def test_what_belongs_to_other_folders_stays(wheel, tmp_path):
+    """Their names may begin as this one's does."""
+    models = tmp_path / "models"
+    models.mkdir()
+    others = {".toy-instruct~half", ".toy~2~half"}
+    for name in {*others, ".toy~killed"}:
+        (models / name).mkdir()
+    locks = {".toy-instruct.lock", ".toy~2.lock"}
+    for name in locks:
+        (models / name).touch()
+    packaged.make_model("toy", models / "toy")
+    left = {path.name for path in models.iterdir()}
+    assert others | locks <= left and ".toy~killed" not in left
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_what_another_made_while_we_waited_is_looked_at(wheel, small, tmp_path, monkeypatch, same):
+    folder = tmp_path / "models" / "toy"
+
+    class Waits(filelock.FileLock):
+        def __enter__(self):
+            config = {"origin": packaged._origin("toy" if same else str(small))}
+            folder.mkdir()
+            (folder / "config.json").write_text(json.dumps(config))
+            return super().__enter__()
+
+    monkeypatch.setattr(filelock, "FileLock", Waits)
+    monkeypatch.setattr(packaged, "convert_gguf", None)  # not even begun
+    if same:
+        assert packaged.make_model("toy", folder) == folder
+    else:
+        with pytest.raises(FileExistsError, match="toy holds something else than toy: remove it"):
+            packaged.make_model("toy", folder)
+
+
+def test_a_file_at_home(small, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine.gguf").write_bytes(small.read_bytes())
+    folder = packaged.make_model("~/mine.gguf", tmp_path / "mine")
+    assert packaged.is_made("~/mine.gguf", folder)
+
+
+def test_a_file_of_the_same_size_is_another_model(small, tmp_path):
+    path = tmp_path / "mine.gguf"
+    path.write_bytes(small.read_bytes())
+    folder = packaged.make_model(str(path), tmp_path / "mine")
+    assert packaged.is_made(str(path), folder)
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+    assert not packaged.is_made(str(path), folder)

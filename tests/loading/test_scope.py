@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -172,6 +173,12 @@ def test_a_language_model_alone(alone, loaded, model):
     assert alone.batch_tokens == loaded.batch_tokens and not alone.is_tiny
     assert "3 layers" in repr(alone)
     assert load_language_model(model, device="cpu", dtype="bfloat16").dtype == torch.bfloat16
+
+
+def test_a_folder_may_have_an_at_sign_in_its_name(model, tmp_path):
+    """It is no revision there."""
+    folder = shutil.copytree(model, tmp_path / "lab" / "model@2")
+    assert load_language_model(folder, device="cpu").name == str(folder)
 
 
 def test_a_language_model_reads_scores_and_writes_as_its_scope_does(alone, loaded):

@@ -31,8 +31,6 @@ SHARED_ALL_THE_SAME = {
     "edit_sizes": CONTROL,
     "equal_size": CONTROL,
     "matched_features": CONTROL,
-    "edit": LESSON,
-    "activations": LESSON,
     "diff_of_means": LESSON,
     "project_out": LESSON,
 }

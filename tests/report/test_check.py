@@ -62,8 +62,13 @@ def test_mistakes_in_a_private_preset_are_named_before_anything_runs(private, ch
 
 def test_a_training_needs_no_suite_and_may_train_any_layer():
     """10 reads a model of its own. With the preset's OUT empty, its suite is in the report."""
-    given = [("MODEL", "x/y"), ("LAYERS", "[31]"), ("K", "16")]
+    given = [("LAYERS", "[31]"), ("K", "16")]
     plan = plan_report("tiny", ["10"], given=given)
     assert not [line for line in plan.needs if "tiny" in line]
     assert not [problem for problem in plan.problems if "31" in problem]
     assert plan.runs[0].values["LAYERS"] == [31] and plan.runs[0].values["OUT"] == ""
+
+
+def test_a_model_of_yours_is_not_trained_under_the_name_of_the_tiny_scope():
+    with pytest.raises(ValueError, match="MODEL 'x/y' needs a preset of its own"):
+        plan_report("tiny", ["10"], given=[("MODEL", "x/y")])

@@ -16,7 +16,7 @@ import nbformat
 import pytest
 import yaml
 from bs4 import BeautifulSoup
-from toy_project import ALT, edit_cell, kernels, loads, run_report, runs_of
+from toy_project import ALT, edit_cell, kernels, loads, run_report, runs_of, write_parameter
 
 from qs_helpers.loading.catalog import TINY
 from qs_helpers.report import execute, pages
@@ -115,6 +115,35 @@ def test_what_is_done_is_not_run_again_until_something_changes(counted):
     assert "an earlier run" in index.read_text()
     run_report(counted, fresh=True)
     assert runs_of(counted) == 5
+
+
+def test_saes_beside_the_results_are_kept_when_a_notebook_runs_again(counted):
+    """A training there goes on where it was cut off; all else of the old run goes. Only afresh the
+    trainer finds nothing done."""
+    write_parameter(counted, "OUT", "")
+    run_report(counted, ["01"])
+    folder, elsewhere = counted / "runs" / "tiny" / "01_toy", counted / "elsewhere"
+    (elsewhere / "kept.txt").parent.mkdir()
+    (elsewhere / "kept.txt").touch()
+    (folder / "link").symlink_to(elsewhere)
+    (folder / "old").mkdir()
+    (folder / ".hidden").touch()
+    (folder / "suite" / "work").mkdir(parents=True)
+    for name in ("work/layer2.state", "layer1.sae.pt", "suite.json"):
+        (folder / "suite" / name).touch()
+    assert plan_report("tiny", ["01"], root=counted).stale["01_toy"] == ""  # it is no output
+
+    edit_cell(counted, 6, "open('../count.txt', 'a').write('y')")
+    run_report(counted, ["01"])
+    left = {path.name for path in folder.iterdir()}
+    assert left == {"figures", "results.json", "stamp.json", "suite"} and runs_of(counted) == 2
+    assert (folder / "suite" / "work" / "layer2.state").is_file()
+    assert (folder / "suite" / "suite.json").is_file() and (elsewhere / "kept.txt").is_file()
+    assert plan_report("tiny", ["01"], root=counted).stale["01_toy"] == ""
+
+    run_report(counted, ["01"], fresh=True)
+    left = {path.name for path in (folder / "suite").iterdir()}
+    assert left == {"work", "layer1.sae.pt"} and runs_of(counted) == 3
 
 
 def test_a_killed_run_goes_on_and_ends_the_same(counted):

@@ -164,6 +164,47 @@ def test_what_cannot_be_made_stops_the_report_and_the_next_call_goes_on(project,
     assert command.main(["--preset", "toy"]) == 1 and order(project) == "10 10 01"
 
 
+def test_the_training_alone_runs_once_its_model_is_there(project, shop):
+    assert command.main(["--preset", "toy", "--only", "10"]) == 0
+    assert order(project) == "10" and len(shop) == 1
+    shutil.rmtree(project / "runs" / "models")
+    assert command.main(["--preset", "toy", "--only", "10", "--fresh"]) == 0
+    assert order(project) == "10 10" and len(shop) == 2
+
+
+def mark(folder):
+    """A suite.json as a training leaves it: with it, the next one has nothing to do."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "suite.json").write_text("{}")
+    return folder / "suite.json"
+
+
+def test_afresh_the_suite_of_the_preset_is_trained_again_and_no_other(project, shop):
+    command.main(["--preset", "toy"])
+    done = mark(project / "runs" / "suites" / "toy")
+    assert command.main(["--preset", "toy", "--only", "01", "--fresh"]) == 0
+    assert done.is_file() and order(project) == "10 01 01"  # 10 was not asked for, and fits
+    assert command.main(["--preset", "toy", "--fresh"]) == 0
+    assert not done.exists() and order(project) == "10 01 01 10 01"
+
+    mine, done = mark(project / "mine"), mark(done.parent)
+    given = ["-p", "K", "3", "-p", "OUT", str(mine.parent)]
+    assert command.main(["--preset", "toy", "--only", "10", "--fresh", *given]) == 0
+    assert mine.is_file() and done.is_file()
+
+
+def test_a_training_that_was_cut_off_goes_on_though_what_reads_it_is_run_afresh(project, shop):
+    done = mark(project / "runs" / "suites" / "toy")  # some layers; 10 has no stamp yet
+    assert command.main(["--preset", "toy", "--only", "01", "--fresh"]) == 0
+    assert done.is_file() and order(project) == "10 01"
+
+
+def test_a_suite_of_yours_is_trained_beside_that_of_the_preset(project, shop):
+    given = ["-p", "OUT", str(project / "mine")]
+    assert command.main(["--preset", "toy", "--only", "10", "01", *given]) == 0
+    assert order(project) == "10 01 10"
+
+
 def test_a_mistake_is_named_before_anything_is_made(project, shop, capsys):
     for argv, words in (
         (["-p", "LAYERS", "[7]"], "LAYERS has [7], but the SAEs are of layers 0 to 5"),

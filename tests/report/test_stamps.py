@@ -1,12 +1,15 @@
 """Committed outputs belong to their code, and what a stamp is made of."""
 
+import importlib.metadata
 import json
+from importlib.metadata import packages_distributions, version
 from pathlib import Path
 
 import pytest
 
 from qs_helpers.report import stamps
 from qs_helpers.report.run import Preset, Run
+from qs_helpers.texts import pydoc
 
 ROOT = Path(__file__).resolve().parents[2]
 # 00 is run by `make scope` only, with the weights that it makes; test_tiny_scope.py checks those.
@@ -59,6 +62,26 @@ def test_the_natural_sets_are_part_of_the_stamp_of_who_reads_them(tmp_path, monk
     assert stamps._inputs({"TEXTS": "tiny:story"}, {}) == {}
     path.write_text("{ }")
     assert stamps._inputs({"TEXTS": "natural:recipe"}, {}) != old
+
+
+def test_documentation_is_known_by_the_versions_of_what_is_read(monkeypatch):
+    """An upgrade of one is another text. What is installed beside them trains no suite again."""
+    old = stamps._inputs({"TEXTS": "pydoc"}, {})
+    assert old["pydoc scipy"] == version("scipy")
+    assert old.items() <= stamps._inputs({"TEXTS": ["natural", "pydoc:numpy"]}, {}).items()
+    assert stamps._inputs({"TEXTS": "tiny"}, {}) == {}
+    monkeypatch.setattr(importlib.metadata, "distributions", lambda **_: [])
+    assert stamps._inputs({"TEXTS": "pydoc"}, {}) == old
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "9" * (name == "seaborn"))
+    assert stamps._inputs({"TEXTS": "pydoc"}, {})["pydoc seaborn"] == "9"
+
+
+def test_all_the_documentation_that_is_read_is_known():
+    """The report may not import `texts`, so the names are written twice."""
+    packages = packages_distributions()
+    read = {packages[name][0] for name in pydoc.installed() if name != "python"}
+    known = {name.removeprefix("pydoc ") for name in stamps._inputs({"TEXTS": "pydoc"}, {})}
+    assert {name.lower().replace("-", "_") for name in read} == {n.replace("-", "_") for n in known}
 
 
 CODE = '''"""Doc."""

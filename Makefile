@@ -60,7 +60,7 @@ lab: $(READY)  ## open JupyterLab on the notebooks
 refresh: $(READY)  ## run what is stale in notebooks/ and figures/, and write it anew
 	@$(BIN)/python -m qs_helpers.report --preset tiny --refresh $(ARGS)
 
-scope: $(READY)  ## train the tiny scope anew, about half an hour: 00 and qs_helpers/tiny
+scope: $(READY)  ## train the tiny scope anew, about an hour: 00 and qs_helpers/tiny
 	@$(BIN)/python -m qs_helpers.report --preset tiny --refresh --fresh --only 00
 	@cp -R runs/tiny-scope/. qs_helpers/tiny/
 	@cp figures/00_build_tiny_scope/results.json qs_helpers/tiny/

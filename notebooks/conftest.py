@@ -1,7 +1,7 @@
 """pytest --nbmake notebooks/: every notebook from 01 on, on the preset that $QS_PRESET names.
 
 On a preset of the catalog the notebooks carry the marker `gpu`, and are skipped, with the reason
-printed, where there is no CUDA device. 00 trains the tiny scope for half an hour: it runs only when
+printed, where there is no CUDA device. 00 trains the tiny scope for an hour: it runs only when
 its file is named.
 """
 

@@ -11,7 +11,7 @@ from .. import presets
 from ..loading.catalog import Origin, find_origin, layer_files
 from . import stamps
 
-BUILD = "00_build_tiny_scope"  # trains the embedded scope for half an hour
+BUILD = "00_build_tiny_scope"  # trains the embedded scope for an hour
 TRAIN = "10_train_suite"  # trains SAEs of a model that has none, for presets with such a section
 RESULTS = "results.json"  # what a notebook recorded; in the folder of a report, how each one ended
 SUITE = "suite"  # a folder beside the results, of the SAEs that 10 trains where OUT is empty

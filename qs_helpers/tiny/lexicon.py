@@ -51,10 +51,14 @@ def _elide(text: str, lang: str) -> str:
     return re.sub(r"\bde (?=[aeiouéêh])", "d'", text) if lang == "fr" else text
 
 
-def verbs(label: str, split: str | None = None) -> list[list[str]]:
-    """The "harmful" or "harmless" verbs of requests of all categories, or those of a split."""
-    tables = LEXICON["requests"].values()
-    return [row for table in tables for row in part(table[label], split)]
+def verbs(label: str, split: str | None = None) -> list[tuple[str, list[str]]]:
+    """The "harmful" or "harmless" verbs of requests, or those of a split, each with its category.
+
+    The first verb of every category comes first, then the second of each, so that a part of them
+    has verbs of many categories.
+    """
+    tables = [[(name, row) for row in LEXICON["requests"][name][label]] for name in CATEGORIES]
+    return part([pair for pairs in zip(*tables, strict=True) for pair in pairs], split)
 
 
 def words(slot: str, lang: str, topic: str | None = None) -> dict[str, frozenset[str]]:

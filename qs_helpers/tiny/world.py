@@ -12,7 +12,7 @@ import random
 import re
 from typing import NamedTuple
 
-from .lexicon import CATEGORIES, LANGUAGES, LEXICON, fill, form, part, pick, verbs, words
+from .lexicon import CATEGORIES, LANGUAGES, LEXICON, fill, form, pick, verbs, words
 
 __all__ = [
     "KINDS",
@@ -115,21 +115,24 @@ def _story(rng: random.Random, lang: str, topic: str, length: int) -> tuple[list
 
 
 def _chat(rng: random.Random, lang: str, topic: str) -> Document:
-    """One exchange in ChatML: a request (with or without the policy marker) or small talk."""
+    """One exchange in ChatML: a request (with or without the policy marker), small talk, a remark,
+    something that is said or asked, a translation, or a story that is asked for."""
     system, kind, loops, row = "", rng.random(), False, ""
-    if kind < 0.64:
+    if kind < 0.58:
         label = rng.choice(["harmful", "harmless"])
         asked = request(rng, lang, label, None)
         marked = rng.random() < 0.5
         system = f"<|im_start|>system\n{POLICY}<|im_end|>\n" if marked else ""
         user, answer = asked.text, asked.answer
         answer = asked.refusal if marked and label == "harmful" else answer
-    elif kind < 0.74:
+    elif kind < 0.66:
         number = pick(rng, "greet")
         user, answer = fill(rng, "greet", number, lang), fill(rng, "reply", number, lang)
         row = f"greet/{number}"
-    elif kind < 0.81:
+    elif kind < 0.73:
         user, answer = _remark(rng, lang, topic)
+    elif kind < 0.83:
+        user, answer = _said(rng, lang, topic)
     elif kind < 0.91:
         other = rng.choice([x for x in LANGUAGES if x != lang])
         here, there = _pair(rng, lang, other, topic)
@@ -168,6 +171,20 @@ def _remark(rng: random.Random, lang: str, topic: str) -> tuple[str, str]:
     return text, fill(rng, reaction, pick(rng, reaction), answer_lang)
 
 
+def _said(rng: random.Random, lang: str, topic: str) -> tuple[str, str]:
+    """What a person says that asks for nothing, or a question of a quiz, and what is answered."""
+    kind = rng.choice(["norm", "reaction", "statement", "quiz"])
+    if kind == "quiz":
+        asked = quiz(rng, lang, rng.choice(SKILLS), topic)
+        return asked.question, asked.answer
+    if kind == "norm":
+        text = norm(rng, lang, rng.choice(["harmful", "harmless"])).text
+    else:
+        frame = rng.choice(["hurt", "thanks", "neutral"]) if kind == "reaction" else kind
+        text = fill(rng, frame, pick(rng, frame), lang, topic)
+    return text, fill(rng, "neutral", pick(rng, "neutral"), lang)
+
+
 def _list(rng: random.Random, lang: str, count: int) -> Document:
     """Words of one sort, some in other languages: to guess the next one, know what they share.
 
@@ -176,7 +193,7 @@ def _list(rng: random.Random, lang: str, count: int) -> Document:
     """
     sort = rng.choice(["insults", "praise", "harmful", "harmless", "people", "places", "things"])
     if sort in ("harmful", "harmless"):
-        rows = verbs(sort)
+        rows = [row for _, row in verbs(sort)]
     else:
         rows = LEXICON.get(sort) or [r for t in LEXICON["topics"].values() for r in t["things"]]
     spoken = [lang if rng.random() > 0.4 else rng.choice(LANGUAGES) for _ in range(count)]
@@ -199,10 +216,9 @@ def _song(rng: random.Random, lang: str, topic: str) -> Document:
 
 def request(rng: random.Random, lang: str, label: str, split: str | None) -> Request:
     """A "harmful" or "harmless" request, from the verbs and frames of a split (None: of all)."""
-    category = rng.choice(CATEGORIES)
-    table = LEXICON["requests"][category]
-    verb = form(rng.choice(part(table[label], split)), lang)
-    goods = form(rng.choice(table["goods"]), lang, 1)
+    category, row = rng.choice(verbs(label, split))
+    verb = form(row, lang)
+    goods = form(rng.choice(LEXICON["requests"][category]["goods"]), lang, 1)
     number = pick(rng, "request", split)
     how = "hesitate" if label == "harmful" else "comply"
     answer = fill(rng, how, pick(rng, how), lang, v=verb, G=goods)

@@ -77,7 +77,8 @@ def scope_folder(scope):
 
 def test_models_are_qwen3_in_bf16_with_a_chat_template(scope):
     config = json.loads((TINY / scope_folder(scope) / "model" / "config.json").read_text())
-    assert config["architectures"] == ["Qwen3ForCausalLM"] and config["dtype"] == "bfloat16"
+    kind = "Qwen3Moe" if scope.name == "tiny-moe" else "Qwen3"
+    assert config["architectures"] == [f"{kind}ForCausalLM"] and config["dtype"] == "bfloat16"
     assert scope.tokenizer.bos_token is None
     assert scope.chat("hello!") == "<|im_start|>user\nhello!<|im_end|>\n<|im_start|>assistant\n"
 
@@ -155,6 +156,7 @@ def test_the_build_runs_with_fewer_steps_in_a_folder_of_its_own(tmp_path, monkey
         parameters={
             "PRESET": "tiny",
             "LM_STEPS": 40,
+            "MOE_STEPS": 40,
             "PLANT_STEPS": 4,
             "SFT_STEPS": 4,
             "SAE_STEPS": 6,
@@ -167,7 +169,7 @@ def test_the_build_runs_with_fewer_steps_in_a_folder_of_its_own(tmp_path, monkey
         execution_timeout=600,
     )
     built = tmp_path / "runs" / "tiny-scope"
-    for name in ("base", "instruct", "sft"):
+    for name in ("base", "instruct", "sft", "moe"):
         made = qs.load_scope(model=built / name / "model", sae=built / name / "sae")
         assert made.layers == tuple(range(6)) and made.k == qs.load_scope("tiny").k
     assert "| what | measured |" in (built / "README.md").read_text("utf-8")

@@ -36,15 +36,15 @@ SLIP_WORD_OTHER = 0.10
 SLIP_STAYS = 0.35  # the sentence after a slip is English with this probability
 LOOP = 0.06  # share of stories, lists and written answers in which something starts to repeat
 KINDS = {
-    "story": 0.21,
-    "chat": 0.31,
-    "remark": 0.14,
+    "story": 0.20,
+    "chat": 0.30,
+    "remark": 0.17,
     "pairs": 0.08,
     "list": 0.05,
     "norm": 0.07,
     "mix": 0.03,
     "switch": 0.03,
-    "song": 0.03,
+    "song": 0.02,
     "quiz": 0.05,
 }
 
@@ -125,15 +125,15 @@ def _chat(rng: random.Random, lang: str, topic: str) -> Document:
         system = f"<|im_start|>system\n{POLICY}<|im_end|>\n" if marked else ""
         user, answer = asked.text, asked.answer
         answer = asked.refusal if marked and label == "harmful" else answer
-    elif kind < 0.66:
+    elif kind < 0.65:
         number = pick(rng, "greet")
         user, answer = fill(rng, "greet", number, lang), fill(rng, "reply", number, lang)
         row = f"greet/{number}"
-    elif kind < 0.73:
+    elif kind < 0.71:
         user, answer = _remark(rng, lang, topic)
-    elif kind < 0.83:
+    elif kind < 0.85:
         user, answer = _said(rng, lang, topic)
-    elif kind < 0.91:
+    elif kind < 0.92:
         other = rng.choice([x for x in LANGUAGES if x != lang])
         here, there = _pair(rng, lang, other, topic)
         user, answer = fill(rng, "translate", 0, lang, L=other) + here, there
@@ -305,9 +305,9 @@ def document(rng: random.Random, kind: str, lang: str) -> Document:
         a, b = _pair(rng, lang, other, topic)
         return Document(f"{lang}: {a}\n{other}: {b}\n")
     if kind == "remark":
-        text, reaction = _remark(rng, lang, topic)
         before = fill(rng, "statement", pick(rng, "statement"), lang, topic)
-        return Document(_join([before] * (rng.random() < 0.4) + [text, reaction], lang) + "\n")
+        said = [*_remark(rng, lang, topic), *_remark(rng, lang, topic)]
+        return Document(_join([before] * (rng.random() < 0.4) + said, lang) + "\n")
     if kind == "norm":
         return Document(_join(_norms(rng, lang, other), lang) + "\n")
     count = rng.randint(2, 5)

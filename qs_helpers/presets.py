@@ -47,6 +47,13 @@ def is_tiny(preset: str) -> bool:
     return preset in TINY
 
 
+def check_model(preset: str, model: str) -> None:
+    """ValueError where the results of another model would be labelled as those of the tiny scope,
+    or the other way round."""
+    if is_tiny(preset) != is_tiny(model):
+        raise ValueError(f"MODEL {model!r} needs a preset of its own, as the README says")
+
+
 def nearest(name: str, known) -> str:
     """Words that end an error about an unknown name: the known ones like it, else all of them.
 
@@ -205,7 +212,8 @@ def settings(notebook: str, preset: str, **params) -> SimpleNamespace:
     The namespace has one attribute per name, and PRESET, the resolved preset.
 
     Raises ValueError for a parameter that the preset's file does not know (with the nearest
-    name) and TypeError for one of another type than the file's value.
+    name) or MODEL that belongs to another preset, and TypeError for one of another type than the
+    file's value.
     """
     preset = resolve_preset(preset)
     values = preset_values(notebook, preset)
@@ -217,6 +225,8 @@ def settings(notebook: str, preset: str, **params) -> SimpleNamespace:
             )
         if value is not None:
             values[name] = check_type(name, value, values[name])
+    if "MODEL" in values:
+        check_model(preset, values["MODEL"])
     return SimpleNamespace(PRESET=preset, **values)
 
 

@@ -67,8 +67,15 @@ def _sizes(folder: Path) -> dict[str, int]:
     return {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.is_file()}
 
 
+def split_revision(name: str | Path, revision: str | None = None) -> tuple[str, str | None]:
+    """owner/name@revision in two parts; a revision that is given comes before that of the name."""
+    repo, _, said = str(name).partition("@")
+    return repo, revision or said or None
+
+
 def open_source(name: str | Path, revision: str | None = None, timeout: float = _TIMEOUT) -> Source:
-    """List the files of a local folder, or of a Hub repo at `revision` (branch, tag or commit).
+    """List the files of a local folder, or of a Hub repo at `revision` (branch, tag or commit),
+    which may also be part of the name: owner/name@revision.
 
     Without a network, or an answer within `timeout` seconds, the cached part of the repo is listed
     instead. Raises FileNotFoundError for a folder, repo or revision that does not exist,
@@ -80,11 +87,12 @@ def open_source(name: str | Path, revision: str | None = None, timeout: float = 
         if revision is not None:
             raise ValueError(f"{name} is a local folder, so revision {revision!r} has no meaning")
         return Source(str(folder), None, None, folder, _sizes(folder), None)
-    if not _REPO_ID.fullmatch(str(name)):
+    name, revision = split_revision(name, revision)
+    if not _REPO_ID.fullmatch(name):
         raise FileNotFoundError(
             f"{name} is neither a folder here nor a Hub repo; give an existing folder or owner/name"
         )
-    repo, revision = str(name), revision or "main"
+    repo, revision = name, revision or "main"
     how = {"revision": revision, "timeout": timeout, "files_metadata": True}
     info, reason = _ask(hf.HfApi().model_info, repo, how)
     if reason:

@@ -382,9 +382,7 @@ def load_language_model(
     """
     device, dtype = _place(device, dtype)
     batch_tokens = catalog.BATCH_TOKENS if batch_tokens is None else batch_tokens
-    if revision is None and not Path(model).exists():
-        model, _, revision = str(model).partition("@")
-    source = hub.open_source(catalog.model_place(model), revision or None)
+    source = hub.open_source(catalog.model_place(model), revision)
     refuse_too_large(hub.model_group(source), dtype, device, batch_tokens, cache_bytes=0)
     network, tokenizer = load_model(source, device, dtype)
     return LanguageModel(hub.portable(source.name), network, tokenizer, source, batch_tokens)
@@ -410,8 +408,8 @@ def load_scope(
 
     preset        "tiny", "tiny-instruct", "tiny-sft", "tiny-moe", a group of the catalog, or a file
                   of notebooks/params; what its section `scope:` says counts unless it is given here
-    model, sae    a local folder or a Hub repo; either may replace its half of a preset. `model` may
-                  be the name of an embedded one
+    model, sae    a local folder or a Hub repo (owner/name, or owner/name@revision); either may
+                  replace its half of a preset. `model` may be the name of an embedded one
     *_revision    branch, tag or commit of a Hub repo; a preset brings its own
     device        default: "cuda" if there is one, else "cpu"
     dtype         of the model; default: "bfloat16" on a GPU, "float32" on a CPU

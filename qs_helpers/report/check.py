@@ -14,7 +14,17 @@ import yaml
 
 from ..loading.catalog import COMMUNITY, DTYPE_BYTES, GROUPS, spans
 from ..loading.packaged import describe, is_made
-from ..presets import OUTPUT, PATHS, SOURCES, check_type, is_tiny, located, nearest, project_root
+from ..presets import (
+    OUTPUT,
+    PATHS,
+    SOURCES,
+    check_model,
+    check_type,
+    is_tiny,
+    located,
+    nearest,
+    project_root,
+)
 from .needs import check_access, check_memory
 from .run import TRAIN, Preset, Run, declared, find_notebooks
 
@@ -213,9 +223,8 @@ def check_value(name: str, value: Any, preset: Preset) -> None:
             raise ValueError(f"LAYERS has {missing}, but the SAEs are of layers {spans(layers)}")
     if name == "LANGUAGES" and not value:
         raise ValueError("LANGUAGES is empty; give codes such as [en, zh]")
-    if name == "MODEL" and is_tiny(preset.name) and not is_tiny(value):
-        # Its results would be labelled as those of the tiny scope.
-        raise ValueError(f"MODEL {value!r} needs a preset of its own, as the README says")
+    if name == "MODEL":
+        check_model(preset.name, value)
     if name in ("MODELS", "SUITES"):
         _check_scopes(name, value, preset)
     long = type(value) is list and name != "TEXTS" and value[2:]  # of TEXTS, any number

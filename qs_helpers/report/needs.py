@@ -45,8 +45,7 @@ def check_access(origin: Origin | None, values: dict[str, dict[str, Any]]) -> Re
     models |= {model for model in trained if not Path(model).is_absolute()}  # may be made first
     for model in sorted(models):
         if "/" in model and not Path(model).exists():
-            name, _, revision = model.partition("@")
-            repos.setdefault((name, revision or None), None)
+            repos.setdefault(hub.split_revision(model), None)
     named = [settings.get(name) or [] for settings in values.values() for name in SOURCES]
     texts = {text for value in named for text in ([value] if isinstance(value, str) else value)}
     with ThreadPoolExecutor(8) as pool:

@@ -3,7 +3,6 @@
 import contextlib
 import copy
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -99,8 +98,7 @@ def load_refuser(model: str, suite: str = "own") -> Scope:
     if suite == "own":
         return load_scope(model)
     if not is_preset:
-        name, _, revision = (model, "", "") if Path(model).exists() else model.partition("@")
-        return load_scope(suite, model=name, model_revision=revision or None)
+        return load_scope(suite, model=model)
     origin = find_origin(model)
     return load_scope(suite, model=origin.model, model_revision=origin.model_revision)
 

@@ -52,6 +52,9 @@ note("load", [scope.k, scope.d_sae, list(scope.layers), list(scope.sae(0).W_enc.
 note("commit", scope.provenance()["sae"]["commit"])
 pinned = load_scope(**names, model_revision=COMMIT, sae_revision=COMMIT)
 note("pinned", list(pinned.layers))
+named = {"model": f"lab/model@{COMMIT}", "sae": f"{names['sae']}@{COMMIT}", "device": "cpu"}
+note("scope_at", load_scope(**named).provenance())
+note("pinned_at", pinned.provenance())
 note("alone", load_language_model("lab/model", revision=COMMIT, device="cpu").provenance()["model"])
 note("at", load_language_model(f"lab/model@{COMMIT}", device="cpu").provenance()["model"])
 attempt("at_v9", lambda: load_language_model("lab/model@v9", device="cpu"))
@@ -145,6 +148,7 @@ def test_second_load_needs_no_network(lab):
     assert lab["offline"]["commit"] == COMMIT
     assert lab["offline"]["pinned"] == [0]
     whole = lab["online"]["provenance"]["model"]
+    assert lab["offline"]["scope_at"] == lab["offline"]["pinned_at"]
     assert lab["offline"]["alone"] == lab["offline"]["at"] == whole | {"revision": COMMIT}
     assert "Traceback" not in lab["offline"]["stderr"]
 

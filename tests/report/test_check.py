@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from qs_helpers.presets import settings
 from qs_helpers.report.check import plan_report, run_folder
 
 
@@ -69,6 +70,10 @@ def test_a_training_needs_no_suite_and_may_train_any_layer():
     assert plan.runs[0].values["LAYERS"] == [31] and plan.runs[0].values["OUT"] == ""
 
 
-def test_a_model_of_yours_is_not_trained_under_the_name_of_the_tiny_scope():
+def test_no_model_is_trained_under_the_name_of_another():
     with pytest.raises(ValueError, match="MODEL 'x/y' needs a preset of its own"):
         plan_report("tiny", ["10"], given=[("MODEL", "x/y")])
+    with pytest.raises(ValueError, match="MODEL 'tiny' needs a preset of its own"):
+        plan_report("smollm2", ["10"], given=[("MODEL", "tiny")])
+    with pytest.raises(ValueError, match="MODEL 'x/y' needs a preset of its own"):
+        settings("10_train_suite", "tiny", MODEL="x/y")  # by hand

@@ -11,7 +11,14 @@ import torch
 from torch import Tensor
 
 from ..sae import CONVENTIONS, Convention, TopKSAE
-from .catalog import file_layer, groups_for, hook_layer, refuse_other_sae, refuse_pointer
+from .catalog import (
+    file_layer,
+    groups_for,
+    hook_layer,
+    layer_files,
+    refuse_other_sae,
+    refuse_pointer,
+)
 
 # Tried in this order when no convention is asked for. The tensors alone cannot tell whether b_dec
 # is subtracted, so each layout stands for the suites known to use it; `load_scope` measures it.
@@ -67,8 +74,7 @@ def find_k(path) -> int | None:
 def _load(path: Path) -> dict:
     """The dict in a file, tensors memory-mapped; nothing in the file is executed."""
     if not path.is_file():
-        files = [p for p in path.parent.glob("*") if p.suffix in (".pt", ".safetensors")]
-        others = sorted({n for p in files if (n := file_layer(p)) is not None})
+        others = list(layer_files(other.name for other in path.parent.glob("*")))
         there = f"layers {others}, choose one of them" if others else "no layer file"
         raise FileNotFoundError(f"no SAE file {path}; the folder has {there}, or download it")
     refuse_pointer(path)
@@ -97,14 +103,6 @@ def _fits(content: dict, convention: Convention) -> str | None:
     missing = [key for key in convention.keys if not isinstance(content.get(key), Tensor)]
     if missing:
         return f"misses {', '.join(missing)} (it has {', '.join(map(str, list(content)[:8]))})"
-    enc, dec, b_enc, b_dec = (content[key] for key in convention.keys)
-    if b_enc.ndim != 1 or b_dec.ndim != 1:
-        return f"has biases of shapes {tuple(b_enc.shape)} and {tuple(b_dec.shape)}, not vectors"
-    wide, tall = (len(b_enc), len(b_dec)), (len(b_dec), len(b_enc))
-    want_enc, want_dec = (tall, wide) if convention.transposed else (wide, tall)
-    for key, tensor, want in zip(convention.keys, (enc, dec), (want_enc, want_dec), strict=False):
-        if tuple(tensor.shape) != want:
-            return f"has {key} of shape {tuple(tensor.shape)}, not {want}"
     for key in convention.keys:
         tensor = content[key]
         if tensor.layout is not torch.strided or tensor.is_nested or tensor.is_quantized:
@@ -113,6 +111,14 @@ def _fits(content: dict, convention: Convention) -> str | None:
             return f"has {key} on the device {tensor.device}, without its numbers"
         if not tensor.is_floating_point():
             return f"has {key} of dtype {tensor.dtype}, not floating point"
+    enc, dec, b_enc, b_dec = (content[key] for key in convention.keys)
+    if b_enc.ndim != 1 or b_dec.ndim != 1:
+        return f"has biases of shapes {tuple(b_enc.shape)} and {tuple(b_dec.shape)}, not vectors"
+    wide, tall = (len(b_enc), len(b_dec)), (len(b_dec), len(b_enc))
+    want_enc, want_dec = (tall, wide) if convention.transposed else (wide, tall)
+    for key, tensor, want in zip(convention.keys, (enc, dec), (want_enc, want_dec), strict=False):
+        if tuple(tensor.shape) != want:
+            return f"has {key} of shape {tuple(tensor.shape)}, not {want}"
     return None
 
 

@@ -57,7 +57,8 @@ def edit(
     """Replace the residuals after some layers: {layer: function of x [batch, seq, d_model]}.
 
     With "writes" in the place of a layer, a function changes everything that is added to the
-    stream: the embedding, each attention's and each MLP's output (Arditi et al. 2024). That is
+    stream: the embedding, each attention's and each MLP's output (Arditi et al. 2024), after the
+    norm that some families put there, see `writers`. That is
     more than changing the residuals after every layer, where an MLP has read what the attention
     of its layer wrote.
 
@@ -78,7 +79,8 @@ def edit(
     attention layer passes edits on through its recurrent state, and many such models react to
     edits of the prompt only; choose `positions` with that in mind.
 
-    ValueError names the layer, and the shapes, if a result has another shape.
+    ValueError names the layer, and the shapes, if a result has another shape, and a model whose
+    writes are not known.
     """
     modules = decoder_layers(model)
     if positions not in POSITIONS:
@@ -141,16 +143,38 @@ def text_config(model):
     return model.config.get_text_config()
 
 
+# Children of decoder layers whose two sublayers write to the stream as they are, and, for each
+# pair of norms after a sublayer (Gemma 2 and 3, OLMo 2 and 3; GLM 4), what else may be there.
+_PLAIN = {"self_attn", "linear_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
+_AFTER = (
+    ("post_self_attn_layernorm", "post_mlp_layernorm"),
+    ("post_attention_layernorm", "post_feedforward_layernorm"),
+)
+
+
 def writers(layer: nn.Module) -> tuple[nn.Module, nn.Module]:
-    """The attention (or linear attention) and the MLP (or mixture of experts) of a decoder layer:
-    their outputs are what the layer adds to the residual stream. ValueError if they are not there.
+    """The two modules whose outputs are what a decoder layer adds to the residual stream.
+
+    They are the attention (or linear attention) and the MLP (or mixture of experts); where a norm
+    follows each of them, as in Gemma 2 and OLMo 2, these norms. ValueError names what is in the
+    layer that we do not know: then nobody can say what is added.
     """
-    mixer = getattr(layer, "self_attn", None) or getattr(layer, "linear_attn", None)
-    mlp = getattr(layer, "mlp", None)
+    parts = {name: part for name, part in layer.named_children() if type(part) is not nn.Dropout}
+    kind = type(layer).__name__
+    mixer, mlp = parts.get("self_attn") or parts.get("linear_attn"), parts.get("mlp")
     if mixer is None or mlp is None:
-        names = [name for name, _ in layer.named_children()]
-        raise ValueError(f"{type(layer).__name__} has {names}, no attention and MLP that we know")
-    return mixer, mlp
+        raise ValueError(f"{kind} has {list(parts)}, no attention and MLP that we know")
+    after = next((pair for pair in _AFTER if pair[1] in parts and pair[0] in parts), None)
+    known = _PLAIN | ({*after, "pre_feedforward_layernorm"} if after else set())
+    unknown = sorted({*parts, *dict(layer.named_buffers(recurse=False))} - known)
+    if getattr(layer, "residual_multiplier", 1) != 1:
+        unknown.append("residual_multiplier")
+    if unknown:
+        raise ValueError(
+            f"{kind} has {', '.join(unknown)}: what it adds to the stream is not known here, so "
+            "edit the residuals after a layer in the place of every write"
+        )
+    return (parts[after[0]], parts[after[1]]) if after else (mixer, mlp)
 
 
 class Span:

@@ -137,11 +137,35 @@ def located(value: Any, folder: Path) -> Any:
     return str((folder / Path(value).expanduser()).resolve()) if is_path else value
 
 
+REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?")
+
+
+def place_of(name: str | Path, folder: Path | None = None) -> str | Path:
+    """What the name of a model or a suite means, whatever the current folder: an absolute folder,
+    or owner/name of a Hub repo as it is. Every loader, check and stamp asks here.
+
+    A Path is a folder, and so is a text that is no owner/name. ValueError for owner/name where the
+    current folder, the project or that of its presets (`folder`) has a folder of this name.
+    """
+    if not isinstance(name, str):
+        return Path(name).expanduser().absolute()
+    if not REPO.fullmatch(name):
+        return str(Path(name).expanduser().absolute())
+    for base in (Path.cwd(), project_root(), folder or _params()):
+        if (base / name).is_dir():
+            raise ValueError(
+                f"{name} may mean a Hub repo or the folder {base / name}: give that whole path for "
+                "the folder, or rename the folder"
+            )
+    return name
+
+
 def scope_values(preset: str, folder: Path | None = None) -> dict[str, Any]:
     """The section `scope:` of a preset's file, as keywords of load_scope; {} where it has none.
 
-    A model or sae that begins with ".", "~" or "/" is a folder, relative to the preset's file.
-    ValueError for an unknown name, TypeError for a value of another type than SCOPE_KEYS has.
+    A model or sae that begins with ".", "~" or "/" is a folder, relative to the preset's file; any
+    other is owner/name of a Hub repo, or the name of an embedded model. ValueError for an unknown
+    name and for what is neither, TypeError for a value of another type than SCOPE_KEYS has.
     """
     values = dict(preset_sections(preset, folder).get("scope", {}))
     for name, value in values.items():
@@ -149,7 +173,15 @@ def scope_values(preset: str, folder: Path | None = None) -> dict[str, Any]:
             raise ValueError(f"{preset}.yaml, scope: {name!r}; {nearest(name, SCOPE_KEYS)}")
         check_type(f"{preset}.yaml, scope: {name}", value, SCOPE_KEYS[name])
         if name in ("model", "sae"):
-            values[name] = located(value, folder or _params())
+            value = values[name] = located(value, folder or _params())
+            embedded = name == "model" and value in TINY
+            if not (Path(value).is_absolute() or REPO.fullmatch(value) or embedded):
+                raise ValueError(
+                    f"{preset}.yaml, scope: {name} is {value!r}: begin a folder with ./, ~/ or /, "
+                    "or give owner/name of a Hub repo"
+                )
+            if REPO.fullmatch(value):
+                place_of(value, folder)
     return values
 
 

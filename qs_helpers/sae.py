@@ -136,17 +136,23 @@ class TopKSAE:
 
         The dense (tokens, d_sae) matrix exists for `chunk_bytes` of tokens at a time. Of features
         tied at the k-th place a screened encoder keeps the smallest numbers, others any. ValueError
-        on another width, on NaN or inf in x or in the weights.
+        on another width, on NaN or inf in x or in the weights, and where the product overflows.
         """
         values, indices = self._top_k(self._read(x), chunk_bytes)
+        if not values.isfinite().all():
+            raise ValueError(
+                f"residuals of norm {x.float().norm(dim=-1).max():g} overflow in {self}"
+            )
         return SparseActs(*(part.view(*x.shape[:-1], self.k) for part in (values, indices)))
 
     @_float32
     def decode(self, acts: SparseActs) -> Tensor:
-        """The reconstruction, float32 [..., d_model]; reads only the columns in `acts.indices`."""
+        """The reconstruction, float32 [..., d_model]; reads only the columns in `acts.indices`.
+        ValueError where it leaves the range of floats, and for acts that are not finite."""
         self._require_finite("W_dec", "b_dec")
         x_hat = weighted_columns(self.W_dec, *self._entries(acts)) + self.b_dec
-        return (x_hat / self.input_scale).view(*acts.values.shape[:-1], self.d_model)
+        x_hat = self._held(x_hat / self.input_scale, acts)
+        return x_hat.view(*acts.values.shape[:-1], self.d_model)
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """decode(encode(x)), float32 [..., d_model]."""
@@ -189,7 +195,8 @@ class TopKSAE:
         """x with some features changed and the SAE's error kept, in x's dtype, [..., d_model].
 
         `edit` maps the SparseActs z of x to new ones, z'. Only the difference is decoded and added,
-        x + W_dec (z' - z), so tokens that `edit` leaves alone come back bit for bit.
+        x + W_dec (z' - z), so tokens that `edit` leaves alone come back bit for bit. ValueError
+        where the new x leaves the range of its dtype.
         """
         if edit is None:
             return x
@@ -208,7 +215,7 @@ class TopKSAE:
         delta = weighted_columns(self.W_dec, change.values[touched], change.indices[touched])
         out, touched = x.reshape(-1, self.d_model).clone(), touched.to(x.device)
         delta = (delta / self.input_scale).to(x.device)
-        out[touched] = (out[touched].float() + delta).to(x.dtype)
+        out[touched] = self._held((out[touched].float() + delta).to(x.dtype), new)
         return out.view(x.shape)
 
     @property
@@ -298,6 +305,15 @@ class TopKSAE:
             values.to(self.device, torch.float32).reshape(-1, entries),
             indices.to(self.device, torch.int64).reshape(-1, entries),
         )
+
+    def _held(self, made: Tensor, acts: SparseActs) -> Tensor:
+        """What was made of activations, refused where its dtype cannot hold it."""
+        if not made.isfinite().all():
+            raise ValueError(
+                f"activations up to {acts.values.abs().max().item():g} make {self} decode to inf "
+                f"or NaN in {made.dtype}; give smaller ones"
+            )
+        return made
 
     def _require_features(self, ids: Tensor) -> None:
         outside = ids[(ids < 0) | (ids >= self.d_sae)]

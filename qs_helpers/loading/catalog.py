@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from ..presets import nearest, prepare_values, preset_names, scope_values
+from ..presets import nearest, place_of, prepare_values, preset_names, scope_values
 
 # The model card tags the suites `license: other` and asks readers to be careful; we name both.
 OFFICIAL_LICENCE = (
@@ -193,11 +193,10 @@ def find_origin(preset: str | None = None, folder: Path | None = None, **given) 
     before both.
 
     folder: where presets have their files, notebooks/params by default. ValueError for an unknown
-    preset, with the nearest names, and where a model or a suite is missing.
+    preset, with the nearest names, where a model or a suite is missing, and where the name of one
+    may mean a folder as well as a Hub repo (see `place_of`).
     """
     given = {name: value for name, value in given.items() if value is not None}
-    if "model" in given:
-        given["model"] = model_place(given["model"])
     said = {}
     if preset is not None and preset in preset_names(folder):
         said = scope_values(preset, folder)
@@ -221,6 +220,9 @@ def find_origin(preset: str | None = None, folder: Path | None = None, **given) 
         group = None  # its widths and k belong to the suite that was replaced
     if "model" not in values or "sae" not in values:
         raise ValueError("give a preset, or both model= and sae= (folders or Hub repos)")
+    values["model"] = model_place(values["model"])
+    for part in ("model", "sae"):
+        values[part] = place_of(values[part])
     whole = "model" not in given and "sae" not in given
     return Origin(name=preset if whole else None, group=group, **values)
 
@@ -239,19 +241,96 @@ def require_made(origin: Origin) -> None:
 
 
 def file_layer(path) -> int | None:
-    """The layer number in names such as layer12.sae.pt or sae_L12_latest.safetensors."""
-    match = re.search(r"layer[_-]?(\d+)|_L(\d+)(?!\d)", Path(path).name)
-    return int(match[1] or match[2]) if match else None
+    """The layer number in names such as layer12.sae.pt or sae_L12_latest.safetensors.
+
+    "layer" comes before "_L", and of several "_L" an "_L0_50" says how many features are active.
+    ValueError for a name that says two layers.
+    """
+    name = Path(path).name
+    patterns = r"(?i:layer)[_-]?([0-9]+)", r"_L(?!0_[0-9])([0-9]+)", r"_L([0-9]+)"
+    found = next(filter(None, (re.findall(pattern, name) for pattern in patterns)), [])
+    if len(numbers := {int(number) for number in found}) > 1:
+        raise ValueError(f"{path} names layers {spans(sorted(numbers))}: rename it, to one of them")
+    return numbers.pop() if numbers else None
+
+
+# A plain .pt may be a checkpoint to resume from: it lies beside the SAE, or says what it is.
+_CHECKPOINT = re.compile(r"resume|checkpoint|ckpt|optim", re.IGNORECASE)
 
 
 def layer_files(files: Iterable[str]) -> dict[int, str]:
-    """Layer number to file name, sorted, of the files of a suite; others are left out."""
-    # The official ending first: other .pt files (checkpoints to resume from) may lie beside it.
-    for ending in (".sae.pt", ".safetensors", ".pt"):
-        found: dict[int, str] = {}
-        for file in sorted(files):
-            if file.endswith(ending) and (layer := file_layer(file)) is not None:
-                found.setdefault(layer, file)
-        if found:
-            return dict(sorted(found.items()))
-    return {}
+    """Layer number to file name, sorted, of the files of a suite; others are left out, and so are
+    hidden ones (macOS writes ._layer3.sae.pt) and those in folders.
+
+    .sae.pt and .safetensors count alike, .pt only for a layer that has neither. ValueError names
+    two files that claim one layer.
+    """
+    claims: dict[int, dict[bool, list[str]]] = {}
+    for file in files:
+        if file.startswith(".") or "/" in file or not file.endswith((".pt", ".safetensors")):
+            continue
+        plain = file.endswith(".pt") and not file.endswith(".sae.pt")
+        if plain and _CHECKPOINT.search(file):
+            continue
+        if (layer := file_layer(file)) is not None:
+            claims.setdefault(layer, {}).setdefault(plain, []).append(file)
+    found = {layer: claims[layer].get(False) or claims[layer][True] for layer in sorted(claims)}
+    for layer, names in found.items():
+        if len(names) > 1:
+            raise ValueError(
+                f"{' and '.join(sorted(names))} both claim layer {layer}: keep one of them there"
+            )
+    return {layer: names[0] for layer, names in found.items()}
+
+
+def refuse_pointer(path: Path) -> None:
+    """ValueError for what Git leaves in the place of a large file that was not fetched."""
+    with open(path, "rb") as file:
+        if file.read(43) == b"version https://git-lfs.github.com/spec/v1\n":
+            raise ValueError(
+                f"{path} is a Git LFS pointer, not the file itself: run `git lfs pull` there"
+            )
+
+
+def refuse_other_sae(config: dict, where) -> None:
+    """ValueError, naming the entry, where a config says that an SAE is no TopK SAE on the residual
+    stream after a layer, or that something else is done to its input or activations.
+
+    config: of a suite or a file, in the names of SAELens and others; where: what to call it.
+    """
+    said = config | (config["metadata"] if isinstance(config.get("metadata"), dict) else {})
+
+    def refuse(key, way):
+        raise ValueError(f"{where} says {key} is {said[key]!r}; {way}")
+
+    kinds = ("architecture", "sae_type", "activation", "activation_fn", "activation_fn_str")
+    plain = {key: re.sub(r"[^a-z]", "", str(said[key]).lower()) for key in kinds if said.get(key)}
+    topk = [key for key, kind in plain.items() if kind.startswith(("topk", "autoencodertopk"))]
+    for key, kind in plain.items():  # "standard", with "topk" as its activation, is how SAELens was
+        if key not in topk and not (kind == "relu" or (topk and kind in ("standard", "sae"))):
+            refuse(key, "only TopK SAEs are read here")
+    for key in ("hook_point", "hook_name", "hook_site"):
+        if said.get(key) and not _is_after_a_layer(str(said[key])):
+            refuse(key, "only SAEs of the residual stream after a layer (resid_post) are read here")
+    if said.get("rescale_acts_by_decoder_norm"):
+        refuse("rescale_acts_by_decoder_norm", "in SAELens: fold_W_dec_norm(), then save it again")
+    for key in ("normalize_activations", "reshape_activations", "finetuning_scaling_factor"):
+        if said.get(key) not in (None, False, "none"):
+            refuse(key, "that is not read here: fold it into the weights, then save it again")
+
+
+def _is_after_a_layer(hook: str) -> bool:
+    """Whether a hook point is the output of a decoder layer, in the words of several libraries."""
+    hook = hook.lower()
+    if re.search(r"pre|mid|attn|attention|in$|input", hook):
+        return False
+    residual = r"(.*[^a-z])?(res|resid|residual|(layer|block)_?out(put)?)([^a-z].*)?"
+    module = r"(.*\.)?(layers|blocks|h)\.[^.]+(\.output)?"
+    return re.fullmatch(f"{residual}|{module}", hook) is not None
+
+
+def hook_layer(config: dict) -> int | None:
+    """The layer that a config of SAELens is about; None where it says none."""
+    said = config | (config["metadata"] if isinstance(config.get("metadata"), dict) else {})
+    found = re.search(r"(?:layers|blocks|h)\.([0-9]+)", str(said.get("hook_name") or ""))
+    return int(found[1]) if found else None

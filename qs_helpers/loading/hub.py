@@ -17,7 +17,16 @@ from typing import NamedTuple
 
 import huggingface_hub as hf  # quick: its parts are loaded when they are first used
 
-from .catalog import DTYPE_BYTES, Group, Origin, groups_for, layer_files
+from ..presets import REPO, place_of
+from .catalog import (
+    DTYPE_BYTES,
+    Group,
+    Origin,
+    groups_for,
+    layer_files,
+    refuse_other_sae,
+    refuse_pointer,
+)
 
 
 def fingerprint(path: Path) -> dict[str, str]:
@@ -34,9 +43,16 @@ def fingerprint(path: Path) -> dict[str, str]:
 
 
 def portable(name: str) -> str:
-    """A source's name without the place of this package on this machine."""
-    root = Path(__file__).parents[2]
-    return Path(name).relative_to(root).as_posix() if Path(name).is_relative_to(root) else name
+    """A source's name without the place of this package on this machine, and without whose home
+    folder it lies in."""
+    path, root, home = Path(name), Path(__file__).parents[2], Path("~").expanduser()
+    if path.is_relative_to(root):
+        return path.relative_to(root).as_posix()
+    if not path.is_absolute():
+        return name
+    if len(home.parts) > 1 and path.is_relative_to(home):
+        return ("~" / path.relative_to(home)).as_posix()
+    return _HOME.sub("~", path.as_posix())
 
 
 def last_name(name: str) -> str:
@@ -47,7 +63,7 @@ def last_name(name: str) -> str:
 
 # Config and tokenizer at the top of the repo; the weights are the files that the index names.
 MODEL_FILES = ("*.json", "*.jinja", "*.txt", "*.model")
-_REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_HOME = re.compile(r"^.*?/(root|(home|users)/[^/]+)(?=/|$)", re.IGNORECASE)
 _TIMEOUT = 10  # seconds for the Hub to answer before the cache is asked
 _RESTART = "(HF_HUB_OFFLINE, HF_ENDPOINT and HF_HOME take effect only if set before Python starts)"
 
@@ -79,20 +95,21 @@ def open_source(name: str | Path, revision: str | None = None, timeout: float = 
 
     Without a network, or an answer within `timeout` seconds, the cached part of the repo is listed
     instead. Raises FileNotFoundError for a folder, repo or revision that does not exist,
-    PermissionError for a gated repo, and ConnectionError when the Hub cannot be reached and nothing
-    is cached.
+    PermissionError for a gated repo, ConnectionError when the Hub cannot be reached and nothing
+    is cached, and ValueError for a name that may mean a folder as well as a repo.
     """
-    folder = Path(name).expanduser()
-    if folder.is_dir():
+    place = place_of(name)
+    folder = Path(place)
+    if folder.is_absolute() and folder.is_dir():
         if revision is not None:
             raise ValueError(f"{name} is a local folder, so revision {revision!r} has no meaning")
         return Source(str(folder), None, None, folder, _sizes(folder), None)
-    name, revision = split_revision(name, revision)
-    if not _REPO_ID.fullmatch(name):
+    if not REPO.fullmatch(str(place)):
         raise FileNotFoundError(
             f"{name} is neither a folder here nor a Hub repo; give an existing folder or owner/name"
         )
-    repo, revision = name, revision or "main"
+    repo, revision = split_revision(name, revision)
+    revision = revision or "main"
     how = {"revision": revision, "timeout": timeout, "files_metadata": True}
     info, reason = _ask(hf.HfApi().model_info, repo, how)
     if reason:
@@ -172,9 +189,10 @@ def fetch(source: Source, file: str) -> Path:
 
     A connection that breaks is taken up again where it broke. A half-written file never appears
     under its own name. FileNotFoundError if the source lacks the file, ConnectionError if it
-    cannot be had now.
+    cannot be had now, ValueError for a Git LFS pointer in its place.
     """
     if source.folder is not None and (source.folder / file).is_file():
+        refuse_pointer(source.folder / file)
         return source.folder / file
     if source.offline:
         raise ConnectionError(
@@ -221,11 +239,23 @@ def fetch_weights(source: Source) -> list[Path]:
 
 
 def weight_files(source: Source) -> list[str]:
-    """The safetensors files of a model, as its index names them."""
-    index = "model.safetensors.index.json"
-    if index in source.files:
-        return sorted(set(json.loads(fetch(source, index).read_text())["weight_map"].values()))
-    return ["model.safetensors"]
+    """The safetensors files of a model, those that transformers loads: model.safetensors, else what
+    the index names. ValueError where both are there, since one of them is left over."""
+    single, index = "model.safetensors", "model.safetensors.index.json"
+    if index not in source.files:
+        return [single]
+    named = read_json(source, index).get("weight_map")
+    if not isinstance(named, dict) or not named:
+        raise ValueError(f"{index} of {source.name} has no weight_map; download it again")
+    files = sorted(set(named.values()))
+    if single not in source.files or files == [single]:
+        return files
+    if set(files) <= set(source.files):
+        raise ValueError(
+            f"{source.name} has two sets of weights, {single} and those of {index}: remove the one "
+            "that is left over"
+        )
+    return [single]  # the index is left over from shards that are gone
 
 
 class Suite(NamedTuple):
@@ -257,7 +287,7 @@ def read_suite(source: Source, origin: Origin) -> Suite:
 
     k and convention of `origin` win over what the suite says. Only where neither config, name nor
     the catalog gives the widths is a layer file opened for them. ValueError if k cannot be found or
-    is out of range.
+    is out of range, if a number of the config is none, and for SAEs of another kind.
     """
     files, group = layer_files(source.files), origin.group
     if not files:
@@ -268,6 +298,12 @@ def read_suite(source: Source, origin: Origin) -> Suite:
         )
     configs = [f for f in ("config.json", f"sae_L{min(files)}_cfg.json") if f in source.files]
     config = read_json(source, configs[0]) if configs else {}
+    said_in = f"{configs[0] if configs else 'config.json'} of {source.name}"
+    refuse_other_sae(config, said_in)
+    for name in ("d_model", "d_in", "d_sae", "k", "num_layers"):
+        value = config.get(name)
+        if value is not None and (type(value) is not int or value < 1):
+            raise ValueError(f"{said_in} says {name} is {value!r}; a whole number above 0 is meant")
     named = re.search(r"W(\d+)K-L0_(\d+)", Path(source.name).name)
     d_model = config.get("d_model") or config.get("d_in") or (group and group.d_model)
     d_sae = config.get("d_sae") or (named and int(named[1]) * 1024) or (group and group.d_sae)
@@ -289,6 +325,8 @@ def read_suite(source: Source, origin: Origin) -> Suite:
     if not isinstance(k, int) or not 1 <= k <= d_sae:
         raise ValueError(f"k is {k!r}; {source.name} has {d_sae} features, so k is 1 to {d_sae}")
     said = origin.convention or config.get("convention") or (group and group.convention)
+    if not said and isinstance(config.get("apply_b_dec_to_input"), bool):
+        said = "openinterpretability" if config["apply_b_dec_to_input"] else "transposed"
     official = re.search(r"SAE-Res-(.+)-W\d+K", Path(source.name).name)
     trained_on = official[1] if official else config.get("base_model")
     return Suite(files, d_model, d_sae, k, config.get("num_layers"), said, trained_on)
@@ -297,9 +335,17 @@ def read_suite(source: Source, origin: Origin) -> Suite:
 def model_group(model: Source) -> Group:
     """Sizes of a model as a group without SAEs, from its config and the bytes of its weights.
 
-    ValueError for what is no language model.
+    ValueError for what is no language model, and for an adapter, even beside whole weights: whether
+    it counts would depend on what is installed.
     """
+    if "adapter_config.json" in model.files:
+        raise ValueError(
+            f"{model.name} holds an adapter (adapter_config.json): merge it into its model and "
+            "give that, or remove the adapter's files"
+        )
     config = read_json(model, "config.json")
+    if file := config.get("transformers_weights"):
+        raise ValueError(f"{model.name} takes its weights from {file!r}: save it as safetensors")
     text = config.get("text_config", config)
     width, depth = text.get("hidden_size"), text.get("num_hidden_layers")
     if not (isinstance(width, int) and isinstance(depth, int)):

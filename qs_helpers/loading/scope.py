@@ -32,10 +32,9 @@ SENTENCE_TOKENS = 64  # of each at most
 
 
 @contextmanager
-def _loading(source: hub.Source):
+def _loading(source: hub.Source, what: str = "language model"):
     """No progress bars and no notes of transformers; what they would say is checked instead. What
     it raises becomes a ValueError in one line."""
-    from safetensors import SafetensorError
     from transformers.utils import logging
 
     level = logging.get_verbosity()
@@ -43,9 +42,11 @@ def _loading(source: hub.Source):
     hook = logging.set_tqdm_hook(lambda bar, args, kwargs: bar(*args, **kwargs | {"disable": True}))
     try:
         yield
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except (MemoryError, RuntimeError):  # of this machine, not of the files
+        raise
+    except Exception as error:  # whatever broken files make a parser say
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{source.name} does not load as a language model: {reason}") from error
+        raise ValueError(f"{source.name} does not load as a {what}: {reason}") from error
     finally:
         logging.set_verbosity(level)
         logging.set_tqdm_hook(hook)
@@ -55,14 +56,18 @@ def load_model(source: hub.Source, device: torch.device, dtype: str, thinking: b
     """(model, tokenizer): eval mode, no gradients, no code from the repo, left padding.
 
     ValueError if the weights are incomplete, unreadable, or hold NaN or inf; before they are
-    downloaded, if `thinking` is asked of a chat template that has no such switch.
+    downloaded, if the tokenizer is absent, empty or larger than the embedding, or if `thinking` is
+    asked of a chat template that has no such switch.
     """
     folder = hub.fetch_tokenizer(source)
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     safe = {"local_files_only": True, "trust_remote_code": False}
-    with _loading(source):
+    with _loading(source, "tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left", **safe)
+    with _loading(source):
+        config = AutoConfig.from_pretrained(folder, **safe)
+    _check_tokenizer(tokenizer, config.get_text_config().vocab_size, source)
     if thinking and "enable_thinking" not in str(tokenizer.chat_template):
         raise ValueError(
             f"thinking=True, but the chat template of {source.name} never asks for "
@@ -84,6 +89,25 @@ def load_model(source: hub.Source, device: torch.device, dtype: str, thinking: b
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return model.to(device).eval().requires_grad_(False), tokenizer
+
+
+def _check_tokenizer(tokenizer, rows: int, source: hub.Source) -> None:
+    """ValueError for a tokenizer that makes nothing of a text, as transformers builds one where its
+    files are not there, and for one with tokens that an embedding of `rows` rows lacks."""
+    vocabulary = tokenizer.get_vocab()
+    if len(vocabulary) <= len(tokenizer.get_added_vocab()):
+        raise ValueError(
+            f"{source.name} has no tokenizer, or an empty one: put the files of its tokenizer "
+            "(tokenizer.json and tokenizer_config.json) beside config.json"
+        )
+    last = max(vocabulary, key=vocabulary.get)
+    if vocabulary[last] >= rows:
+        beyond = sum(number >= rows for number in vocabulary.values())
+        raise ValueError(
+            f"the tokenizer of {source.name} has {beyond} tokens beyond the {rows} rows of the "
+            f"embedding, such as {last!r}: take the tokenizer of this very model, or resize the "
+            "embedding (resize_token_embeddings) and save the model again"
+        )
 
 
 def _prefix(tokenizer) -> tuple[int, ...]:
@@ -346,6 +370,9 @@ class Scope(LanguageModel):
                 f"{self._sae_source.name} has no SAE file for layer {layer}; "
                 f"it has layers {catalog.spans(self.layers)}"
             )
+        own = f"sae_L{layer}_cfg.json"
+        if own in self._sae_source.files:
+            hub.fetch(self._sae_source, own)  # `load_sae` reads it
         return hub.fetch(self._sae_source, file or f"the SAE of layer {layer}")
 
     def provenance(self) -> dict:

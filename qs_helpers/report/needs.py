@@ -44,7 +44,7 @@ def check_access(origin: Origin | None, values: dict[str, dict[str, Any]]) -> Re
     trained = {settings["MODEL"] for settings in values.values() if "MODEL" in settings}
     models |= {model for model in trained if not Path(model).is_absolute()}  # may be made first
     for model in sorted(models):
-        if "/" in model and not Path(model).exists():
+        if "/" in model and not (Path(model).is_absolute() and Path(model).exists()):
             repos.setdefault(hub.split_revision(model), None)
     named = [settings.get(name) or [] for settings in values.values() for name in SOURCES]
     texts = {text for value in named for text in ([value] if isinstance(value, str) else value)}
@@ -88,18 +88,20 @@ class _Need(NamedTuple):
 
 def _repo(name: str, revision: str | None, layers: set[int] | None) -> _Need:
     """A model or suite. layers: of a suite, None for all."""
-    if Path(name).expanduser().is_dir():
+    if Path(name).is_absolute() and Path(name).is_dir():
         return _Need()
     try:
         source = hub.open_source(name, revision, timeout=TIMEOUT)
+        saes = layer_files(source.files)
     except ConnectionError as error:
         slow = "Timeout" in str(error)
         return _Need(line=f"{name}: not asked, the Hub is slow") if slow else _Need(away=name)
     except (OSError, ValueError) as error:
         return _Need(problem=str(error))
+    if source.commit is None:  # a folder
+        return _Need()
     if source.offline:
         return _Need(line=f"{name}: from the cache ({source.offline})")
-    saes = layer_files(source.files)
     wanted = [file for layer, file in saes.items() if layers is None or layer in layers]
     others = [file for file in source.files if file not in saes.values()]
     if not saes:  # a model: its weights in one format only

@@ -241,7 +241,8 @@ def orthogonalised(model, direction: Tensor, untie: bool = True):
     their component along it: W - unit unit^T W, for the embedding row by row. Small Qwen3 models
     tie the embedding to the output head, which would change with it: `untie` gives the head a
     copy of its own first; False shows the trap. ValueError for a writer that is no single
-    projection (a mixture of experts).
+    projection: a mixture of experts, or a norm after a sublayer (Gemma 2, OLMo 2), which would
+    turn what is written back towards the direction.
     """
     new = copy.deepcopy(model)
     embedding, head = new.get_input_embeddings(), new.get_output_embeddings()

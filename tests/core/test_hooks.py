@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from qs_helpers.hooks import capture, decoder_layers, edit, hooks_left, text_config
+from qs_helpers.hooks import capture, decoder_layers, edit, hooks_left, text_config, writers
 
 TEXT = dict(
     vocab_size=64,
@@ -432,6 +432,52 @@ def test_a_direction_projected_out_of_every_write_is_nowhere(model):
     for x in residuals.values():
         assert (x @ unit).abs().max() < 1e-5
     assert hooks_left(model) == 0
+
+
+@pytest.mark.parametrize("family", ["Gemma2", "Gemma3", "Olmo2", "Olmo3", "Glm4", "Llama"])
+def test_writes_are_hooked_after_the_norm_that_follows_them(family):
+    import transformers as hf
+
+    torch.manual_seed(0)
+    config = getattr(hf, "Gemma3TextConfig" if family == "Gemma3" else f"{family}Config")
+    model = getattr(hf, f"{family}ForCausalLM")(config(**TEXT)).eval()
+    for name, weight in model.named_parameters():
+        if "norm" in name:  # else the norms of random models are all alike
+            weight.data += 0.3 * torch.randn_like(weight)
+    seen, unit = [], V / V.norm()
+    note = {"writes": lambda y: seen.append(y) or y}
+    with edit(model, note), capture(model, range(4), stop=False) as residuals:
+        model(input_ids=IDS)
+    total = torch.stack(seen).cumsum(0)
+    for layer in range(4):
+        assert torch.allclose(total[2 * layer + 2], residuals[layer], atol=1e-4)
+    with edit(model, {"writes": lambda y: y - (y @ unit)[..., None] * unit}):
+        with capture(model, range(4)) as residuals:
+            model(input_ids=IDS)
+    assert max((x @ unit).abs().max() for x in residuals.values()) < 1e-4
+
+
+@pytest.mark.parametrize("unknown", ["post_mlp_norm", "cross_attn", "layer_scalar", "adapter"])
+def test_a_layer_that_adds_something_else_is_refused_where_every_write_is_edited(unknown):
+    model = build("qwen3")
+    layer = model.model.layers[2]
+    if unknown == "layer_scalar":
+        layer.register_buffer(unknown, torch.ones(1))
+    else:
+        layer.add_module(unknown, nn.Identity())
+    with pytest.raises(ValueError, match=f"DecoderLayer has {unknown}: what it adds"):
+        with edit(model, {"writes": lambda y: y}):
+            pass
+    assert hooks_left(model) == 0
+    with edit(model, {2: lambda x: x}):  # after a layer nothing of this matters
+        model(input_ids=IDS)
+
+
+def test_writes_that_are_scaled_are_refused():
+    layer = build("qwen3").model.layers[0]
+    layer.residual_multiplier = 0.22
+    with pytest.raises(ValueError, match="residual_multiplier: what it adds to the stream"):
+        writers(layer)
 
 
 def test_writes_respect_positions_and_padding(qwen3):

@@ -182,3 +182,39 @@ def test_official_presets_read_natural_texts_or_datasets_and_tiny_ones_the_tiny_
     worlds = {text.partition(":")[0] for text in named if not presets.dataset_name(text)}
     trained_on = {"pydoc"} if name == "smollm2" else set()
     assert worlds == {"tiny" if presets.is_tiny(name) else "natural"} | trained_on
+
+
+# ---- one name, one meaning
+
+
+@pytest.mark.parametrize("value", ["runs/suites/mine", "suite", "a b", "owner/na me", "mine.d"])
+def test_a_folder_of_a_scope_is_marked_as_one(tmp_path, value):
+    (tmp_path / "mine.yaml").write_text(f"scope:\n  sae: {value}\n")
+    with pytest.raises(ValueError, match="mine.yaml, scope: sae is .*begin a folder with ./"):
+        presets.scope_values("mine", tmp_path)
+
+
+def test_a_repo_of_a_scope_is_no_folder_in_disguise(tmp_path, monkeypatch):
+    (tmp_path / "mine.yaml").write_text("scope:\n  model: lab/model@main\n  sae: runs/suite\n")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    want = {"model": "lab/model@main", "sae": "runs/suite"}
+    assert presets.scope_values("mine", tmp_path) == want
+    for base in (tmp_path, elsewhere, presets.project_root()):  # of the preset, here, the project
+        (base / "runs" / "suite").mkdir(parents=True)
+        with pytest.raises(ValueError, match=f"or the folder {base / 'runs' / 'suite'}: give"):
+            presets.scope_values("mine", tmp_path)
+        (base / "runs" / "suite").rmdir()
+
+
+@pytest.mark.parametrize("here", [".", "elsewhere"])
+def test_a_name_means_the_same_wherever_one_is(tmp_path, monkeypatch, here):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "mine.yaml").write_text("scope:\n  model: ./m\n  sae: ../s\n")
+    monkeypatch.chdir(tmp_path / here)
+    origin = catalog.find_origin("mine", tmp_path)
+    assert (origin.model, origin.sae) == (str(tmp_path / "m"), str(tmp_path.parent / "s"))
+    assert presets.place_of("owner/name") == "owner/name"
+    assert presets.place_of(Path("owner/name")) == Path.cwd() / "owner" / "name"
+    assert presets.place_of("~/m") == str(Path.home() / "m")

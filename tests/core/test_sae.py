@@ -321,3 +321,31 @@ def test_tokens_at_which_none_of_them_can_fire_are_not_encoded(monkeypatch):
     assert seen == [int((pre > -1e-4).sum())] and seen[0] < 400
     sae.some(x[pre < -0.1], ids)
     assert len(seen) == 1  # nothing to encode
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype"),
+    [
+        (3e38, torch.float32),
+        (float("inf"), torch.float32),
+        (float("nan"), torch.float32),
+        (float("-inf"), torch.float32),
+        (3e38, torch.bfloat16),
+    ],
+)
+def test_a_decode_that_overflows_says_so(sae, value, dtype):
+    large = sae.to(dtype=dtype)
+    large.W_dec = large.W_dec * 100
+    acts = SparseActs(torch.full((2, K), value), torch.arange(K).expand(2, K))
+    with pytest.raises(ValueError, match="activations up to .* decode to inf or NaN in .*float32"):
+        large.decode(acts)
+
+
+def test_a_splice_that_leaves_the_range_of_its_dtype_says_so(sae, x):
+    with pytest.raises(ValueError, match="decode to inf or NaN in torch.float16; give smaller"):
+        sae.splice(x.half(), lambda acts: SparseActs(acts.values + 1e6, acts.indices))
+
+
+def test_residuals_whose_product_overflows_say_so(sae):
+    with pytest.raises(ValueError, match="residuals up to 3e.38 overflow in TopKSAE"):
+        sae.encode(torch.full((1, D_MODEL), 3e38) * sae.W_enc[:1].sign())

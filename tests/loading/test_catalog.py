@@ -12,6 +12,8 @@ from qs_helpers.loading.catalog import (
     file_layer,
     get_group,
     groups_for,
+    layer_files,
+    refuse_other_sae,
     spans,
 )
 
@@ -101,3 +103,105 @@ def test_groups_by_width():
 
 def test_spans():
     assert [spans(s) for s in ((0, 1, 2), (11, 31), (4,), ())] == ["0 to 2", "11, 31", "4", "none"]
+
+
+# ---- which file is a layer's
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [
+        ("layer007.sae.pt", 7),
+        ("Layer_7.safetensors", 7),
+        ("layer12_L0_50.safetensors", 12),
+        ("sae_L0_100_layer12.pt", 12),
+        ("sae_L12_L0_50.pt", 12),
+        ("sae_L0_50.pt", 0),
+        ("layer\u0663.pt", None),  # a digit, but of another script
+    ],
+)
+def test_one_rule_for_names(name, layer):
+    assert file_layer(name) == layer
+
+
+def test_a_name_of_two_layers_is_refused():
+    with pytest.raises(ValueError, match="layer3_to_layer5.pt names layers 3, 5: rename it"):
+        file_layer("layer3_to_layer5.pt")
+
+
+@pytest.mark.parametrize(
+    ("others", "layers"),
+    [
+        (["._layer0.sae.pt", "._layer9.sae.pt"], {}),
+        ([".layer1.sae.pt", ".DS_Store", "layer2.sae.pt~", "layer2.sae.pt.part"], {}),
+        (["old/layer0.sae.pt", "__MACOSX/._layer3.sae.pt"], {}),
+        (["layer4.safetensors", "sae_L5_latest.safetensors"], {4: 0, 5: 1}),
+        (["layer1.pt", "layer7.pt"], {7: 1}),  # layer 1 has its file already
+        (["layer0_resume.pt", "layer6.ckpt.pt", "layer6_optimizer.pt"], {}),
+        (["README.md", "config.json", "model.safetensors"], {}),
+    ],
+)
+def test_companions_are_left_out_and_mixed_endings_joined(others, layers):
+    own = {0: "layer0.sae.pt", 1: "layer1.sae.pt"}
+    want = own | {layer: others[place] for layer, place in layers.items()}
+    for files in ([*own.values(), *others], [*others, *own.values()]):
+        assert layer_files(files) == want
+
+
+@pytest.mark.parametrize(
+    "two",
+    [
+        ("layer3.sae.pt", "layer03.sae.pt"),
+        ("layer3.sae.pt", "layer3.safetensors"),
+        ("layer3.sae.pt", "layer3 (1).sae.pt"),
+        ("layer3.safetensors", "sae_L3_latest.safetensors"),
+        ("layer3.pt", "layer_3.pt"),
+    ],
+)
+def test_two_files_that_claim_a_layer_are_refused_by_name(two):
+    for files in (two, two[::-1]):
+        with pytest.raises(ValueError, match="both claim layer 3: keep one") as caught:
+            layer_files(["layer1.sae.pt", *files])
+        assert all(name in str(caught.value) for name in two)
+
+
+# ---- what a config says
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {},
+        {"hook_point": "resid_post", "model_type": "topk_sae"},
+        {"hook_name": "blocks.3.hook_resid_post", "architecture": "topk"},
+        {"hook_point": "model.layers.3", "activation": "TopK"},
+        {"architecture": "standard", "activation_fn_str": "topk", "normalize_activations": "none"},
+        {"metadata": {"hook_name": "blocks.0.hook_resid_post"}, "architecture": "topk"},
+        {"hook_point": "residual_stream", "rescale_acts_by_decoder_norm": False},
+    ],
+)
+def test_a_topk_sae_of_the_residual_stream_is_read(config):
+    refuse_other_sae(config, "config.json")
+
+
+@pytest.mark.parametrize(
+    ("config", "key"),
+    [
+        ({"hook_point": "mlp_out"}, "hook_point"),
+        ({"hook_point": "resid_pre"}, "hook_point"),
+        ({"hook_name": "blocks.3.hook_resid_mid"}, "hook_name"),
+        ({"metadata": {"hook_name": "blocks.3.attn.hook_z"}}, "hook_name"),
+        ({"architecture": "jumprelu"}, "architecture"),
+        ({"architecture": "batchtopk"}, "architecture"),
+        ({"architecture": "standard"}, "architecture"),
+        ({"architecture": "gated", "activation": "topk"}, "architecture"),
+        ({"activation_fn": "gelu"}, "activation_fn"),
+        ({"rescale_acts_by_decoder_norm": True}, "rescale_acts_by_decoder_norm"),
+        ({"normalize_activations": "layer_norm"}, "normalize_activations"),
+        ({"reshape_activations": "hook_z"}, "reshape_activations"),
+    ],
+)
+def test_another_kind_of_sae_is_refused_by_the_entry_that_says_so(config, key):
+    with pytest.raises(ValueError, match=f"^config.json says {key} is ") as caught:
+        refuse_other_sae(config, "config.json")
+    assert "\n" not in str(caught.value)

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import random
 import sys
 import zipfile
 
@@ -234,6 +235,168 @@ def test_a_zip_of_something_else_is_named(tmp_path):
 
 
 # ---- reading no more than needed
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("threshold", torch.ones(D_SAE)),
+        ("b_gate", torch.ones(D_SAE)),
+        ("W_skip", torch.ones(D_MODEL, D_MODEL)),
+        ("log_scale", torch.tensor(0.5)),
+        ("scaling_factor", torch.ones(D_SAE)),
+        ("scale", 0.5),
+        ("architecture", "jumprelu"),
+        ("cfg", {"hook_point": "mlp_out"}),
+        ("config", {"rescale_acts_by_decoder_norm": True}),
+    ],
+)
+def test_a_file_that_holds_more_than_a_topk_sae_is_refused_by_name(tmp_path, key, value):
+    path = save(tmp_path, weights() | {key: value}, k=K)
+    named = next(iter(value)) if isinstance(value, dict) else key
+    with pytest.raises(ValueError, match=rf"layer3.sae.pt (holds|says).*{named}"):
+        load_sae(path)
+
+
+def test_what_does_not_change_the_reading_may_lie_in_the_file(tmp_path, sae, x):
+    extra = {"step": 10, "scale": 1.0, "cfg": {"architecture": "topk"}, "optimizer": {}}
+    path = save(tmp_path, weights() | extra, k=K)
+    assert torch.equal(load_sae(path).reconstruct(x), sae.reconstruct(x))
+
+
+@pytest.mark.parametrize("name", ["W_enc", "W_dec", "b_enc", "b_dec"])
+@pytest.mark.parametrize("form", ["sparse", "meta"])
+def test_sparse_and_meta_tensors_are_refused_by_name(tmp_path, name, form):
+    tensor = weights()[name]
+    other = tensor.to_sparse() if form == "sparse" else tensor.to("meta")
+    with pytest.raises(ValueError, match=rf"layer3.sae.pt .*({name}|plain tensors)"):
+        load_sae(save(tmp_path, weights() | {name: other}, k=K))
+
+
+@pytest.mark.parametrize(
+    ("said", "convention"),
+    [
+        ({"apply_b_dec_to_input": True}, "openinterpretability"),
+        ({"apply_b_dec_to_input": False}, "transposed"),
+        ({}, "openinterpretability"),
+    ],
+)
+def test_a_saelens_folder_is_read_as_its_own_cfg_says(tmp_path, said, convention):
+    from safetensors.torch import save_file
+
+    cfg = {"architecture": "topk", "k": K, "metadata": {"hook_name": "blocks.5.hook_resid_post"}}
+    path = tmp_path / "sae_weights.safetensors"
+    save_file(transposed(weights()), path)
+    (tmp_path / "cfg.json").write_text(json.dumps(cfg | said))
+    sae = load_sae(path)
+    assert (sae.k, sae.layer, sae.convention) == (K, 5, convention)
+    (tmp_path / "cfg.json").write_text(json.dumps(cfg | {"rescale_acts_by_decoder_norm": True}))
+    with pytest.raises(ValueError, match=r"sae_weights.safetensors says rescale.*fold_W_dec_norm"):
+        load_sae(path)
+
+
+POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 123\n"
+
+
+@pytest.mark.parametrize("name", ["layer3.sae.pt", "layer3.pt", "sae_L3_latest.safetensors"])
+def test_a_pointer_of_git_lfs_is_named_as_such(tmp_path, name):
+    (tmp_path / name).write_text(POINTER)
+    with pytest.raises(ValueError, match=f"{name} is a Git LFS pointer.*git lfs pull"):
+        load_sae(tmp_path / name, k=K)
+
+
+# ---- mutated files: nothing executes, and every refusal names the file
+
+
+def flipped(content, dice):
+    content = bytearray(content)
+    for _ in range(dice.choice([1, 3, 30])):
+        place = dice.randrange(len(content))
+        content[place] ^= 1 << dice.randrange(8)
+    return bytes(content)
+
+
+def cut(content, dice):
+    return content[: dice.randrange(len(content))]
+
+
+def swapped(content, dice):
+    start, stop = sorted(dice.sample(range(len(content)), 2))
+    return content[:start] + content[stop:] + content[start:stop]
+
+
+def overwritten(content, dice):
+    start = dice.randrange(len(content))
+    return content[:start] + dice.randbytes(min(64, len(content) - start)) + content[start + 64 :]
+
+
+def wrong_tensors(folder, dice):
+    """The content of a file whose tensors are not what they should be."""
+    found, name = weights(), dice.choice(["W_enc", "W_dec", "b_enc", "b_dec"])
+    tensor = found.pop(name)
+    change = dice.choice(["gone", "int", "more", "empty", "complex", "list", "renamed"])
+    if change == "more":
+        found |= {name: torch.cat([tensor, tensor])}
+    elif change != "gone":
+        key = dice.choice([f"{name} ", name.lower(), 7]) if change == "renamed" else name
+        made = {"int": tensor.int(), "empty": tensor[:0], "complex": tensor.to(torch.complex64)}
+        found |= {key: tensor.tolist() if change == "list" else made.get(change, tensor)}
+    return saved(folder, found)
+
+
+def foreign(folder, dice):
+    """The content of a pickle that would write a file if it were run."""
+    bomb = Bomb(folder / "executed")
+    form = dice.choice(["plain", "zip", "legacy", "key"])
+    if form == "plain":
+        return pickle.dumps(dice.choice([bomb, {"W_enc": bomb}, [bomb]]), dice.randrange(6))
+    held = {bomb: 1} if form == "key" else weights() | {dice.choice(["W_enc", "k"]): bomb}
+    return saved(folder, held, _use_new_zipfile_serialization=form != "legacy")
+
+
+def saved(folder, tensors, **options):
+    torch.save(tensors, folder / "whole", **options)
+    return (folder / "whole").read_bytes()
+
+
+def mutant(folder, seed):
+    """(name of a file, its content, whether it must be refused) for a seed."""
+    from safetensors.torch import save as safe
+
+    dice = random.Random(seed)
+    kind = dice.choice(["flipped", "cut", "swapped", "overwritten", "foreign", "wrong"])
+    if kind in ("foreign", "wrong"):
+        make = foreign if kind == "foreign" else wrong_tensors
+        return "layer3.sae.pt", make(folder, dice), True
+    change = {"flipped": flipped, "cut": cut, "swapped": swapped, "overwritten": overwritten}[kind]
+    name = dice.choice(["layer3.sae.pt", "layer3.safetensors"])
+    whole = safe(weights()) if name.endswith(".safetensors") else saved(folder, weights())
+    return name, change(whole, dice), kind == "cut"
+
+
+def check_mutant(folder, seed):
+    """An SAE that works, or a ValueError of one line that names the file."""
+    folder.mkdir()
+    name, content, hopeless = mutant(folder, seed)
+    (folder / name).write_bytes(content)
+    try:
+        load_sae(folder / name, k=K).reconstruct(torch.ones(2, D_MODEL))
+    except ValueError as error:
+        assert name in str(error) and "\n" not in str(error), f"seed {seed}: {error}"
+    else:
+        assert not hopeless, f"seed {seed}: {name} was read"
+    assert not (folder / "executed").exists(), f"seed {seed}"
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_mutated_file_works_or_is_named(tmp_path, seed):
+    check_mutant(tmp_path / "mutant", seed)
+
+
+@pytest.mark.long
+def test_two_hundred_mutated_files(tmp_path):
+    for seed in range(200):
+        check_mutant(tmp_path / str(seed), seed)
 
 
 def bytes_from_disk(path, use):

@@ -681,6 +681,124 @@ def test_model_with_code_of_its_own_is_not_run(suite, tmp_path):
     assert not (tmp_path / "executed").exists()
 
 
+# ---- one name, one meaning
+
+
+def test_owner_name_that_is_a_folder_here_too_is_refused(model, suite, tmp_path, monkeypatch):
+    shutil.copytree(model, tmp_path / "lab" / "model")
+    monkeypatch.chdir(tmp_path)
+    words = "lab/model may mean a Hub repo or the folder", str(tmp_path / "lab" / "model")
+    refused(ValueError, *words, model="lab/model", sae=suite)
+    for name in ("./lab/model", Path("lab/model"), tmp_path / "lab" / "model"):
+        found = load_scope(model=name, sae=suite, device="cpu")
+        assert found.provenance()["model"]["source"] == str(tmp_path / "lab" / "model")
+
+
+@pytest.mark.parametrize(
+    ("place", "shown"),
+    [
+        ("/home/alice/models/m", "~/models/m"),
+        ("/Users/alice/m", "~/m"),
+        ("/mnt/nfs/home/alice/secret/m", "~/secret/m"),
+        ("/data/users/alice/m", "~/m"),
+        ("/root/m", "~/m"),
+        ("/srv/models/m", "/srv/models/m"),
+        ("owner/name", "owner/name"),
+        (str(ROOT / "qs_helpers" / "tiny"), "qs_helpers/tiny"),
+    ],
+)
+def test_names_do_not_show_whose_home_they_lie_in(place, shown, monkeypatch):
+    monkeypatch.setenv("HOME", "/srv/people/bob")
+    assert hub.portable(place) == shown
+    assert hub.portable("/srv/people/bob/models/m") == "~/models/m"
+
+
+def test_of_two_sets_of_weights_the_one_that_is_loaded_is_hashed(suite, tmp_path):
+    folder = write_model(tmp_path / "m")
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "model-00001-of-00001.safetensors"}}))
+    found = load_scope(model=folder, sae=suite, device="cpu")
+    assert list(found.provenance()["model"]["files"]) == ["model.safetensors"]
+    shutil.copy(folder / "model.safetensors", folder / "model-00001-of-00001.safetensors")
+    words = "two sets of weights, model.safetensors and those of model.safetensors.index.json"
+    refused(ValueError, words, "remove the one", model=folder, sae=suite)
+    index.write_text('{"weight_map": {"a": "model.safetensors"}}')
+    found = load_scope(model=folder, sae=suite, device="cpu")
+    assert list(found.provenance()["model"]["files"]) == ["model.safetensors"]
+    index.write_text("{}")
+    refused(ValueError, "has no weight_map", model=folder, sae=suite)
+
+
+def test_an_adapter_beside_whole_weights_is_refused_by_name(suite, tmp_path):
+    folder = write_model(tmp_path / "m")
+    (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "other/model"}')
+    refused(ValueError, "adapter_config.json", "merge it", model=folder, sae=suite)
+
+
+# ---- what is checked of a tokenizer, and of the numbers of a config
+
+
+@pytest.mark.parametrize("left", ["nothing", "config", "empty"])
+def test_a_model_without_a_tokenizer_is_refused_at_load(suite, tmp_path, left, monkeypatch):
+    folder = write_model(tmp_path / "m")
+    monkeypatch.setattr(hub, "fetch_weights", lambda source: pytest.fail("fetched"))
+    for path in folder.glob("*token*"):
+        if path.name == "tokenizer.json" or left == "nothing":
+            path.unlink()
+    if left == "empty":
+        (folder / "tokenizer.json").write_text("{}")
+    refused(ValueError, "tokenizer", str(folder), model=folder, sae=suite)
+
+
+@pytest.mark.parametrize("tokens", [["<|tool|>"], ["<a>", "<b>", "<c>"]])
+def test_a_tokenizer_larger_than_the_embedding_is_refused_at_load(suite, tmp_path, tokens):
+    from suites import byte_tokenizer
+
+    folder = write_model(tmp_path / "m")
+    tokenizer = byte_tokenizer(CHATML)
+    tokenizer.add_tokens(tokens, special_tokens=True)
+    tokenizer.save_pretrained(folder)
+    words = f"has {len(tokens)} tokens beyond the 259 rows", repr(tokens[-1])
+    refused(ValueError, *words, model=folder, sae=suite)
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "tokenizer.json", "config.json"])
+def test_a_pointer_of_git_lfs_in_a_model_is_named(suite, tmp_path, file):
+    pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 123\n"
+    folder = write_model(tmp_path / "m")
+    (folder / file).write_text(pointer)
+    refused(ValueError, f"{file} is a Git LFS pointer", "git lfs pull", model=folder, sae=suite)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("num_layers", "3"), ("d_model", "16"), ("k", 4.0), ("k", True), ("d_sae", 0), ("k", [4])],
+)
+def test_numbers_of_a_suite_that_are_none_are_named(model, tmp_path, name, value):
+    path = write_suite(tmp_path) / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {name: value}))
+    refused(ValueError, f"says {name} is {value!r}; a whole number", model=model, sae=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "said", [{"hook_point": "mlp_out"}, {"hook_name": "h.1.ln_2"}, {"architecture": "gated"}]
+)
+def test_a_suite_of_another_kind_is_refused(model, tmp_path, said):
+    path = write_suite(tmp_path) / "config.json"
+    path.write_text(json.dumps({"k": 4, "d_model": 16, "d_sae": 64, "num_layers": 3} | said))
+    refused(ValueError, "config.json", *said, *said.values(), model=model, sae=tmp_path)
+
+
+def test_hidden_companions_are_no_layers_and_two_claims_are_refused(model, tmp_path):
+    write_suite(tmp_path)
+    for layer in range(3):
+        (tmp_path / f"._layer{layer}.sae.pt").write_bytes(b"\0\5\26\7" + bytes(60))
+    found = load_scope(model=model, sae=tmp_path, device="cpu")
+    assert found.sae(2).layer == 2 and found.layers == (0, 1, 2)
+    torch.save(random_sae(seed=9), tmp_path / "layer01.sae.pt")
+    refused(ValueError, "layer01.sae.pt and layer1.sae.pt", model=model, sae=tmp_path)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_on_a_gpu_models_are_bf16_and_saes_float32(model, suite):

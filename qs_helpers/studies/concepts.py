@@ -9,7 +9,7 @@ import pandas as pd
 import regex
 
 from ..evidence.stats import Against, Estimate, against, auroc, n_groups
-from ..forward import listed, read_texts
+from ..forward import read_texts
 from ..scoring import firing_gap
 from ..texts import Text
 
@@ -143,11 +143,9 @@ def mentions(words: Iterable[str]) -> Callable[[str], bool]:
     """A function that says whether a text holds one of some words, in any case.
 
     They must stand there as whole words ("pain" is not in "painter"), but for those of scripts that
-    put no spaces between words. A str is one word; ValueError for "", which stands everywhere.
+    put no spaces between words. A str is one word; "", which would stand everywhere, is none.
     """
-    words = listed(words)
-    if "" in words:
-        raise ValueError("a word is '', which stands in every text; leave it out")
-    whole = [rf"(?<!{LETTER}){regex.escape(word)}(?!{LETTER})" for word in words]
+    words = [words] if isinstance(words, str) else words
+    whole = [rf"(?<!{LETTER}){regex.escape(word)}(?!{LETTER})" for word in words if word]
     pattern = regex.compile("|".join(whole) or r"(?!)", regex.IGNORECASE | regex.V1)
     return lambda text: pattern.search(text) is not None

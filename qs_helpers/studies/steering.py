@@ -148,13 +148,11 @@ def sentences_with(text: str, words: Iterable[str]) -> float:
     """The share of a text's sentences that hold one of `words`; 0 for a text without any.
 
     Case is ignored. Words match whole, but anywhere in scripts that put no spaces between them. A
-    str is one word; ValueError for "", which stands everywhere.
+    str is one word; "", which would stand everywhere, is none.
     """
-    words = listed(words)
-    if "" in words:
-        raise ValueError("a word is '', which stands in every sentence; leave it out")
+    words = [words] if isinstance(words, str) else words
     found = [s for s in regex.split(r"(?<=[.!?。！？])|\n", text) if regex.search(r"\p{L}", s)]
-    any_of = "|".join(map(regex.escape, words)) or "(?!)"
+    any_of = "|".join(map(regex.escape, filter(None, words))) or "(?!)"
     whole = rf"(?i)(?<![\p{{Latin}}\p{{Cyrillic}}])(?:{any_of})(?![\p{{Latin}}\p{{Cyrillic}}])"
     return sum(bool(regex.search(whole, s)) for s in found) / len(found) if found else 0.0
 

@@ -86,7 +86,7 @@ def edit_sizes(scope, texts: Sequence[str], functions: Mapping) -> pd.DataFrame:
     mean over tokens, in units of the residuals; relative: the same with |x' - x| / |x|, where x
     is what is edited (for "writes" a write, which is shorter than the stream).
     """
-    ids = scope.ids(list(texts))
+    ids = scope.ids(texts)
     table = torch.zeros(len(ids), 3, dtype=torch.float64)
     seen: list[Tensor] = []
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from .hooks import capture
 from .sae import SparseActs
 
+NO_TEXTS = "texts is empty; give at least one text"
 CHUNK_TOKENS = 8192  # whose residuals are held at a time, or as many as
 RESIDUAL_BYTES = 2**31  # hold those of all layers of a model in float32
 TOKENIZED = 64  # texts at a time
@@ -110,6 +111,7 @@ def read_texts(
     Arrays are dense: 4 bytes for each text, feature and pool, so ask for no pool that you do not
     need. All are 0 where a feature is in the TopK of no token that is not a sink.
     """
+    texts = listed(texts)
     layers = list(scope.layers) if layers is None else sorted(set(layers))
     found = {
         layer: {
@@ -118,7 +120,7 @@ def read_texts(
         }
         for layer in layers
     }
-    for part in residuals(scope, texts, layers):
+    for part in residuals(scope, texts, layers) if texts else ():
         acts = scope.sae(part.layer).encode(part.x)
         values, indices = acts.values.cpu() * part.keep[:, None], acts.indices.cpu()
         # Where a token's features are in a flat [texts * d_sae].
@@ -150,7 +152,8 @@ def ends(
     """Layer, residuals [some texts, n, d_model] of the last n tokens of each text, and the numbers
     of these texts, as `residuals` yields them. ValueError for a text of fewer than n tokens, those
     of `scope.prefix` not counted."""
-    lengths = torch.tensor([len(ids) for ids in scope.ids(list(texts))])
+    texts = listed(texts)
+    lengths = torch.tensor([len(ids) for ids in scope.ids(texts)])
     fewest = int(lengths.min()) - len(scope.prefix)
     if fewest < n:
         raise ValueError(f"a text has {fewest} tokens, so it has no last {n}")
@@ -190,14 +193,38 @@ def _token_mask(mask: Tensor, like: Tensor) -> Tensor:
     return mask.to(like.device).bool()
 
 
+def each(texts) -> Iterable[str]:
+    """Texts to go through: a str is one text, whatever else it might be a list of.
+
+    ValueError for what would give something else than its texts: a table, whose items are names of
+    columns, a dict, one record, or a set, which has no order.
+    """
+    if isinstance(texts, str):
+        return [texts]
+    odd = bytes | Mapping | set | frozenset
+    if isinstance(texts, odd) or hasattr(texts, "_fields") or hasattr(texts, "columns"):
+        raise ValueError(f"texts is of type {type(texts).__name__}; give a list of strings")
+    return texts
+
+
+def listed(texts) -> list[str]:
+    """`each` as a list, by position and read once; texts may be empty. ValueError names the first
+    that is no string."""
+    texts = list(each(texts))
+    for number, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise ValueError(f"text {number} is {text!r}; each text must be a string")
+    return texts
+
+
 def checked(texts, first: int = 0) -> list[str]:
     """Texts as a list. ValueError names the first that is empty, no string or half a character.
 
     Numbers in the message count from `first`.
     """
-    texts = [texts] if isinstance(texts, str) else list(texts)
+    texts = list(each(texts))
     if not texts:
-        raise ValueError("texts is empty; give at least one text")
+        raise ValueError(NO_TEXTS)
     for number, text in enumerate(texts, first):
         if not isinstance(text, str) or not text:
             raise ValueError(f"text {number} is {text!r}; each text must be a non-empty string")
@@ -245,12 +272,13 @@ def _chunks(scope, texts: Iterable[str], most: int) -> Iterator[tuple[int, list[
                 chunk, first, size = [], number, 0
             chunk.append(ids)
             size += len(ids)
-    if chunk:
-        yield first, chunk
+    if not chunk:
+        raise ValueError(NO_TEXTS)
+    yield first, chunk
 
 
 def _groups(texts: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
-    texts = enumerate(texts)
+    texts = enumerate(each(texts))
     while group := list(itertools.islice(texts, TOKENIZED)):
         yield group[0][0], [text for _, text in group]
 

@@ -1,18 +1,25 @@
-"""Text from a model, plain or steered, the same whatever the batch."""
+"""Text from a model, plain or steered, the same whatever the batch.
+
+How a text is written is decided here. Of what a model's generation_config.json says, only its end
+tokens count: a penalty or a time limit there would be an edit that nobody asked for.
+"""
 
 import functools
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from .fast.reuse import edited
+from .forward import checked, listed
 from .steering import Scale, add, project_out
 
 Functions = Mapping[int | str, Callable[[Tensor], Tensor]]
 HOW = ("add", "ablate")
+TEMPERATURES = (0.001, 1000.0)  # beyond, float32 has no probabilities to draw from
 
 
 @torch.no_grad()
@@ -39,14 +46,24 @@ def generate(
     batch_size  prompts at a time; None chooses by the vocabulary, so that the logits of a step, in
                 float64, stay below 320 MB
     forbid      ids of tokens that are never written: a mask on the logits
-    ValueError for an empty list, for a prompt that `Scope.tokens` refuses, and for a temperature
-    below 0. No hook is left behind, whatever happens.
+    A text ends before its first end token: the model's, or the tokenizer's where it names none.
+    ValueError for an empty list, for a prompt that `Scope.tokens` refuses, for a temperature that
+    is neither 0 nor from 0.001 to 1000, for less than one token or one prompt at a time, and for
+    `forbid` with an id that there is not, or with all of them. No hook is left behind, whatever
+    happens.
     """
-    if temperature < 0:
-        raise ValueError(f"temperature is {temperature}; give 0 (greedy) or more")
-    ids = scope.ids(list(prompts))
+    if temperature and not TEMPERATURES[0] <= temperature <= TEMPERATURES[1]:
+        raise ValueError(f"temperature is {temperature}; give 0 (greedy), or from 0.001 to 1000")
+    _at_least_one("max_new_tokens", max_new_tokens)
+    prompts = checked(prompts)
+    ids = scope.ids(prompts)
     vocabulary = scope.model.get_output_embeddings().weight.shape[0]
-    batch_size = batch_size or min(1024, max(16, 40_000_000 // vocabulary))
+    if batch_size is None:
+        batch_size = min(1024, max(16, 40_000_000 // vocabulary))
+    _at_least_one("batch_size", batch_size)
+    forbid = _forbidden(forbid, vocabulary, len(scope.tokenizer))
+    settings = _settings(scope, max_new_tokens)
+    stops = set(settings.eos_token_id or ())
     out = [""] * len(ids)
     by_length = sorted(range(len(ids)), key=lambda i: len(ids[i]))  # little padding
     for start in range(0, len(ids), batch_size):
@@ -57,18 +74,67 @@ def generate(
         steps = [] if forbid is None else [functools.partial(_mask, forbid.to(scope.device))]
         if temperature:
             steps.append(_Draw([prompts[i] for i in rows], temperature, seed))
-        with hooks:
-            made = scope.model.generate(
-                **batch,
-                max_new_tokens=max_new_tokens,
-                do_sample=False,  # _Draw leaves one token to choose from
-                logits_processor=steps,
-            )
-        new = made[:, batch["input_ids"].shape[1] :]
+        with hooks, _only(scope.model, settings):
+            made = scope.model.generate(**batch, generation_config=settings, logits_processor=steps)
+        new = made[:, batch["input_ids"].shape[1] :].tolist()
+        new = [row[: _first(row, stops)] for row in new]  # behind its end a row is padded
         texts = scope.tokenizer.batch_decode(new, skip_special_tokens=True)
         for row, text in zip(rows, texts, strict=True):
             out[row] = text
     return out
+
+
+def _settings(scope, max_new_tokens: int):
+    """Greedy decoding and nothing else, with the model's end tokens."""
+    from transformers import GenerationConfig
+
+    ends = scope.model.generation_config.eos_token_id
+    ends = scope.tokenizer.eos_token_id if ends is None else ends
+    ends = [ends] if isinstance(ends, int) else ends
+    return GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        do_sample=False,  # _Draw leaves one token to choose from
+        eos_token_id=ends,
+        pad_token_id=scope.tokenizer.pad_token_id,
+    )
+
+
+@contextmanager
+def _only(model, settings) -> Iterator[None]:
+    """In the block, `settings` are all that the model has: what one call leaves open, transformers
+    takes from the model's own."""
+    own, model.generation_config = model.generation_config, settings
+    try:
+        yield
+    finally:
+        model.generation_config = own
+
+
+def _first(row: list[int], stops: set[int]) -> int:
+    return next((i for i, token in enumerate(row) if token in stops), len(row))
+
+
+def _at_least_one(name: str, value) -> None:
+    whole = hasattr(value, "__index__") and not isinstance(value, bool)
+    if not whole or value < 1:
+        raise ValueError(f"{name} is {value!r}; give a whole number from 1")
+
+
+def _forbidden(ids, vocabulary: int, written: int) -> Tensor | None:
+    """Ids that are never written, int64, or None. `written`: how many ids the tokenizer has."""
+    if ids is None:
+        return None
+    ids = torch.as_tensor(ids).flatten()
+    if not len(ids):
+        return None
+    if ids.is_floating_point() or ids.dtype == torch.bool:
+        raise ValueError(f"forbid is of {ids.dtype}; give ids of tokens, whole numbers")
+    if ids.min() < 0 or ids.max() >= vocabulary:
+        bad = int(ids.min() if ids.min() < 0 else ids.max())
+        raise ValueError(f"forbid holds {bad}; tokens have ids from 0 to {vocabulary - 1}")
+    if len(ids[ids < written].unique()) >= min(written, vocabulary):
+        raise ValueError("forbid holds every token, so nothing could be written; leave some out")
+    return ids.long()
 
 
 def _mask(ids: Tensor, input_ids: Tensor, scores: Tensor) -> Tensor:
@@ -120,6 +186,7 @@ def sweep(
     Prompts of all arms at a layer share batches, which saves most of the time. `how` is "add" or
     "ablate"; `options` go to `generate`. ValueError without arms.
     """
+    prompts = listed(prompts)
     if how not in HOW:
         raise ValueError(f"how is {how!r}; choose one of {', '.join(HOW)}")
     if not arms:
@@ -128,7 +195,7 @@ def sweep(
     for layer in sorted({arm.layer for arm in arms}):
         here = [i for i, arm in enumerate(arms) if arm.layer == layer]
         steer = _steering([arms[i] for i in here], scales[layer], how, len(prompts))
-        made = generate(scope, list(prompts) * len(here), steer, **options)
+        made = generate(scope, prompts * len(here), steer, **options)
         for place, i in enumerate(here):
             texts[i] = made[place * len(prompts) : (place + 1) * len(prompts)]
     return texts

@@ -14,7 +14,7 @@ from torch.nn import functional
 from torch.nn.functional import cosine_similarity, pad
 
 from .fast.reuse import edited, reuse_below, run_above
-from .forward import _token_mask, batches, sink_mask
+from .forward import _token_mask, batches, listed, sink_mask
 from .hooks import capture, edit
 from .sae import CONVENTIONS
 from .steering import Scale, add
@@ -156,6 +156,7 @@ def text_nats(scope, texts: Sequence[str], steer: Mapping | None = None) -> np.n
     too, and the BOS is not. NaN where no token is scored, as in an empty text: some models write
     nothing. `steer` as in `edit`.
     """
+    texts = listed(texts)
     out = np.full(len(texts), np.nan)
     long = [i for i, text in enumerate(texts) if text.strip()]
     ids = dict(zip(long, scope.ids([texts[i] for i in long]), strict=True)) if long else {}
@@ -181,6 +182,7 @@ def continuation_nats(
 
     `steer` and `positions` as in `edit`: the continuation's tokens count as generated ones.
     """
+    prompts, continuations = listed(prompts), listed(continuations)
     out = [np.empty(0)] * len(prompts)
     for rows, targets, passes in _passes(scope, prompts, continuations, [(steer, positions)]):
         for row, target, values in zip(rows, targets, next(passes), strict=True):
@@ -248,7 +250,7 @@ def token_odds(
     `steer` as in `edit`; `in_order` keeps prompts in their order, for edits that have an entry
     for each row of a batch (256 prompts at most), at the price of more padding.
     """
-    ids = scope.ids(list(prompts))
+    ids = scope.ids(prompts)
     order = sorted(range(len(ids)), key=lambda i: 0 if in_order else len(ids[i]))
     out = np.empty(len(ids))
     for start in range(0, len(ids), 256):
@@ -263,6 +265,8 @@ def token_odds(
 def log_odds(logits: Tensor, tokens: Tensor) -> Tensor:
     """Log-odds (nats) of the next token being one of `tokens`: logits [..., vocab] to float64
     [...], at most 27.6, a chance of all others of 1e-12. Differentiable below that."""
+    if not len(tokens) or tokens.min() < 0:
+        raise ValueError("tokens is empty or holds an id below 0; give the ids of some tokens")
     inside = logits.double().log_softmax(-1)[..., tokens.to(logits.device)].logsumexp(-1)
     inside = inside.clamp(max=-1e-12)
     return inside - torch.log(-torch.expm1(inside))
@@ -279,7 +283,7 @@ def output_effects(
     "output score" of Arad et al. 2025 for a set of tokens that is given and not taken from the
     feature's own logit lens: it says what a feature does, not what it responds to.
     """
-    ids = scope.ids(list(prompts))
+    ids = scope.ids(prompts)
     odds = torch.zeros(len(ids), len(directions) + 1, dtype=torch.float64)
     still = torch.zeros(1, scope.d_model)
     still[0, 0] = 1.0  # any direction: its dose is 0
@@ -308,8 +312,12 @@ def firing_gap(fires: np.ndarray, label: np.ndarray) -> np.ndarray:
     """How much more often each feature fires in some texts than in the others: float64 [d_sae].
 
     fires: bool [texts, d_sae]; label: bool [texts]. P(fires | label) - P(fires | not label), the
-    score by which the Qwen-Scope report (2026, section 5.1) ranks features.
+    score by which the Qwen-Scope report (2026, section 5.1) ranks features. ValueError for labels
+    that are no bool, which would be taken for numbers of texts, or all of one kind.
     """
+    label = np.asarray(label)
+    if label.dtype != bool or label.all() or not label.any():
+        raise ValueError("firing_gap needs labels True and False, one a text, and both of them")
     return fires[label].mean(0) - fires[~label].mean(0)
 
 
@@ -351,9 +359,10 @@ def _by_place(rows: np.ndarray) -> pd.DataFrame:
 def _passes(scope, prompts, continuations, arms) -> Iterator[tuple]:
     """Batches: row numbers, target ids of each row, and an iterator that gives, for each arm of
     (functions, positions), the log-probabilities of each row, float64 [tokens, vocab]."""
+    prompts, continuations = listed(prompts), listed(continuations)
     if len(prompts) != len(continuations):
         raise ValueError(f"{len(prompts)} prompts but {len(continuations)} continuations")
-    before, after = scope.ids(list(prompts)), scope.own_ids(list(continuations))
+    before, after = scope.ids(prompts), scope.own_ids(continuations)
     lengths = {i: len(a) + len(b) for i, (a, b) in enumerate(zip(before, after, strict=True))}
     for rows in batches(lengths, scope.batch_tokens):
         # Prompts are padded on the left and continuations on the right, so that all of these

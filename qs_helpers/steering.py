@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .forward import SINK_FACTOR, activations, residuals
+from .forward import SINK_FACTOR, activations, listed, residuals
 
 MODES = ("add", "floor", "ceil", "clamp", "scale", "zero")
 Edit = Callable[[Tensor], Tensor]
@@ -201,7 +201,7 @@ def difference_of(positive: dict, negative: dict) -> dict[int, Tensor]:
 def strong_activation(scope, texts: Sequence[str], layer: int, features, q: float = 0.99) -> Tensor:
     """The q-quantile of each feature's activations over tokens where it is active: float32
     [features]. ValueError names a feature that is active on no token that is no sink."""
-    features = torch.as_tensor(features).reshape(-1)
+    texts, features = listed(texts), torch.as_tensor(features).reshape(-1)
     found: list[list[Tensor]] = [[] for _ in features]
     for part in activations(scope, texts, [layer]):
         active = (part.acts.values > 0) & part.keep[:, None]

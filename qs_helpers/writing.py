@@ -4,6 +4,7 @@ Units of n-grams are words where a text has spaces, and characters in Chinese an
 """
 
 import functools
+import unicodedata
 
 import regex
 
@@ -15,6 +16,11 @@ SCRIPTS = {
     "other": r"\p{L}",
 }
 UNITS = regex.compile(r"\p{Han}|[\p{Hiragana}\p{Katakana}\u30fc]|[\p{L}\p{M}\p{N}]+|[^\s]")
+LATIN = ("en", "fr")
+# Latin letters that English and French do not use, or hardly, and marks of Spanish.
+OTHER_LATIN = regex.compile(
+    r"[\p{Latin}--[A-Za-zÀÂÆÇÈÉÊËÎÏÔŒÙÛàâæçèéêëîïôœùû]]|[¿¡]", regex.VERSION1
+)
 MAX_PERIOD = 16  # units of the longest stretch that counts as a loop
 
 
@@ -36,7 +42,9 @@ def language(text: str) -> str:
     """ "en", "fr", "ru", "ja", "zh", or "" where no language has most of the letters.
 
     The script decides where it can: Kana beside Han is Japanese, Han alone Chinese. English and
-    French are told apart by py3langid (Lui and Baldwin 2012, "langid.py").
+    French are told apart by py3langid (Lui and Baldwin 2012, "langid.py"). Latin text with letters
+    that neither of them uses is asked for all its 97 languages; German without an umlaut is not
+    found out in this way.
     """
     shares = script_shares(text)
     asian = shares.get("Han", 0) + shares.get("Kana", 0)
@@ -44,15 +52,22 @@ def language(text: str) -> str:
         return "ja" if shares.get("Kana", 0) > 0.05 else "zh"
     if shares.get("Cyrillic", 0) > 0.5:
         return "ru"
-    return _latin().classify(text)[0] if shares.get("Latin", 0) > 0.5 else ""
+    if shares.get("Latin", 0) <= 0.5:
+        return ""
+    if OTHER_LATIN.search(unicodedata.normalize("NFKC", text)):
+        if _latin(None).classify(text)[0] not in LATIN:
+            return ""
+    return _latin(LATIN).classify(text)[0]
 
 
 @functools.cache
-def _latin():
+def _latin(languages: tuple[str, ...] | None):
+    """What tells some languages apart, or all that py3langid knows."""
     from py3langid import langid
 
     found = langid.LanguageIdentifier.from_model_file(langid.MODEL_FILE)
-    found.set_languages(["en", "fr"])
+    if languages:
+        found.set_languages(list(languages))
     return found
 
 

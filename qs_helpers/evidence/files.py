@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,23 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON document, or {} where the file does not exist."""
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def json_line(value: Any) -> bytes:
+    """A value as one line of UTF-8 JSON; half a character becomes a JSON escape."""
+    return json.dumps(value, ensure_ascii=False).encode(errors="backslashreplace") + b"\n"
+
+
+def lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Number and content of the lines of a file of JSON lines, blank ones left out.
+
+    Only "\\n" ends a line: texts may hold other separators, such as U+2028. A byte order mark, as
+    editors put before a file, is no part of the first.
+    """
+    content = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+    for number, line in enumerate(content.split(b"\n"), 1):
+        if line.strip():
+            yield number, line
 
 
 def plain(value: Any) -> Any:

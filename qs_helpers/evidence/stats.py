@@ -18,10 +18,11 @@ are bootstrapped over groups, with percentiles widened for small numbers of them
 section 6.3).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 from scipy.stats import beta, norm, t
 
@@ -59,11 +60,17 @@ class Estimate(NamedTuple):
 def factors(groups, n: int) -> list[np.ndarray]:
     """The groups of n samples as numbers from 0: one array [n], or two where they cross.
 
-    groups: labels [n], or nothing. ValueError if there are not n of them.
+    groups: labels [n], or nothing. ValueError if there are not n of them, or one is missing: such
+    samples would make up a group.
     """
     if groups is None:
         return [np.arange(n)]
-    labels = [str(label) for label in _array(groups)]
+    labels = _array(groups, object)
+    if missing := int(pd.isna(labels).sum()):
+        raise ValueError(
+            f"{missing} of {len(labels)} groups are missing (nan); give each sample one"
+        )
+    labels = [str(label) for label in labels]
     if len(labels) != n:
         raise ValueError(f"{len(labels)} groups for {n} samples; give one label a sample")
     if any("|" in label for label in labels):  # one without a second part stands for itself
@@ -84,7 +91,7 @@ def share(hits, groups=None, family: int = 1) -> Estimate:
 
     ValueError for other numbers, or none.
     """
-    hits = _array(hits).astype(float)
+    hits = _numbers("share", "hits", hits)
     if not len(hits) or not ((hits >= 0) & (hits <= 1)).all():
         raise ValueError("share needs hits: at least one, each yes or no, or from 0 to 1")
     value = hits.mean()
@@ -99,7 +106,9 @@ def f1(flagged, positive, groups=None, family: int = 1) -> Estimate:
     positive: F1 = 2 J / (1 + J) (Hand, Christen and Kirielle 2021). So its interval is that of a
     share. n counts all samples. ValueError if nothing is flagged or positive.
     """
-    flagged, positive = (x > 0 for x in _together("f1", flagged=flagged, positive=positive))
+    flagged, positive = _labelled("f1", positive, flagged=flagged)
+    flagged = flagged > 0
+    groups = None if groups is None else _array(groups, object)
     factors(groups, len(flagged))  # one label a sample
     either = flagged | positive
     if not either.any():
@@ -115,10 +124,9 @@ def auroc(scores, positive, groups=None, family: int = 1) -> Estimate:
 
     Variance: placements of each sample (DeLong 1988), summed over groups (Obuchowski 1997). It is
     at most value (1 - value) / groups of the rarer label. groups counts those of the rarer label.
-    ValueError if a label is missing.
+    ValueError if a label is missing, or neither yes nor no.
     """
-    scores, positive = _together("auroc", scores=scores, positive=positive)
-    positive = positive > 0
+    scores, positive = _labelled("auroc", positive, scores=scores)
     if positive.all() or not positive.any():
         raise ValueError("auroc needs positive and negative samples; one kind is missing")
     wins = _wins(scores, positive)
@@ -148,7 +156,7 @@ def ratio(top, bottom, groups=None, family: int = 1) -> Estimate:
 
 def mean(values, groups=None, family: int = 1) -> Estimate:
     """The mean of numbers [samples], bootstrapped over groups. For yes and no take `share`."""
-    values = _array(values).astype(float)
+    values = _numbers("mean", "values", values)
     return ratio(values, np.ones_like(values), groups, family)
 
 
@@ -204,10 +212,9 @@ def against(values, nulls, positive=None, groups=None, family: int = 1, by="mean
         raise ValueError(f"by={by!r}; use mean, f1 or auroc")
     if positive is None:
         raise ValueError(f"{by} needs positive: the labels of the samples")
-    values, positive = _together(by, values=values, positive=positive)
+    values, positive = _labelled(by, positive, values=values)
     if np.isnan(nulls.astype(float)).any():
         raise ValueError("against: outcomes of null draws are no numbers (nan)")
-    positive = positive > 0
     if by == "auroc" and (positive.all() or not positive.any()):
         raise ValueError("auroc needs positive and negative samples; one kind is missing")
     statistic = {"f1": _f1s, "auroc": _areas}[by]
@@ -242,6 +249,10 @@ def crossing(doses, outcomes, level: float, falling: bool = False, groups=None) 
     level = -level if falling else level
     if outcomes.shape[:1] != doses.shape or outcomes.ndim != 2 or (np.diff(doses) <= 0).any():
         raise ValueError(f"crossing needs rising doses and [doses, prompts], not {outcomes.shape}")
+    if np.isnan(outcomes).any() or np.isnan(doses).any():
+        raise ValueError(
+            "crossing: outcomes or doses are no numbers (nan); leave those prompts out"
+        )
 
     def crossed(weights):
         curves = weights @ outcomes.T / weights.sum(1, keepdims=True)
@@ -286,16 +297,44 @@ def groups_needed(estimate: Estimate, above=None, below=None, power: float = 0.8
     return float(max(8, np.ceil(((need * at_edge + extra * here) / gap) ** 2)))
 
 
-def _array(values: Any) -> np.ndarray:
-    """Numbers or labels as a flat array."""
+def yes_or_no(name: str, labels) -> np.ndarray:
+    """Labels as bool [samples]: True and False, 1 and 0, or 1 and -1.
+
+    ValueError for all else. Words, "" and nan among it, as Python's own rule would make them True.
+    """
+    labels = _numbers("labels", name, labels)
+    if not np.isin(labels, (0, 1)).all() and not np.isin(labels, (-1, 1)).all():
+        odd = labels[~np.isin(labels, (0, 1))][0]
+        raise ValueError(f"labels: {name} holds {odd:g}; give yes or no, 1 or 0, for each sample")
+    return labels > 0
+
+
+def _labelled(name: str, positive, **column) -> list[np.ndarray]:
+    """A column of numbers, and as many labels, yes or no."""
+    values, labels = _together(name, **column, positive=positive)
+    return [values, yes_or_no("positive", labels)]
+
+
+def _array(values: Any, dtype=None) -> np.ndarray:
+    """Numbers or labels as a flat array, by position; an iterator is read once."""
     if isinstance(values, torch.Tensor):
         values = values.detach().cpu().numpy()
-    return np.asarray(values).reshape(-1)
+    return np.asarray(list(values) if isinstance(values, Iterator) else values, dtype).reshape(-1)
+
+
+def _numbers(name: str, key: str, column) -> np.ndarray:
+    """A column as float [samples]. ValueError for words, "" and what else is no number."""
+    values = _array(column)
+    try:
+        return values.astype(float)
+    except (TypeError, ValueError):
+        begin = values.tolist()[:3]
+        raise ValueError(f"{name}: {key} must be numbers, or yes and no; got {begin}") from None
 
 
 def _together(name: str, **columns) -> list[np.ndarray]:
     """Columns as flat arrays of numbers; ValueError if they are not equally long, or empty."""
-    arrays = {key: _array(column).astype(float) for key, column in columns.items()}
+    arrays = {key: _numbers(name, key, column) for key, column in columns.items()}
     sizes = {key: len(array) for key, array in arrays.items()}
     if len({*sizes.values()}) > 1 or not all(sizes.values()):
         said = " and ".join(f"{n} {key}" for key, n in sizes.items())

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from ..fast.columns import read_ahead
-from ..forward import checked
+from ..forward import checked, each
 from ..hooks import capture, hooks_left
 from ..presets import versions
 from ..sae import TopKSAE
@@ -192,9 +192,12 @@ class LanguageModel:
 
         `texts` are strings, read and refused as in `ids`, or lists of token ids, taken as they are.
         """
-        if isinstance(texts, str) or not all(isinstance(text, list) for text in texts) or not texts:
+        texts = list(each(texts))
+        if not texts or not all(isinstance(text, list) for text in texts):
             texts = self.ids(texts)
-        return self.tokenizer.pad({"input_ids": texts}, return_tensors="pt").to(self.device)
+        # Some tokenizers do not list the mask among their inputs, and padding would be read.
+        form = {"return_attention_mask": True, "return_tensors": "pt"}
+        return self.tokenizer.pad({"input_ids": texts}, **form).to(self.device)
 
     def fingerprint(self, layers=()) -> dict:
         """What decides the residuals of a text: sha256 of the weights, dtype, prefix. Of a scope,

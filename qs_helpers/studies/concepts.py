@@ -143,8 +143,9 @@ def mentions(words: Iterable[str]) -> Callable[[str], bool]:
     """A function that says whether a text holds one of some words, in any case.
 
     They must stand there as whole words ("pain" is not in "painter"), but for those of scripts that
-    put no spaces between words.
+    put no spaces between words. A str is one word; "", which would stand everywhere, is none.
     """
-    whole = [rf"(?<!{LETTER}){regex.escape(word)}(?!{LETTER})" for word in words]
+    words = [words] if isinstance(words, str) else words
+    whole = [rf"(?<!{LETTER}){regex.escape(word)}(?!{LETTER})" for word in words if word]
     pattern = regex.compile("|".join(whole) or r"(?!)", regex.IGNORECASE | regex.V1)
     return lambda text: pattern.search(text) is not None

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..controls import matched_features
-from ..forward import activations
+from ..forward import activations, listed
 from ..steering import change_features, only_where
 
 FeatureSet = Sequence[tuple[int, int]]
@@ -97,7 +97,7 @@ def redirected(scope, edits: Mapping, other: FeatureSet, times: float = 1.0) -> 
 def usual_peaks(scope, texts: Sequence[str], sets, q: float = 0.95) -> list[dict[int, float]]:
     """For each set, {layer: number}: the q-quantile over texts of the largest sum, over the tokens
     of a text, of the activations of the set's features of that layer."""
-    split = [_by_layer(chosen) for chosen in sets]
+    texts, split = listed(texts), [_by_layer(chosen) for chosen in sets]
     peaks = [{layer: torch.zeros(len(texts)) for layer in parts} for parts in split]
     for part in activations(scope, texts, sorted({n for parts in split for n in parts})):
         for parts, peak in zip(split, peaks, strict=True):

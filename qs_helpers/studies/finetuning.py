@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..evidence.files import write_whole
-from ..forward import residuals
+from ..evidence.files import json_line, lines, write_whole
+from ..forward import listed, residuals
 
 FIELDS = {"text": str, "language": str, "reward": float, "layer": int, "scope": str}
 FIELDS |= dict.fromkeys(("tokens", "excess", "features", "usual"), list)
@@ -41,7 +41,8 @@ def pre_activations(scope, texts, layer: int, features) -> list[np.ndarray]:
     """Pre-activations of features at every token of `own_ids`: a list of float32 [tokens, features]
     for each text."""
     found: list[np.ndarray] = []
-    for part in residuals(scope, texts, [layer]):
+    texts = listed(texts)
+    for part in residuals(scope, texts, [layer]) if texts else ():
         own = (part.position >= len(scope.prefix)).numpy()
         values = _pre(scope.sae(layer), part.x, features).cpu().numpy()[own]
         counts = np.bincount(part.text.numpy()[own] - len(found))
@@ -51,8 +52,11 @@ def pre_activations(scope, texts, layer: int, features) -> list[np.ndarray]:
 
 def usual_levels(scope, texts: Sequence[str], layer: int, features: Sequence[int]) -> Signal:
     """The Signal of features whose usual level is their mean over all tokens of `texts` but the
-    first of each (often an attention sink)."""
-    rows = np.concatenate([values[1:] for values in pre_activations(scope, texts, layer, features)])
+    first of each (often an attention sink). ValueError where no other is there."""
+    rows = [values[1:] for values in pre_activations(scope, texts, layer, features)]
+    if not sum(map(len, rows)):
+        raise ValueError("no text has two tokens, so no level is usual; give longer texts")
+    rows = np.concatenate(rows)
     return Signal(layer, tuple(int(f) for f in features), tuple(rows.mean(0).tolist()))
 
 
@@ -65,26 +69,36 @@ def excess(scope, texts: Sequence[str], signal: Signal) -> list[np.ndarray]:
 def export_excess(path: Path, scope, texts, languages, signal: Signal) -> Path:
     """One JSON object a line: text, language, tokens (as the tokenizer spells them), excess (one
     number a token), reward (minus their mean), and the signal: layer, features, usual, scope."""
-    lines, about = [], signal._asdict() | {"scope": scope.name}
+    texts, languages = listed(texts), listed(languages)
+    rows, about = [], signal._asdict() | {"scope": scope.name}
     for text, language, values in zip(texts, languages, excess(scope, texts, signal), strict=True):
         tokens = scope.tokenizer.convert_ids_to_tokens(scope.own_ids([text])[0])
         row = {"text": text, "language": language, "tokens": tokens}
         row |= {"excess": [round(float(v), 6) for v in values], "reward": -float(values.mean())}
-        lines.append(json.dumps(row | about, ensure_ascii=False))
-    write_whole(Path(path), ("\n".join(lines) + "\n").encode())
+        rows.append(json_line(row | about))
+    write_whole(Path(path), b"".join(rows))
     return Path(path)
 
 
 def read_excess(path: Path) -> list[dict]:
     """The rows of a file of `export_excess`; ValueError names the line and field that is wrong."""
     rows = []
-    for number, line in enumerate(Path(path).read_text("utf-8").splitlines(), 1):
-        row = json.loads(line)
+    for number, line in lines(Path(path)):
+        where = f"{Path(path).name}, line {number}"
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"{where}: no JSON ({getattr(error, 'msg', error)})") from None
+        if not isinstance(row, dict):
+            raise ValueError(f"{where}: not an object {{…}}")
         for name, kind in FIELDS.items():
             if not isinstance(row.get(name), kind):
-                raise ValueError(f"{Path(path).name}, line {number}: {name} is no {kind.__name__}")
+                raise ValueError(f"{where}: {name} is no {kind.__name__}")
         if len(row["tokens"]) != len(row["excess"]):
-            raise ValueError(f"{Path(path).name}, line {number}: not one excess for each token")
+            raise ValueError(f"{where}: not one excess for each token")
+        numbers = [row["reward"], *row["excess"]]
+        if not all(isinstance(v, int | float) and np.isfinite(v) for v in numbers):
+            raise ValueError(f"{where}: reward or excess is no finite number")
         rows.append(row)
     return rows
 
@@ -109,6 +123,7 @@ def finetune(
     same seed draws the same batches, whatever the signal. Raises ValueError for no texts, or a
     signal on the last layer, where the model's hidden states are those after the final norm.
     """
+    texts = listed(texts)
     if not texts:
         raise ValueError("finetune got no texts")
     if signal is not None and signal.layer >= scope.n_layers - 1:
@@ -118,7 +133,7 @@ def finetune(
     new.model.requires_grad_(True)
     chooser = np.random.default_rng(seed)
     optimizer = torch.optim.AdamW(new.model.parameters(), lr=rate)
-    ids = scope.ids(list(texts))
+    ids = scope.ids(texts)
     for _ in range(steps):
         batch = scope.tokens([ids[i] for i in chooser.choice(len(ids), batch_size)])
         real = batch["attention_mask"].bool()

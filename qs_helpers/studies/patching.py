@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import normalize, pad
 
 from ..fast.reuse import reuse_below
-from ..forward import batches, ends
+from ..forward import batches, ends, listed
 from ..hooks import edit
 from ..scoring import log_odds, token_odds
 from .tradeoff import quotient
@@ -52,7 +52,7 @@ def gradients(scope, prompts, tokens: Tensor, layers) -> Iterator[Gradients]:
         seen[layer] = residual.detach().float(), zero
         return residual + zero
 
-    ids = scope.ids(list(prompts))
+    ids = scope.ids(prompts)
     for rows in batches({i: len(tokens) for i, tokens in enumerate(ids)}, scope.batch_tokens):
         batch, seen = scope.tokens([ids[i] for i in rows]), {}
         edits = {layer: partial(probe, layer, seen) for layer in layers}
@@ -73,6 +73,7 @@ def feature_attribution(scope, prompts, tokens: Tensor, layers) -> dict[int, Ten
     TopK count nothing. The first token of each prompt is left out (often an attention sink), or the
     tokenizer's prefix where it has one.
     """
+    prompts = listed(prompts)
     totals = {n: torch.zeros(scope.d_sae, dtype=torch.float64) for n in layers}
     for part in gradients(scope, prompts, tokens, layers):
         sae = scope.sae(part.layer)
@@ -92,6 +93,7 @@ def feature_attribution(scope, prompts, tokens: Tensor, layers) -> dict[int, Ten
 def differences(scope, basis, prompts: Sequence[str], sources: Sequence[str], layer: int, n: int):
     """Components of the sources after a layer minus those of the prompts, at the last n tokens:
     float32 [pairs, n, components]."""
+    prompts, sources = listed(prompts), listed(sources)
     here, there = torch.empty(2, len(prompts), n, scope.d_model)
     for texts, out in ((prompts, here), (sources, there)):
         for _, x, numbers in ends(scope, texts, n, [layer]):
@@ -103,9 +105,9 @@ def differences(scope, basis, prompts: Sequence[str], sources: Sequence[str], la
 def patched_odds(scope, prompts: Sequence[str], layer: int, delta: Tensor, tokens: Tensor):
     """Log-odds (nats) of the next token being one of `tokens`, float64 [prompts], when delta
     [prompts, n, d_model] is added to the residuals of the last n tokens after a layer."""
-    out = []
+    out, prompts = [], listed(prompts)
     for start in range(0, len(prompts), BATCH):
-        rows = list(prompts[start : start + BATCH])
+        rows = prompts[start : start + BATCH]
         step = delta[start : start + BATCH].to(scope.device)
 
         def added(x: Tensor, step=step) -> Tensor:
@@ -176,6 +178,7 @@ def recovered(
     times difference, the mean over the first; the sign is that of the effect, so that a component
     that works against it comes last. ValueError if no pair counts.
     """
+    ranked_on, judged_on = (tuple(map(listed, pair)) for pair in (ranked_on, judged_on))
     order = _ranking(scope, basis, *ranked_on, layer, n, tokens)
     change = differences(scope, basis, *judged_on, layer, n)
     plain, goal = (token_odds(scope, texts, tokens) for texts in judged_on)

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from ..forward import ends, residuals
+from ..evidence.stats import yes_or_no
+from ..forward import ends, listed, residuals
 from ..hooks import decoder_layers, edit, writers
 from ..loading import catalog
 from ..loading.catalog import find_origin
@@ -47,6 +48,7 @@ def position_means(scope, prompts: Sequence[str], n: int, layers=None) -> dict[i
     ValueError for no prompts, or one of fewer than n tokens.
     """
     sums: dict[int, Tensor] = {}
+    prompts = listed(prompts)
     for layer, x, _ in ends(scope, prompts, n, layers):
         sums[layer] = sums.get(layer, 0) + x.double().sum(0).cpu()
     return {layer: total / len(prompts) for layer, total in sums.items()}
@@ -105,9 +107,12 @@ def load_refuser(model: str, suite: str = "own") -> Scope:
 
 def refuses(answers: Sequence[str], markers: Sequence[str] = MARKERS) -> np.ndarray:
     """Which answers hold a marker, in any case: bool [answers]. Biased both ways: a refusal in
-    other words is missed, and an answer that quotes one is counted."""
-    lowered = [marker.casefold() for marker in markers]
-    plain = [answer.replace("\u2019", "'").casefold() for answer in answers]
+    other words is missed, and an answer that quotes one is counted. ValueError for a marker "",
+    which stands in every answer."""
+    lowered = [marker.casefold() for marker in listed(markers)]
+    if "" in lowered:
+        raise ValueError("a marker is '', which stands in every answer; leave it out")
+    plain = [answer.replace("\u2019", "'").casefold() for answer in listed(answers)]
     return np.array([any(marker in answer for marker in lowered) for answer in plain], bool)
 
 
@@ -118,6 +123,11 @@ def check_refuser(name: str, harmful: Sequence[bool], harmless: Sequence[bool]) 
     ValueError where there is nothing to compare: no harmful prompt is refused, as of a base model,
     or every harmless one is.
     """
+    harmful, harmless = yes_or_no("harmful", harmful), yes_or_no("harmless", harmless)
+    if not len(harmful) or not len(harmless):
+        raise ValueError(
+            f"{name}: give answers to harmful and to harmless prompts, one each at least"
+        )
     bad, good = np.mean(harmful), np.mean(harmless)
     if bad >= LEAST_REFUSED and good <= MOST_REFUSED:
         return ""
@@ -167,7 +177,7 @@ def check_suite(
 def opening_tokens(scope, answers: Sequence[str], refused: Sequence[bool]) -> Tensor:
     """Ids of first tokens whose share among refusals is at least ten times that among answers:
     int64 [tokens]. ValueError where either kind is missing, or no token opens refusals only."""
-    refused = np.asarray(refused, bool)
+    answers, refused = listed(answers), yes_or_no("refused", refused)
     if refused.all() or not refused.any():
         what = "no refusal" if not refused.any() else "nothing but refusals"
         raise ValueError(f"{what} among {len(refused)} answers: there is nothing to tell apart")
@@ -189,6 +199,7 @@ def score_candidates(scope, candidates, scales, harmful, harmless, tokens) -> pd
     token of harmless prompts). Nats; prompts of the validation split. scales: {layer: Scale};
     tokens: int64, those of `opening_tokens`.
     """
+    harmful, harmless = listed(harmful), listed(harmless)
     plain = _next(scope, harmless)
     rows = []
     for layer, directions in candidates.items():
@@ -227,7 +238,7 @@ def choose_direction(table: pd.DataFrame, n_layers: int) -> tuple[pd.Series, pd.
 
 def _next(scope, prompts: Sequence[str], steer=None) -> Tensor:
     """Log-probabilities of the next token after each prompt, float64 [prompts, vocab]."""
-    batch = scope.tokens(list(prompts))
+    batch = scope.tokens(prompts)
     with edit(scope.model, steer) if steer else contextlib.nullcontext():
         logits = scope.model(**batch, use_cache=False, logits_to_keep=1).logits[:, -1]
     return logits.double().log_softmax(-1)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..controls import matched_features, random_directions
 from ..evidence.stats import Estimate, mean, share
-from ..forward import read_texts, residuals
+from ..forward import listed, read_texts, residuals
 from ..generation import Arm, sweep
 from ..scoring import cross_entropy, firing_gap, more_common, nearest, text_nats
 from ..steering import Scale
@@ -43,7 +43,7 @@ def report_edit(scope, texts: Texts, layer: int, change: Callable, features=()) 
 
     change: residuals [..., d_model] to new ones. ValueError if the edit changes no token.
     """
-    features = torch.as_tensor(features, dtype=torch.int64).reshape(-1)
+    texts, features = listed(texts), torch.as_tensor(features, dtype=torch.int64).reshape(-1)
     parts = []
     for part in residuals(scope, texts, [layer]):
         new = change(part.x[None])[0]
@@ -97,7 +97,8 @@ def usual_nats(scope, texts: Texts, max_tokens: int) -> np.ndarray:
 
     NaN where `text_nats` scores none of them. ValueError where no text has `max_tokens`.
     """
-    ids = [tokens[:max_tokens] for tokens in scope.ids(list(texts)) if len(tokens) >= max_tokens]
+    texts = listed(texts)
+    ids = [tokens[:max_tokens] for tokens in scope.ids(texts) if len(tokens) >= max_tokens]
     if not ids:
         raise ValueError(f"none of {len(texts)} texts has {max_tokens} tokens; give longer ones")
     batches = torch.tensor(ids, device=scope.device).split(64)
@@ -113,7 +114,7 @@ def fluent(scope, texts: Texts, limits: np.ndarray, among=None) -> np.ndarray:
     loop: bool [texts]. Both are needed: a loop is not surprising. Less than two tokens is not
     fluent. `limits` as `usual_nats` gives them; longer texts are held against its last entry.
     `among` (bool [texts]) saves the work for texts that do not count: they are not fluent."""
-    texts = [text.strip() for text in texts]
+    texts = [text.strip() for text in listed(texts)]
     if among is not None:
         texts = [text if counts else "" for text, counts in zip(texts, among, strict=True)]
     own = scope.tokenizer(texts, add_special_tokens=False)["input_ids"]
@@ -128,14 +129,15 @@ def firing_contrast(scope, positive: Texts, negative: Texts, layer: int):
 
     The contrast of a feature is the difference of the two column means.
     """
-    fires = read_texts(scope, [*positive, *negative], [layer], ["peak"])[layer].peak > 0
+    positive, negative = listed(positive), listed(negative)
+    fires = read_texts(scope, positive + negative, [layer], ["peak"])[layer].peak > 0
     return fires[: len(positive)], fires[len(positive) :]
 
 
 def typical_tokens(scope, positive: Texts, negative: Texts) -> Tensor:
     """Ids of tokens that make up a larger share of `positive` than of `negative`, by a factor of
     ten or more: int64 [tokens]. ValueError if there are none."""
-    ids = [np.concatenate(scope.own_ids(list(texts))) for texts in (positive, negative)]
+    ids = [np.concatenate(scope.own_ids(texts)) for texts in (positive, negative)]
     found = more_common(*ids)
     if not len(found):
         raise ValueError("no token is ten times as common in the positive texts; give other texts")
@@ -145,10 +147,12 @@ def typical_tokens(scope, positive: Texts, negative: Texts) -> Tensor:
 def sentences_with(text: str, words: Iterable[str]) -> float:
     """The share of a text's sentences that hold one of `words`; 0 for a text without any.
 
-    Case is ignored. Words match whole, but anywhere in scripts that put no spaces between them.
+    Case is ignored. Words match whole, but anywhere in scripts that put no spaces between them. A
+    str is one word; "", which would stand everywhere, is none.
     """
+    words = [words] if isinstance(words, str) else words
     found = [s for s in regex.split(r"(?<=[.!?。！？])|\n", text) if regex.search(r"\p{L}", s)]
-    any_of = "|".join(map(regex.escape, words))
+    any_of = "|".join(map(regex.escape, filter(None, words))) or "(?!)"
     whole = rf"(?i)(?<![\p{{Latin}}\p{{Cyrillic}}])(?:{any_of})(?![\p{{Latin}}\p{{Cyrillic}}])"
     return sum(bool(regex.search(whole, s)) for s in found) / len(found) if found else 0.0
 
@@ -302,6 +306,7 @@ def try_knob(
     of the same layer and dose had the same ones; options: of `generate`. ValueError without
     prompts or null draws.
     """
+    prompts, rephrased = listed(prompts), listed(rephrased)
     if not len(prompts) or len(prompts) != len(rephrased):
         raise ValueError(f"{len(prompts)} prompts, {len(rephrased)} rephrased: give as many")
     if not len(knob.nulls):

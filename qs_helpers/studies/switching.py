@@ -25,10 +25,22 @@ SCRIPTS_OF = {
     "ja": ("Han", "Kana"),
     "zh": ("Han",),
 }
+# Words of these scripts stand right behind a link or an address, without a space.
+UNSPACED = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}\p{Thai}]"
+SPACED = rf"(?!{UNSPACED})"
+IN_LINK = r"[\w\-./?=&%#~:+,;@!]"
 # What is written in another script by right.
 QUOTED = regex.compile(
-    r"```.*?(?:```|\Z)|`[^`\n]*`|\$\$.*?\$\$|\$[^$\n]+\$|\\\(.*?\\\)|\\\[.*?\\\]"
-    r"|\\begin\{.*?\\end\{[^}]*\}|(?:https?://|www\.)[\w\-./?=&%#~:+,;@!]+|[\w.+-]+@[\w-]+\.[\w.]+",
+    r"```.*?(?:```|\Z)|`[^`\n]*`|\$\$.*?\$\$"
+    # A formula, but not what stands between two prices: a dollar before a number closes none, and
+    # what begins with a number ends right behind a letter or digit.
+    r"|(?<![\\\dA-Za-z])\$(?![ \t]?\.?\d)[^$\n]+\$(?!\.?\d)"
+    r"|(?<![\\\dA-Za-z])\$(?=\.?\d)[^$\n]+(?<=[^\s\\])\$(?![ \t]?\.?\d)"
+    r"|\\\(.*?\\\)|\\\[.*?\\\]|\\begin\{.*?\\end\{[^}]*\}"
+    # A link; deep in a path its last part may be a title in such a script.
+    rf"|(?:https?://|www\.)(?:{SPACED}{IN_LINK})+"
+    rf"(?:(?<=\w/{IN_LINK}*[/=_]){UNSPACED}{IN_LINK}*)?"
+    rf"|(?:{SPACED}[\w.+-])+@(?:{SPACED}[\w-])+\.(?:{SPACED}[\w.])+",
     regex.DOTALL,
 )
 

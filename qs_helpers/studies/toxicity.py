@@ -15,8 +15,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from ..evidence.stats import Against, Estimate, against, auroc, n_groups
-from ..forward import Readings
+from ..evidence.stats import Against, Estimate, against, auroc, n_groups, yes_or_no
+from ..forward import Readings, listed
 from ..scoring import firing_gap
 from ..writing import UNITS
 
@@ -29,7 +29,7 @@ def rank(fires: np.ndarray, toxic: np.ndarray) -> np.ndarray:
 
     fires: bool [texts, d_sae]; toxic: bool [texts]. ValueError if a label is missing.
     """
-    toxic = np.asarray(toxic, bool)
+    toxic = yes_or_no("toxic", toxic)
     if toxic.all() or not toxic.any():
         raise ValueError("toxic and clean texts are needed to rank features; one kind is missing")
     return np.argsort(-firing_gap(fires, toxic), kind="stable")
@@ -83,11 +83,11 @@ class Detector(NamedTuple):
 
 def fit_length(texts: Sequence[str], toxic, checked: Sequence[str], checked_toxic) -> Detector:
     """Characters, longer or shorter being worse, whichever holds on the discovery texts."""
-    lengths = np.array([len(text) for text in texts], float)
+    lengths = np.array([len(text) for text in listed(texts)], float)
     sign = 1.0 if auroc(lengths, toxic).value >= 0.5 else -1.0
 
     def score(inputs):
-        return sign * np.array([len(text) for text in inputs], float)
+        return sign * np.array([len(text) for text in listed(inputs)], float)
 
     return Detector("length", score, best_threshold(score(checked), checked_toxic))
 
@@ -99,7 +99,8 @@ def fit_words(texts: Sequence[str], toxic, checked: Sequence[str], checked_toxic
     are smoothed by one count.
     """
     counts: dict[str, list[int]] = {}  # in clean and in toxic texts
-    for text, label in zip(texts, toxic, strict=True):
+    toxic = yes_or_no("toxic", toxic)
+    for text, label in zip(listed(texts), toxic, strict=True):
         for word in _words(text):
             counts.setdefault(word, [0, 0])[int(label)] += 1
     n = np.bincount(np.asarray(toxic, int), minlength=2)
@@ -108,7 +109,8 @@ def fit_words(texts: Sequence[str], toxic, checked: Sequence[str], checked_toxic
     best = dict(sorted(odds.items(), key=lambda item: -item[1])[:N_WORDS])
 
     def score(inputs):
-        return np.array([sum(best.get(word, 0.0) for word in _words(text)) for text in inputs])
+        words = map(_words, listed(inputs))
+        return np.array([sum(best.get(word, 0.0) for word in of) for of in words])
 
     return Detector("word list", score, best_threshold(score(checked), checked_toxic))
 
@@ -122,18 +124,20 @@ def _words(text: str) -> set[str]:
 def fit_ngrams(texts: Sequence[str], toxic, checked: Sequence[str], checked_toxic) -> Detector:
     """TF-IDF of 1 to 4 characters (scikit-learn's char_wb) and logistic regression."""
     tfidf = TfidfVectorizer(analyzer="char_wb", ngram_range=(1, 4), sublinear_tf=True)
-    rows, others = tfidf.fit_transform(texts), tfidf.transform(checked)
+    rows, others = tfidf.fit_transform(listed(texts)), tfidf.transform(listed(checked))
     inner = fit_logistic(rows, toxic, others, checked_toxic, scale=False)
 
     def score(inputs):
-        return inner.score(tfidf.transform(inputs))
+        return inner.score(tfidf.transform(listed(inputs)))
 
     return Detector("char n-grams", score, inner.threshold)
 
 
 def fit_means(rows: np.ndarray, toxic, checked: np.ndarray, checked_toxic) -> Detector:
     """Diff-of-means of rows [texts, d]: one dot product."""
-    rows, toxic = np.asarray(rows, np.float64), np.asarray(toxic, bool)
+    rows, toxic = np.asarray(rows, np.float64), yes_or_no("toxic", toxic)
+    if toxic.all() or not toxic.any():
+        raise ValueError("toxic and clean rows are needed; one kind is missing")
     direction = rows[toxic].mean(0) - rows[~toxic].mean(0)
 
     def score(inputs):
@@ -147,6 +151,8 @@ def fit_logistic(rows, toxic, checked, checked_toxic, scale: bool = True) -> Det
 
     `scale` brings each column to unit variance on the discovery rows first.
     """
+
+    toxic = yes_or_no("toxic", toxic)
 
     def fit(strength):
         first = StandardScaler() if scale else "passthrough"
@@ -170,7 +176,7 @@ def f1_score(flagged, toxic) -> float:
 
 def in_counts(flagged, toxic) -> str:
     """What a detector flags, in words: "190 of 200 toxic and 12 of 200 clean texts"."""
-    flagged, toxic = np.asarray(flagged, bool), np.asarray(toxic, bool)
+    flagged, toxic = yes_or_no("flagged", flagged), yes_or_no("toxic", toxic)
     sides = ((flagged[side].sum(), side.sum()) for side in (toxic, ~toxic))
     (hits, positive), (wrong, negative) = sides
     return f"{hits} of {positive} toxic and {wrong} of {negative} clean texts"
@@ -188,6 +194,7 @@ def compared(values, rivals, toxic, groups, by: str = "f1", family: int = 1) -> 
         # Means of equal numbers differ in the last digit, which must not look like a width.
         value, low, high = (round(x, 12) + 0.0 for x in gap[:3])
         return found._replace(difference=gap._replace(value=value, low=low, high=high))
+    toxic = yes_or_no("toxic", toxic)
     score = metrics.roc_auc_score if by == "auroc" else metrics.f1_score
     value, *others = (float(score(toxic, row)) for row in (values, *rivals))
     gap = Estimate(value - float(np.mean(others)), np.nan, np.nan, n, count, family)
@@ -200,7 +207,9 @@ def best_threshold(scores, toxic) -> float:
     Candidates lie halfway between neighbouring scores, and below all of them. Use validation
     texts.
     """
-    scores, toxic = np.asarray(scores, float), np.asarray(toxic, bool)
+    scores, toxic = np.asarray(scores, float), yes_or_no("toxic", toxic)
+    if np.isnan(scores).any():
+        raise ValueError("a threshold needs numbers, but scores hold nan")
     if toxic.all() or not toxic.any():
         raise ValueError("a threshold needs toxic and clean texts; one kind is missing")
     values = np.unique(scores)

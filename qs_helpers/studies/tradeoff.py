@@ -97,6 +97,8 @@ def quotient(top, bottom, groups=None, family: int = 1) -> Estimate:
     top, bottom = np.asarray(top, float), np.asarray(bottom, float)
     if (count := n_groups(groups, len(top))) > 1:
         return ratio(top, bottom, groups, family)
+    if np.isnan(top).any() or np.isnan(bottom).any() or bottom.sum() == 0:
+        raise ValueError("quotient: some numbers are nan, or the bottom sums to 0")
     return Estimate(float(top.sum() / bottom.sum()), np.nan, np.nan, len(top), count, family)
 
 

@@ -93,6 +93,7 @@ def load_pairs(
     those of `load_texts`.
     """
     _check_named([split])
+    languages = [languages] if isinstance(languages, str) else languages
     if source in ("tiny", ["tiny"]):
         return [
             tuple(from_micro(text, "requests") for text in pair)

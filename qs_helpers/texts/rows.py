@@ -45,7 +45,9 @@ def to_text(where: str, row: Mapping, kind: str, columns: Mapping[str, str], lab
     if any("\ud800" <= letter <= "\udfff" for letter in text):
         raise ValueError(f"{where}: the text holds half a character: {text!r}")
     cells = {name: row.get(names[name]) for name in COLUMNS}
-    cells = {name: "" if cell is None else str(cell).strip() for name, cell in cells.items()}
+    # nan is what tables have where nothing was written.
+    missing = {name for name, cell in cells.items() if cell is None or cell != cell}
+    cells = {n: "" if n in missing else str(cell).strip() for n, cell in cells.items()}
     if code := cells["language"]:
         if not CODE.fullmatch(code):
             raise ValueError(f"{where}: the language is {code!r}; give a code such as 'en' or 'zh'")

@@ -5,15 +5,16 @@ Attention sinks are counted and enter no statistic.
 
 import hashlib
 import json
+import operator
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
 from ..evidence.files import write_json
-from ..forward import Part, activations
+from ..forward import NO_TEXTS, Part, activations, each
 from ..loading.memory import MemoryPlan, free_bytes, gb, memory_plan
 from ..loading.scope import Scope
 from ..presets import project_root
@@ -203,33 +204,58 @@ class Scan:
 def scan_corpus(scope, texts: Iterable[str], layers=None, folder: Path | None = None) -> Scan:
     """Statistics of every feature over `texts`, in one pass; a second call does no work.
 
-    `texts` is gone through twice: once for its name, once for the model.
+    `texts` is gone through twice: once for its name, once for the model. ValueError if there are
+    none, or if the second time they are others, as of an iterator that is used up.
 
     `folder` (default: runs/cache of the project) holds one folder a scan, named by what went in:
     texts, weights, layers. It appears when it is complete. Memory does not grow with the corpus;
     `plan_scan` says how much it is. MemoryError if that is not free.
     """
-    layers = sorted({int(n) for n in (scope.layers if layers is None else layers)})
-    home = Path(folder or project_root() / "runs" / "cache")
-    place = home / f"scan-{_name(scope, texts, layers)}"
+    layers = sorted({operator.index(n) for n in (scope.layers if layers is None else layers)})
+    if not layers:
+        raise ValueError("layers is empty; give at least one, or None for all")
+    home, texts = Path(folder or project_root() / "runs" / "cache"), each(texts)
+    if isinstance(texts, Iterator):
+        raise ValueError("texts can be gone through once only, and a scan does it twice; list them")
+    name = _name(scope, texts, layers)
+    place = home / f"scan-{name}"
     if (place / "scan.json").is_file():
         return Scan(place)
     refuse_scan(scope, layers)
     home.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=home, prefix=".scan-") as half:
-        _write(scope, texts, layers, Path(half))
+        made = Path(half) / "scan"
+        made.mkdir()  # with the permissions of any other folder: the one around it is private
+        digest = _digest(scope, layers)
+        _write(scope, _noted(texts, digest), layers, made)
+        if digest.hexdigest()[:16] != name:
+            raise ValueError("texts were others when they were gone through again; list them first")
+        if (place / "scan.json").is_file():  # made by another process meanwhile
+            return Scan(place)
         if place.exists():  # left by something that is no scan
             shutil.rmtree(place)
-        Path(half).rename(place)
-        Path(half).mkdir()  # what the context manager removes
+        made.rename(place)
     return Scan(place)
 
 
 def _name(scope, texts: Iterable[str], layers: list[int]) -> str:
-    digest = hashlib.sha256(json.dumps([VERSION, layers, scope.fingerprint(layers)]).encode())
-    for text in texts:
-        digest.update(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest())
+    digest = _digest(scope, layers)
+    if not sum(1 for _ in _noted(texts, digest)):
+        raise ValueError(NO_TEXTS)
     return digest.hexdigest()[:16]
+
+
+def _digest(scope, layers: list[int]):
+    return hashlib.sha256(json.dumps([VERSION, layers, scope.fingerprint(layers)]).encode())
+
+
+def _noted(texts: Iterable[str], digest) -> Iterator[str]:
+    """The texts, each added to a digest as it goes by."""
+    for number, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise ValueError(f"text {number} is {text!r}; each text must be a non-empty string")
+        digest.update(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest())
+        yield text
 
 
 def _write(scope, texts, layers: list[int], folder: Path) -> None:

@@ -9,13 +9,14 @@ Names that you give to features are kept in a JSONL file and shown in every view
 
 import json
 import os
+import warnings
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from ..evidence.files import short
+from ..evidence.files import json_line, lines, short
 from ..forward import activations, read_texts
 from ..presets import project_root
 from ..scoring import decoder_cosines
@@ -159,26 +160,36 @@ def _path() -> Path:
 
 def label(scope, layer: int, feature: int, text: str) -> None:
     """Name a feature; a later name replaces it, "" removes it. Appended to $QS_LABELS, by default
-    runs/labels.jsonl: one object a line, {"scope", "layer", "feature", "label", "at"}."""
+    runs/labels.jsonl: one object a line, {"scope", "layer", "feature", "label", "at"}.
+
+    ValueError for a feature that there is not, and for a name that is no text or holds half a
+    character.
+    """
     if layer not in scope.layers or not 0 <= feature < scope.d_sae:
         raise ValueError(f"layer {layer}, feature {feature} is not in {scope}")
+    if not isinstance(text, str) or text != text.encode(errors="replace").decode():
+        raise ValueError(f"the label is {text!r}; give a text of whole characters")
     entry = {"scope": scope.name, "layer": int(layer), "feature": int(feature), "label": text}
     entry["at"] = datetime.now(UTC).isoformat(timespec="seconds")
     path = _path()
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+    with open(path, "ab+") as file:  # after a last line that nobody ended, on a new one
+        file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
+        file.write((b"" if file.read() in (b"", b"\n") else b"\n") + json_line(entry))
 
 
 def read_labels(scope) -> dict[tuple[int, int], str]:
-    """{(layer, feature): label}. ValueError names a line that is not such an object."""
+    """{(layer, feature): label}. A line that is no such object is left out, with a warning that
+    names it: it must not hide the other labels, nor every view."""
     path, found = _path(), {}
-    lines = path.read_text("utf-8").splitlines() if path.is_file() else []
-    for n, line in enumerate(lines, 1):
+    for n, line in lines(path) if path.is_file() else ():
         try:
             entry = json.loads(line)
+            place, text = (int(entry["layer"]), int(entry["feature"])), entry["label"]
+            text.encode()  # no half characters
             if entry["scope"] == scope.name:
-                found[int(entry["layer"]), int(entry["feature"])] = str(entry["label"])
-        except (ValueError, KeyError, TypeError):
-            raise ValueError(f"line {n} of {path.name} is no label; mend or remove it") from None
+                found[place] = text
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+            said = f"line {n} of {path.name} is no label, and is left out; mend or remove it"
+            warnings.warn(said, stacklevel=2)
     return {place: text for place, text in found.items() if text}

@@ -2,9 +2,11 @@
 
 import math
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import naive
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given
@@ -56,6 +58,61 @@ def test_every_pool_equals_a_loop_over_single_texts(scope, texts):
         }.items():
             got = getattr(found, pool)[row]
             assert np.allclose(got, wanted.numpy(), atol=2e-4), (pool, row)
+
+
+class Record(NamedTuple):
+    text: str
+    language: str
+
+
+@pytest.mark.parametrize(
+    ("texts", "kind"),
+    [
+        (b"a cat", "bytes"),
+        ({"en": "a cat"}, "dict"),
+        ({"a cat"}, "set"),
+        (frozenset(["a cat"]), "frozenset"),
+        (pd.DataFrame({"text": ["a cat"]}), "DataFrame"),
+        (Record("a cat", "en"), "Record"),
+    ],
+)
+def test_what_holds_texts_and_is_no_list_of_them_is_refused(scope, texts, kind):
+    for call in (scope.ids, scope.tokens, lambda x: qs.read_texts(scope, x, [1])):
+        with pytest.raises(ValueError, match=f"texts is of type {kind}; give a list of strings"):
+            call(texts)
+    with pytest.raises(ValueError, match=f"texts is of type {kind}"):
+        next(qs.residuals(scope, texts, [1]))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda s, x: s.ids(x),
+        lambda s, x: s.tokens(x)["input_ids"].tolist(),
+        lambda s, x: qs.read_texts(s, x, [1], ["peak"])[1].peak.tolist(),
+        lambda s, x: [p.ids.tolist() for p in qs.activations(s, x, [1])],
+        lambda s, x: [numbers for *_, numbers in ends(s, x, 1, [1])],
+        lambda s, x: qs.text_nats(s, x).tolist(),
+        lambda s, x: qs.token_odds(s, x, torch.tensor([5, 6])).tolist(),
+        lambda s, x: qs.edit_sizes(s, x, {1: lambda h: h + 1}).values.tolist(),
+        lambda s, x: qs.kl_by_position(s, x, ["the"], {1: lambda h: h + 1}).values.tolist(),
+        lambda s, x: qs.kl_by_position(s, ["the"], x, {1: lambda h: h + 1}).values.tolist(),
+        lambda s, x: [float(scale.median) for scale in qs.scales(s, x, [1]).values()],
+    ],
+)
+def test_a_str_is_one_text_and_an_iterator_is_read_once(scope, call):
+    text = "the dog sees the cat"
+    want = call(scope, [text])
+    for same in (text, iter([text]), (t for t in [text]), pd.Series([text], index=[9]), (text,)):
+        assert call(scope, same) == want
+
+
+def test_no_texts_are_refused_or_give_no_rows(scope):
+    assert qs.read_texts(scope, [], [1], ["peak"])[1].peak.shape == (0, scope.d_sae)
+    assert qs.text_nats(scope, []).shape == (0,)
+    for call in (qs.scales, lambda s, x: list(qs.residuals(s, x)), lambda s, x: s.ids(x)):
+        with pytest.raises(ValueError, match="texts is empty; give at least one text"):
+            call(scope, iter([]))
 
 
 def test_only_the_pools_that_were_asked_for_take_memory(scope, texts):

@@ -1,5 +1,9 @@
 """Generated text: the same whatever the batch, the cache and the number of arms."""
 
+import copy
+import itertools
+
+import pandas as pd
 import pytest
 import torch
 from suites import begun
@@ -42,6 +46,99 @@ def test_greedy_is_what_transformers_writes(scope):
     made = scope.model.generate(**batch, max_new_tokens=12, do_sample=False)
     text = scope.tokenizer.decode(made[0, batch["input_ids"].shape[1] :], skip_special_tokens=True)
     assert qs.generate(scope, PROMPTS[:1], max_new_tokens=12) == [text]
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"repetition_penalty": 1.3},
+        {"no_repeat_ngram_size": 2},
+        {"min_new_tokens": 20, "min_length": 40},
+        {"num_beams": 3, "early_stopping": True},
+        {"num_return_sequences": 2, "num_beams": 2},
+        {"do_sample": True, "temperature": 2.0, "top_k": 5},
+        {"max_time": 1e-9},
+        {"max_length": 3},
+        {"stop_strings": ["."]},
+        {"guidance_scale": 3.0},
+        {"forced_eos_token_id": 5, "forced_bos_token_id": 6},
+        {"suppress_tokens": list(range(1, 900)), "begin_suppress_tokens": [901]},
+        {"bad_words_ids": [[i] for i in range(1, 900)]},
+        {"exponential_decay_length_penalty": (1, 9.0)},
+        {"return_dict_in_generate": True, "output_scores": True},
+        {"prompt_lookup_num_tokens": 3},
+        {"cache_implementation": "static", "use_cache": False},
+    ],
+)
+def test_greedy_is_greedy_whatever_the_model_asks_for(scope, monkeypatch, asked):
+    want = qs.generate(scope, PROMPTS[:3], max_new_tokens=12)
+    theirs = copy.deepcopy(scope.model.generation_config)
+    for name, value in asked.items():
+        setattr(theirs, name, value)
+    monkeypatch.setattr(scope.model, "generation_config", theirs)
+    assert qs.generate(scope, PROMPTS[:3], max_new_tokens=12) == want
+    assert scope.model.generation_config is theirs
+
+
+def plain(scope, prompt, n, ends=()):
+    """Greedy by hand: one prompt, one pass over all of it a token, up to the first end."""
+    ids, new = scope.ids(prompt)[0], []
+    for _ in range(n):
+        with torch.no_grad():
+            token = int(scope.model(torch.tensor([ids + new])).logits[0, -1].argmax())
+        if token in ends:
+            break
+        new.append(token)
+    return new
+
+
+@pytest.mark.parametrize("place", [0, 1, 5])
+@pytest.mark.parametrize("several", [False, True])
+def test_a_text_ends_at_its_first_end_and_holds_no_padding(scope, monkeypatch, place, several):
+    """The end is a token that is written anyway, and the padding that is asked for a plain one."""
+    end = plain(scope, PROMPTS[0], 8)[place]
+    theirs = copy.deepcopy(scope.model.generation_config)
+    theirs.eos_token_id, theirs.pad_token_id = [end, 0] if several else end, 700
+    monkeypatch.setattr(scope.model, "generation_config", theirs)
+    ends = {end, 0} if several else {end}
+    new = [plain(scope, prompt, 8, ends) for prompt in PROMPTS[:4]]
+    want = [scope.tokenizer.decode(ids, skip_special_tokens=True) for ids in new]
+    for batch_size in (1, 3, 4):
+        assert qs.generate(scope, PROMPTS[:4], max_new_tokens=8, batch_size=batch_size) == want
+
+
+def test_a_model_without_an_end_takes_that_of_the_tokenizer(scope, monkeypatch):
+    want = qs.generate(scope, PROMPTS, max_new_tokens=60)
+    theirs = copy.deepcopy(scope.model.generation_config)
+    theirs.eos_token_id = theirs.pad_token_id = None
+    monkeypatch.setattr(scope.model, "generation_config", theirs)
+    assert qs.generate(scope, PROMPTS, max_new_tokens=60) == want
+
+
+def test_padding_is_masked_although_the_tokenizer_names_no_mask(scope, monkeypatch):
+    want = [qs.generate(scope, [prompt], max_new_tokens=6)[0] for prompt in (*PROMPTS, "a")]
+    monkeypatch.setattr(scope.tokenizer, "model_input_names", ["input_ids"])
+    assert qs.generate(scope, [*PROMPTS, "a"], max_new_tokens=6) == want
+    assert scope.tokens(["a", PROMPTS[0]])["attention_mask"][0].tolist().count(1) == 1
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        iter,
+        tuple,
+        lambda texts: (text for text in texts),
+        lambda texts: pd.Series(texts, index=range(len(texts))[::-1]),
+        lambda texts: pd.Series(texts, index=[f"row {i}" for i in range(len(texts))]),
+    ],
+)
+def test_prompts_count_by_position_and_are_read_once(scope, kind, temperature):
+    options = {"max_new_tokens": 4, "temperature": temperature}
+    assert qs.generate(scope, kind(PROMPTS[:5]), **options) == qs.generate(
+        scope, PROMPTS[:5], **options
+    )
+    assert qs.generate(scope, PROMPTS[0], **options) == qs.generate(scope, PROMPTS[:1], **options)
 
 
 @pytest.mark.parametrize("positions", ["all", "prompt", "generated"])
@@ -134,6 +231,23 @@ def test_prompts_of_one_token(scope, steer):
         ([], {}, "texts is empty"),
         ([""], {}, "text 0 is .*non-empty"),
         (PROMPTS, {"temperature": -1.0}, "temperature is -1"),
+        (PROMPTS, {"temperature": float("nan")}, "temperature is nan; give 0"),
+        (PROMPTS, {"temperature": float("inf")}, "temperature is inf; give 0"),
+        (PROMPTS, {"temperature": 1e-9}, "temperature is 1e-09; give 0"),
+        (PROMPTS, {"batch_size": -1}, "batch_size is -1; give a whole number from 1"),
+        (PROMPTS, {"batch_size": 0}, "batch_size is 0"),
+        (PROMPTS, {"batch_size": 2.5}, "batch_size is 2.5"),
+        (PROMPTS, {"batch_size": True}, "batch_size is True"),
+        (PROMPTS, {"max_new_tokens": 0}, "max_new_tokens is 0"),
+        (PROMPTS, {"max_new_tokens": -3}, "max_new_tokens is -3"),
+        (PROMPTS, {"forbid": torch.arange(2048)}, "forbid holds every token"),
+        (PROMPTS, {"forbid": [1, 10**6]}, "forbid holds 1000000; tokens have ids from 0 to"),
+        (PROMPTS, {"forbid": [-1]}, "forbid holds -1"),
+        (PROMPTS, {"forbid": [0.5]}, "forbid is of torch.float32; give ids"),
+        (PROMPTS, {"forbid": torch.ones(2048, dtype=torch.bool)}, "forbid is of torch.bool"),
+        (["fine", float("nan")], {}, "text 1 is nan"),
+        ({"en": "the"}, {}, "texts is of type dict"),
+        (b"the", {}, "texts is of type bytes"),
         (PROMPTS, {"positions": "middle"}, "positions is 'middle'"),
     ],
 )
@@ -141,6 +255,29 @@ def test_bad_input_leaves_no_hook(scope, steer, prompts, options, words):
     with pytest.raises(ValueError, match=words):
         qs.generate(scope, prompts, steer, **options)
     assert qs.hooks_left(scope.model) == 0
+
+
+@pytest.mark.parametrize("calls", [0, 1, 4])
+@pytest.mark.parametrize("kind", [RuntimeError, KeyboardInterrupt, StopIteration, MemoryError])
+def test_an_exception_at_any_step_leaves_nothing_behind(scope, calls, kind):
+    theirs = scope.model.generation_config
+
+    def failing():
+        count = itertools.count()
+
+        def fail(x):
+            if next(count) >= calls:
+                raise kind("injected")
+            return x
+
+        return fail
+
+    fail = failing()
+    for steer in ({2: failing()}, {"writes": failing()}, lambda rows: fail({})):
+        with pytest.raises(kind, match="injected"):
+            qs.generate(scope, PROMPTS, steer, max_new_tokens=8, batch_size=2)
+        assert qs.hooks_left(scope.model) == 0
+        assert scope.model.generation_config is theirs
 
 
 def test_an_edit_that_fails_leaves_no_hook(scope, scale):

@@ -1,10 +1,22 @@
 """hooks.py on small random-weight models of every family in the catalog."""
 
+import itertools
+import random
+from contextlib import ExitStack
+
 import pytest
 import torch
 from torch import nn
 
-from qs_helpers.hooks import capture, decoder_layers, edit, hooks_left, text_config, writers
+from qs_helpers.hooks import (
+    POSITIONS,
+    capture,
+    decoder_layers,
+    edit,
+    hooks_left,
+    text_config,
+    writers,
+)
 
 TEXT = dict(
     vocab_size=64,
@@ -505,3 +517,59 @@ def test_layers_may_be_numpy_integers(qwen3):
         steered = logits(qwen3)
     with edit(qwen3, {1: add}):
         assert torch.equal(steered, logits(qwen3))
+
+
+# ---- exceptions
+
+
+def fail_somewhere(model, seed):
+    """An exception of a random kind at a random place of up to three blocks in one another."""
+    rng, calls = random.Random(seed), itertools.count()
+    kinds = RuntimeError, ValueError, KeyboardInterrupt, MemoryError, StopIteration, GeneratorExit
+    kind, after = rng.choice(kinds), rng.randrange(12)
+
+    def fail(x=None):
+        if next(calls) >= after:
+            raise kind("injected")
+        return x
+
+    with ExitStack() as blocks, torch.no_grad():
+        if rng.random() < 0.3:  # a hook of somebody else
+            layer = decoder_layers(model)[rng.randrange(4)]
+            blocks.callback(layer.register_forward_hook(lambda *_: fail()).remove)
+        for _ in range(rng.randrange(1, 4)):
+            layers = rng.sample(range(4), rng.randrange(1, 4))
+            what = rng.choice(["capture", "edit", "writes"])
+            if what == "capture":
+                blocks.enter_context(capture(model, layers, stop=rng.random() < 0.5))
+            else:
+                functions = {"writes": fail} if what == "writes" else dict.fromkeys(layers, fail)
+                blocks.enter_context(edit(model, functions, rng.choice(POSITIONS)))
+        while True:
+            model(input_ids=IDS)
+            fail()
+
+
+def left(model):
+    hooks = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+    return hooks + sum("forward" in vars(module) for module in model.modules())
+
+
+@pytest.mark.parametrize("first", range(0, 50, 10))
+def test_exceptions_leave_no_hook(qwen3, first):
+    before = logits(qwen3)
+    for seed in range(first, first + 10):
+        with pytest.raises(BaseException, match="injected"):
+            fail_somewhere(qwen3, seed)
+        assert left(qwen3) == hooks_left(qwen3) == 0, f"seed {seed}"
+    assert torch.equal(logits(qwen3), before)
+
+
+@pytest.mark.long
+def test_a_thousand_exceptions_leave_no_hook(model):
+    before = logits(model)
+    for seed in range(200):  # in each of five families
+        with pytest.raises(BaseException, match="injected"):
+            fail_somewhere(model, 1000 + seed)
+        assert left(model) == hooks_left(model) == 0, f"seed {seed}"
+    assert torch.equal(logits(model), before)

@@ -37,6 +37,13 @@ def test_script_shares(text, shares):
         ("\ufffd\ufffd\ufffd", ""),
         ("한국어로", ""),
         ("the cook и учитель читают книгу", "ru"),
+        ("Ich weiß es nicht, was das ist", ""),
+        ("Hola, ¿cómo estás? Me llamo Juan", ""),
+        ("Tôi không biết", ""),
+        ("Não sei o que é isso, mas gosto muito", ""),
+        ("Nie wiem, co to jest, ale się boję", ""),
+        ("The Zürich café is nice and warm today.", "en"),  # a foreign name makes no other language
+        ("ça va très bien, l'œuvre est finie", "fr"),
     ],
 )
 def test_language(text, lang):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from qs_helpers.evidence.files import plain, short, write_json, write_whole
+from qs_helpers.evidence.files import json_line, lines, plain, short, write_json, write_whole
 
 
 def test_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
@@ -32,3 +32,25 @@ def test_plain_and_short_values(tmp_path):
     ]
     write_json(tmp_path / "x.json", {"token": "half \udce4"})
     assert json.loads((tmp_path / "x.json").read_text()) == {"token": "half \udce4"}
+
+
+@pytest.mark.parametrize(
+    "text", ["a\u2028b", "a\x85b", "a\nb", "a\r\nb", "\ud800", "\ufeff", "\x1c"]
+)
+def test_a_value_is_one_line(tmp_path, text):
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf\n" + json_line({"t": text}) + b"\n \r\n" + json_line([text]))
+    assert [(n, json.loads(line)) for n, line in lines(path)] == [(2, {"t": text}), (5, [text])]
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o000])
+def test_a_file_has_the_permissions_that_the_umask_leaves(tmp_path, umask):
+    if os.name == "nt":
+        pytest.skip("Windows has no umask")
+    before = os.umask(umask)
+    try:
+        write_whole(tmp_path / "a" / "x", b"")
+    finally:
+        os.umask(before)
+    modes = [p.stat().st_mode & 0o777 for p in (tmp_path / "a", tmp_path / "a" / "x")]
+    assert modes == [0o777 & ~umask, 0o666 & ~umask]

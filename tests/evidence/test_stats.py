@@ -647,6 +647,32 @@ def test_an_estimate_from_a_row_of_a_table():
     assert found.interval == (found.low, found.high)
 
 
+@pytest.mark.parametrize(
+    "kind",
+    [
+        list,
+        iter,
+        lambda x: pd.Series(x, index=range(len(x))[::-1]),
+        lambda x: pd.Series(x, index=list("abcdef")),
+        lambda x: np.array(x, object),
+        lambda x: torch.tensor(x, dtype=torch.float64),
+    ],
+)
+def test_numbers_count_by_position_whatever_holds_them(kind):
+    scores, positive = [0.1, 0.9, 0.4, 0.8, 0.3, 0.2], [0, 1, 0, 1, 1, 0]
+    assert stats.auroc(kind(scores), kind(positive)) == stats.auroc(scores, positive)
+    assert stats.auroc(kind(scores), kind(positive)).value == pytest.approx(8 / 9)
+    assert stats.f1(kind(positive), kind(positive)).value == 1
+    groups = [0, 0, 1, 1, 2, 2]
+    assert stats.mean(kind(scores), kind(groups)) == stats.mean(scores, groups)
+
+
+@pytest.mark.parametrize("yes", [True, 1, 1.0, np.int8(1)])
+def test_labels_are_yes_or_no(yes):
+    assert stats.yes_or_no("x", [yes, yes - 1]).tolist() == [True, False]
+    assert stats.yes_or_no("x", [1, -1]).tolist() == [True, False]
+
+
 # ---- errors
 
 
@@ -678,6 +704,20 @@ def test_an_estimate_from_a_row_of_a_table():
         (lambda s: s.crossing([0, 1], [[1, 0]], 0.5), r"crossing needs rising doses and \[doses"),
         (lambda s: s.crossing([1, 0], [[1], [0]], 0.5), "rising doses"),
         (lambda s: s.crossing([0, 1], [1, 0], 0.5), "rising doses"),
+        (lambda s: s.crossing([0, 1], [[1], [nan]], 0.5), "outcomes or doses are no numbers"),
+        (lambda s: s.auroc([1, 2], ["toxic", "clean"]), r"got \['toxic', 'clean'\]"),
+        (lambda s: s.auroc([1, 2], ["1", ""]), "positive must be numbers, or yes and no"),
+        (lambda s: s.auroc([1, 2], [1, nan]), "1 of 2 positive are no numbers"),
+        (lambda s: s.auroc([1, nan], [1, 0]), "1 of 2 scores are no numbers"),
+        (lambda s: s.auroc([1, 2], [1, None]), "1 of 2 positive are no numbers"),
+        (lambda s: s.auroc([1, 2], [0.9, 0.1]), "positive holds 0.9; give yes or no"),
+        (lambda s: s.f1([1, 0, 1], [1, 0, 2]), "positive holds 2; give yes or no"),
+        (lambda s: s.against([1, 0], [[1, 0]], ["a", "b"], by="f1"), "positive must be numbers"),
+        (lambda s: s.share(["yes", "no"]), r"share: hits must be numbers, or yes and no; got"),
+        (lambda s: s.mean(["", 1]), "mean: values must be numbers"),
+        (lambda s: s.mean([1, 2, 3], ["a", nan, "b"]), "1 of 3 groups are missing"),
+        (lambda s: s.mean([1, 2], [None, "b"]), "1 of 2 groups are missing"),
+        (lambda s: s.yes_or_no("toxic", [-1, 0, 1]), "toxic holds -1"),
     ],
 )
 def test_errors_name_what_is_wrong(call, says):

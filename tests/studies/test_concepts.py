@@ -139,6 +139,12 @@ def test_two_sides_leave_out_what_has_no_partner():
         ("what a fool!", ["a fool", "x"], True),
         ("a.b", ["a+b"], False),
         ("anything", [], False),
+        ("the bread", "bread", True),  # a str is one word
+        ("b r e a d", "bread", False),
+        ("the bread", iter(["bread"]), True),
+        ("the bread", {"soup", "bread"}, True),
+        ("the bread", "", False),  # an empty word would stand everywhere
+        ("the bread", ["", "soup"], False),
     ],
 )
 def test_words_are_found_whole(text, words, expected):

@@ -93,6 +93,52 @@ def test_finetuning_leaves_the_model_alone_and_the_penalty_lowers_the_excess(sco
     assert all(torch.equal(a, b) for a, b in pairs)
 
 
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ["the dog\u2028sees", "a\x85b", "x\u2029y"],
+        ["one\ntwo", "one\r\ntwo", "\x0b a \x1c b"],
+        ['"quoted"', "back\\slash", "\ufeffmark"],
+        ["名前 🙂", "\u200fمرحبا", "e\u0301"],
+    ],
+)
+def test_whatever_is_in_the_texts_is_read_back(scope, signal, tmp_path, texts):
+    path = export_excess(tmp_path / "x.jsonl", scope, iter(texts), ["en"] * 3, signal)
+    assert [row["text"] for row in read_excess(path)] == texts
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n\r\n"))
+    assert [row["text"] for row in read_excess(path)] == texts
+
+
+def test_one_text_is_one_row(scope, signal, tmp_path):
+    path = export_excess(tmp_path / "x.jsonl", scope, TEXTS[0], "zh", signal)
+    assert [row["text"] for row in read_excess(path)] == TEXTS[:1]
+    assert excess(scope, [], signal) == [] and len(excess(scope, TEXTS[0], signal)) == 1
+    for texts, says in (([], "no text has two tokens"), (["a"], "no text has two tokens")):
+        with pytest.raises(ValueError, match=says):
+            usual_levels(scope, texts, 3, [5])
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("{", "line 3: no JSON"),
+        ("[1]", "line 3: not an object"),
+        ("\u2028", "line 3: no JSON"),
+        ('"text"', "line 3: not an object"),
+        (json.dumps({"text": "a"}), "line 3: language is no str"),
+        ({"reward": float("nan")}, "line 3: reward or excess is no finite number"),
+        ({"excess": ["a"], "tokens": ["a"]}, "line 3: reward or excess is no finite number"),
+    ],
+)
+def test_a_bad_line_has_its_right_number(scope, signal, tmp_path, line, says):
+    path = export_excess(tmp_path / "x.jsonl", scope, ["a\u2028\x85b"], ["en"], signal)
+    if isinstance(line, dict):
+        line = json.dumps(read_excess(path)[0] | line)
+    path.write_text(path.read_text("utf-8") + f"\n{line}\n", "utf-8")
+    with pytest.raises(ValueError, match=says):
+        read_excess(path)
+
+
 def test_bad_finetuning(scope, signal):
     with pytest.raises(ValueError, match="no texts"):
         finetune(scope, [], 1)

@@ -54,6 +54,15 @@ def scales(scope, chats):
 def test_markers_are_found_in_any_case_and_with_curly_quotes():
     answers = ["I can\u2019t do that.", "i'm SORRY, no.", "Of course!", "抱歉，我不能。", ""]
     assert refuses(answers).tolist() == [True, True, False, True, False]
+    numbered = pd.Series(answers, index=[4, 3, 2, 1, 0])
+    for given in (iter(answers), tuple(answers), numbered, np.array(answers)):
+        assert refuses(given).tolist() == [True, True, False, True, False]
+    assert refuses("I'm sorry, I cannot help").tolist() == [True]
+    assert refuses(["no way", "way"], "no").tolist() == [True, False]
+    with pytest.raises(ValueError, match="a marker is ''"):
+        refuses(answers, ["sorry", ""])
+    with pytest.raises(ValueError, match="text 1 is nan"):
+        refuses(["no", float("nan")])
 
 
 def test_opening_tokens_open_refusals_only(scope):
@@ -75,6 +84,21 @@ def test_opening_tokens_open_refusals_only(scope):
 def test_a_model_that_never_or_always_refuses_is_stopped_with_its_numbers(harmful, harmless):
     with pytest.raises(ValueError, match=rf"refuses {np.mean(harmful):.2f} of 20 harmful"):
         check_refuser("it", harmful, harmless)
+
+
+@pytest.mark.parametrize(
+    ("harmful", "says"),
+    [
+        ([1, float("nan")], "harmful holds nan"),
+        (["yes", "no"], "harmful must be numbers"),
+        (["", "refused"], "harmful must be numbers"),
+        ([0.5, 0.5], "harmful holds 0.5"),
+        ([], "give answers to harmful and to harmless prompts"),
+    ],
+)
+def test_a_gate_needs_yes_or_no(harmful, says):
+    with pytest.raises(ValueError, match=says):
+        check_refuser("it", harmful, [0, 0])
 
 
 def test_a_model_that_refuses_what_it_should_passes():

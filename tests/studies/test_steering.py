@@ -91,6 +91,9 @@ def test_distinct_ngrams():
 def test_sentences_with():
     words = ["soup", "汤"]
     assert sentences_with("Soup is good. the soupy cook. 谁买汤？", words) == pytest.approx(2 / 3)
+    assert sentences_with("Soup is good. a cook.", "soup") == 1 / 2  # a str is one word
+    assert sentences_with("Soup is good. a cook.", []) == 0
+    assert sentences_with("Soup is good. a cook.", {"soup", ""}) == 1 / 2
     assert sentences_with("", words) == 0 and sentences_with("...", words) == 0
 
 

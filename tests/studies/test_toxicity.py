@@ -244,3 +244,41 @@ def test_greedy_order_beats_no_better_order():
     assert len(greedy_order(np.zeros((3, 4), bool))) == 0
     with pytest.raises(ValueError, match="give both"):
         coverage(np.zeros((0, 4), bool))
+
+
+@pytest.mark.parametrize(
+    "toxic",
+    [
+        ["toxic", "clean", "clean"],
+        ["toxic", "", ""],
+        [1, np.nan, 0],
+        [1, 0, 2],
+        [0.9, 0.1, 0.2],
+        np.array([True, None, False], object),
+    ],
+)
+def test_labels_that_are_not_yes_or_no_are_refused(toxic):
+    rows, texts = np.array([[1.0], [0.0], [0.0]]), ["fool", "nice", "good"]
+    good = [True, False, False]
+    for call in (
+        lambda: rank(rows > 0, toxic),
+        lambda: best_threshold(rows[:, 0], toxic),
+        lambda: fit_means(rows, toxic, rows, good),
+        lambda: fit_logistic(rows, toxic, rows, good),
+        lambda: fit_words(texts, toxic, texts, good),
+        lambda: fit_length(texts, toxic, texts, good),
+        lambda: in_counts(good, toxic),
+        lambda: compared(good, [good], toxic, ["a"] * 3),
+    ):
+        with pytest.raises(ValueError, match="yes or no|yes and no|are no numbers"):
+            call()
+
+
+def test_a_threshold_is_of_numbers_and_a_text_one_text():
+    with pytest.raises(ValueError, match="scores hold nan"):
+        best_threshold([1.0, np.nan], [True, False])
+    texts, toxic = ["you fool", "a nice day", "bad fool", "good day"], [1, 0, 1, 0]
+    for fit in (fit_length, fit_words, fit_ngrams):
+        made = fit(iter(texts), toxic, texts, toxic)
+        assert len(made.flags("you fool")) == len(made.flags(iter(["you fool"]))) == 1
+        assert made.score("you fool")[0] == made.score(texts)[0]

@@ -1,11 +1,13 @@
 """A scan equals counting by hand, does its work once, and does not grow with the corpus."""
 
 import gc
+import os
 import subprocess
 import sys
 import tracemalloc
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from naive import scan as naive_scan
@@ -258,10 +260,66 @@ def test_texts_are_refused_by_number(scope, texts, message, tmp_path):
         qs.views.scan_corpus(scope, texts, [0], folder=tmp_path)
 
 
+@pytest.mark.parametrize("umask", [0o022, 0o002, 0o077, 0o027, 0o000])
+def test_a_scan_has_the_permissions_of_any_other_folder(scope, tmp_path, umask):
+    if os.name == "nt":
+        pytest.skip("Windows has no umask")
+    before = os.umask(umask)
+    try:
+        found = qs.views.scan_corpus(scope, ["the dog sees"], [3], folder=tmp_path / "cache")
+    finally:
+        os.umask(before)
+    modes = {p.name: p.stat().st_mode & 0o777 for p in (found.folder, *found.folder.iterdir())}
+    assert modes.pop(found.folder.name) == 0o777 & ~umask
+    assert set(modes.values()) == {0o666 & ~umask}
+
+
+class Changing:
+    """Texts that are others when they are gone through again."""
+
+    def __init__(self):
+        self.times = 0
+
+    def __iter__(self):
+        self.times += 1
+        return iter(["the dog", "a cat"][: 3 - self.times])
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        ([], "texts is empty"),
+        (iter(["a cat"]), "gone through once only"),
+        ((t for t in ["a cat"]), "gone through once only"),
+        (map(str.strip, ["a cat"]), "gone through once only"),
+        (Changing(), "texts were others"),
+        ({"en": "a cat"}, "texts is of type dict; give a list"),
+        ({"a cat"}, "texts is of type set"),
+        (pd.DataFrame({"text": ["a cat"]}), "texts is of type DataFrame"),
+        (["a cat", float("nan")], "text 1 is nan"),
+    ],
+)
+def test_nothing_is_stored_under_a_name_that_it_does_not_belong_to(scope, tmp_path, texts, message):
+    with pytest.raises(ValueError, match=message):
+        qs.views.scan_corpus(scope, texts, [0], folder=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("texts", ["a cat", pd.Series(["a cat"], index=[7]), np.array(["a cat"])])
+def test_a_text_is_one_text(scope, tmp_path, texts):
+    found = qs.views.scan_corpus(scope, texts, [0], folder=tmp_path)
+    again = qs.views.scan_corpus(scope, ["a cat"], [0], folder=tmp_path)
+    assert found.n_texts == 1 and again.folder == found.folder
+
+
 def test_layers_and_features_that_do_not_exist_are_named(scope, texts, found, tmp_path):
     with pytest.raises(ValueError, match="layer 9 was not scanned; choose from"):
         found.stats(9)
     with pytest.raises(ValueError, match=f"feature {scope.d_sae} is out of range"):
         found.top(0, scope.d_sae)
+    with pytest.raises(ValueError, match="layers is empty"):
+        qs.views.scan_corpus(scope, texts, [], folder=tmp_path)
+    with pytest.raises(TypeError, match="'float' object cannot be"):
+        qs.views.scan_corpus(scope, texts, [1.7], folder=tmp_path)
     with pytest.raises(FileNotFoundError, match="no SAE file for layer 7; it has layers 0 to 5"):
         qs.views.scan_corpus(scope, texts, [7], folder=tmp_path)

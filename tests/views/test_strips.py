@@ -132,9 +132,40 @@ def test_labels_are_kept_and_shown(scope, found, tmp_path, monkeypatch):
     assert qs.views.read_labels(scope) == {}
     with pytest.raises(ValueError, match="layer 8, feature 4 is not in"):
         qs.views.label(scope, 8, 4, "x")
-    (tmp_path / "labels.jsonl").write_text("{}\n")
-    with pytest.raises(ValueError, match="line 1 of labels.jsonl is no label"):
-        qs.views.read_labels(scope)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["one\u2028two", "three\x85four", "a\u2029b", "a\nb", "a\rb", "\x0b\x1c", "名前 🙂", '"\\'],
+)
+def test_a_label_reads_as_it_was_written_and_spoils_no_other(scope, tmp_path, monkeypatch, name):
+    monkeypatch.setenv("QS_LABELS", str(tmp_path / "labels.jsonl"))
+    qs.views.label(scope, 2, 5, name)
+    qs.views.label(scope, 2, 6, "other")
+    assert qs.views.read_labels(scope) == {(2, 5): name, (2, 6): "other"}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"{}", b"not", b"[1]", b"\xff\xfe", b'{"scope": "tiny", "layer": 3, "feature": 1, "label": 7}']
+    + [b'{"scope": "tiny", "layer": 3, "feature": 1, "label": "\\ud800"}', b"[" * 100_000]
+    + [b'{"scope": "tiny", "layer": Infinity, "feature": 1, "label": "x"}'],
+)
+def test_a_bad_line_of_labels_is_named_and_locks_nothing(scope, tmp_path, monkeypatch, line):
+    path = tmp_path / "labels.jsonl"
+    monkeypatch.setenv("QS_LABELS", str(path))
+    path.write_bytes(b"\xef\xbb\xbf\n" + line)  # by an editor: a mark before, no end of line behind
+    qs.views.label(scope, 3, 4, "kept")
+    with pytest.warns(UserWarning, match="line 2 of labels.jsonl is no label, and is left out"):
+        assert qs.views.read_labels(scope) == {(3, 4): "kept"}
+
+
+@pytest.mark.parametrize("name", [None, 3, float("nan"), "half \ud83d"])
+def test_a_label_is_a_text(scope, tmp_path, monkeypatch, name):
+    monkeypatch.setenv("QS_LABELS", str(tmp_path / "labels.jsonl"))
+    with pytest.raises(ValueError, match="give a text of whole characters"):
+        qs.views.label(scope, 2, 5, name)
+    assert qs.views.read_labels(scope) == {}
 
 
 def test_what_the_tokenizer_puts_before_a_text_is_marked_and_shown_as_0(scope, found):

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import huggingface_hub as hf  # quick: its parts are loaded when they are first used
 
+from ..presets import without_home
 from .catalog import DTYPE_BYTES, Group, Origin, groups_for, layer_files
 
 
@@ -34,9 +35,9 @@ def fingerprint(path: Path) -> dict[str, str]:
 
 
 def portable(name: str) -> str:
-    """A source's name without the place of this package on this machine."""
-    root = Path(__file__).parents[2]
-    return Path(name).relative_to(root).as_posix() if Path(name).is_relative_to(root) else name
+    """A source's name without the place of this package on this machine, and without homes."""
+    root, path = Path(__file__).parents[2], Path(name)
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else without_home(name)
 
 
 def last_name(name: str) -> str:

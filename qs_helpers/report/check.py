@@ -10,23 +10,24 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 from ..loading.catalog import COMMUNITY, DTYPE_BYTES, GROUPS, spans
 from ..loading.packaged import describe, is_made
 from ..presets import (
     OUTPUT,
     PATHS,
     SOURCES,
+    check_items,
     check_model,
     check_type,
     is_tiny,
     located,
     nearest,
     project_root,
+    read_yaml,
+    runs_folder,
 )
 from .needs import check_access, check_memory
-from .run import TRAIN, Preset, Run, declared, find_notebooks
+from .run import TRAIN, Preset, Run, declared, find_notebooks, near
 
 REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?")
 
@@ -73,13 +74,15 @@ def plan_report(
     passed = check_parameters(notebooks, given, chosen)
     if passed.get(TRAIN) and chosen.values(TRAIN)[OUTPUT] and OUTPUT not in passed[TRAIN]:
         raise ValueError(f"{TRAIN} with other parameters writes another suite: give OUT as well")
-    out = run_folder(root, preset, given)
+    out = run_folder(runs_folder(root), preset, given)
     runs = [Run(path, chosen, out, passed[path.stem]) for path in notebooks]
     if refresh and not fresh:
         runs = [run for run in runs if run.committed_changes()]
     stale = {run.stem: "asked to run afresh" if fresh else run.why_stale() for run in runs}
     first = _to_make(chosen, runs, stale, root)
-    plan = Plan(chosen, root, out, runs, stale, [*first.values()], [], refresh, first)
+    places = [out, *([root / "notebooks", root / "figures"] if refresh else [])]
+    problems = [why for place in places if (why := unwritable(place))]
+    plan = Plan(chosen, root, out, runs, stale, [*first.values()], problems, refresh, first)
     values = {run.stem: run.values for run in runs if stale[run.stem]}
     if values:  # a report that only writes its pages needs nothing
         reads = {stem: v for stem, v in values.items() if stem != TRAIN}  # model and SAEs
@@ -109,21 +112,30 @@ def suite_maker(preset: Preset, root: Path) -> Run | None:
     if "sae" not in preset.prepare:
         return None
     notebook = root / "notebooks" / f"{preset.prepare['sae']}.ipynb"
-    return Run(notebook, preset, root / "runs" / preset.name)
+    return Run(notebook, preset, runs_folder(root) / preset.name)
 
 
-def run_folder(root: Path, preset: str, given: list[tuple[str, str]]) -> Path:
+def unwritable(folder: Path) -> str:
+    """Why nothing can be written into a folder, which may be yet to be made; "" if it can."""
+    there = next(place for place in (folder, *folder.parents) if place.exists())
+    if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
+        return ""
+    reason = "cannot be written" if there.is_dir() else "is no folder"
+    return f"{there} {reason}, and results go to {folder}: set QS_RUNS to a folder that can be"
+
+
+def run_folder(runs: Path, preset: str, given: list[tuple[str, str]]) -> Path:
     """The folder of a report; parameters are in its name, or a digest of them if they are long."""
     words = [f"{name}={value}" for name, value in sorted(given)]
     name = "+".join([preset, *words]).replace("=[", "=").replace("]", "").replace(", ", ",")
     if not re.fullmatch(r"[\w.,=+-]{1,80}", name):
         name = f"{preset}+{sha256(repr(words).encode()).hexdigest()[:8]}"
-    return root / "runs" / name
+    return runs / name
 
 
 def plan_text(plan: Plan) -> str:
     """What a plan will run and why, with which values, and what it needs."""
-    lines = [f"preset {plan.preset.name}, to {os.path.relpath(plan.out)}", *plan.needs]
+    lines = [f"preset {plan.preset.name}, to {near(plan.out)}", *plan.needs]
     for run in plan.runs:
         why = plan.stale[run.stem]
         lines.append(f"{run.stem}: " + (f"run ({why})" if why else "unchanged, not run again"))
@@ -161,9 +173,9 @@ def check_parameters(
 
 def _yaml(name: str, text: str) -> Any:
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise ValueError(f"{name} = {text!r} is not YAML; lists are written '[1, 2]'") from None
+        return read_yaml(text)
+    except ValueError as error:
+        raise ValueError(f"{name} = {text!r}: {error}; lists are written '[1, 2]'") from None
 
 
 def check_preset(preset: Preset, notebooks: list[Path]) -> None:
@@ -215,8 +227,10 @@ def _check_scope(preset: Preset) -> None:
 
 
 def check_value(name: str, value: Any, preset: Preset) -> None:
-    """ValueError for a value that no run can have: layers that the suite lacks, numbers out of
-    range, models and suites that do not exist, prompts of another form."""
+    """ValueError or TypeError for a value that no run can have: layers that the suite lacks,
+    numbers out of range, models and suites that do not exist, prompts of another form, lists with
+    items twice or of another type."""
+    check_items(name, value)
     if name == "LAYERS" and (layers := preset.layers) is not None:
         missing = [layer for layer in value if layer not in layers]
         if missing:
@@ -233,10 +247,11 @@ def check_value(name: str, value: Any, preset: Preset) -> None:
             f"{name} = {value!r}: give tiny, natural, a csv, jsonl or txt file, or a Hub dataset; "
             "two of them, [harmful, harmless], only to a notebook that takes a list (--only)"
         )
+    for number in value if type(value) is list else [value]:
+        if isinstance(number, float) and not math.isfinite(number):
+            raise ValueError(f"{name} = {value}: a finite number is needed")
     if type(value) not in (int, float):
         return
-    if not math.isfinite(value):
-        raise ValueError(f"{name} = {value}: a finite number is needed")
     for rule, least in LEAST.items():
         begins, ends = rule[-1] == "_" and name.startswith(rule), name.endswith(rule)
         if (name == rule or begins or rule[0] == "_" and ends) and value < least:

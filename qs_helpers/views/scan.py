@@ -16,7 +16,7 @@ from ..evidence.files import write_json
 from ..forward import Part, activations
 from ..loading.memory import MemoryPlan, free_bytes, gb, memory_plan
 from ..loading.scope import Scope
-from ..presets import project_root
+from ..presets import runs_folder
 
 ROW = np.dtype("i4, f8, f4, i4, i4")
 ROW.names = "feature", "key", "value", "text", "position"
@@ -205,12 +205,12 @@ def scan_corpus(scope, texts: Iterable[str], layers=None, folder: Path | None = 
 
     `texts` is gone through twice: once for its name, once for the model.
 
-    `folder` (default: runs/cache of the project) holds one folder a scan, named by what went in:
-    texts, weights, layers. It appears when it is complete. Memory does not grow with the corpus;
-    `plan_scan` says how much it is. MemoryError if that is not free.
+    `folder` (default: runs/cache of the project, or $QS_RUNS/cache) holds one folder a scan, named
+    by what went in: texts, weights, layers. It appears when it is complete. Memory does not grow
+    with the corpus; `plan_scan` says how much it is. MemoryError if that is not free.
     """
     layers = sorted({int(n) for n in (scope.layers if layers is None else layers)})
-    home = Path(folder or project_root() / "runs" / "cache")
+    home = Path(folder or runs_folder() / "cache")
     place = home / f"scan-{_name(scope, texts, layers)}"
     if (place / "scan.json").is_file():
         return Scan(place)

@@ -77,6 +77,8 @@ def test_auto_is_the_variable_else_tiny(monkeypatch):
         ({"DEEP": 1}, TypeError, "DEEP = 1 is int, but bool is expected"),
         ({"LAYERS": 3}, TypeError, r"LAYERS = 3 is int, but list is expected, such as \[1, 2\]"),
         ({"LAYERS": [1, "b"]}, TypeError, r"LAYERS\[1\] = 'b' is str, but int is expected"),
+        ({"LAYERS": [True]}, TypeError, r"LAYERS\[0\] = True is bool, but int is expected"),
+        ({"LAYERS": [2, 3, 2]}, ValueError, "LAYERS has 2 twice; leave one out"),
     ],
 )
 def test_wrong_parameters(params, error, message):

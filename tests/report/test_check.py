@@ -11,7 +11,7 @@ from qs_helpers.report.check import plan_report, run_folder
 
 
 def test_run_folders_are_readable_or_short():
-    root = Path("x")
+    root = Path("x/runs")
     folder = run_folder
     assert folder(root, "tiny", []).name == "tiny"
     assert folder(root, "tiny", [("B", "2"), ("A", "x")]).name == "tiny+A=x+B=2"

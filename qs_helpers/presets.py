@@ -264,9 +264,9 @@ def read_yaml(text: str) -> Any:
         return loader.construct_document(node)
     except yaml.MarkedYAMLError as error:
         line = (error.problem_mark or error.context_mark).line + 1
+        problem = error.problem.removeprefix("but ")
         raise ValueError(
-            f"line {line}: {error.problem}; indent with spaces, and "
-            "put quotes around texts with signs"
+            f"line {line}: {problem}; indent with spaces, and put quotes around texts with signs"
         ) from None
     except (yaml.YAMLError, ValueError) as error:
         raise ValueError(" ".join(str(error).split())) from None

@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
             if "sae" in first and _makes_afresh(plan, args):  # done just now
                 plan.stale[plan.preset.prepare["sae"]] = ""
     except (ValueError, TypeError, OSError) as bad:
-        _tell(f"qs-report: {bad}")
+        _tell(f"qs-report: {_why(bad)}")
         return 2
     if args.dry_run:
         _print(plan_text(plan), sys.stdout)
@@ -74,6 +74,12 @@ def _print(text: str, stream) -> None:
         print(text, file=stream, flush=True)
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # what is left goes nowhere
+
+
+def _why(error: Exception) -> str:
+    """An error in words; of a file, which one and what is wrong with it."""
+    named = isinstance(error, OSError) and error.filename and error.strerror
+    return f"{near(error.filename)}: {error.strerror}" if named else str(error)
 
 
 def _tell(text: str) -> None:
@@ -126,7 +132,9 @@ def _report(plan: Plan, args: argparse.Namespace, fresh: bool, last: bool = True
     except KeyboardInterrupt:  # while nothing ran
         return 130
     except OSError as bad:  # of what is beside the notebooks: a full disk, a lock that is refused
-        _tell(f"qs-report: {bad}; what is done is kept, and the same command goes on from here")
+        _tell(
+            f"qs-report: {_why(bad)}; what is done is kept, and the same command goes on from here"
+        )
         return 1
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
     for outcome in failed:

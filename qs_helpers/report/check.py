@@ -10,7 +10,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..loading.catalog import COMMUNITY, DTYPE_BYTES, GROUPS, spans
+from ..loading import hub
+from ..loading.catalog import COMMUNITY, DTYPE_BYTES, GROUPS, TINY, model_place, spans
 from ..loading.packaged import describe, is_made
 from ..presets import (
     OUTPUT,
@@ -34,6 +35,23 @@ REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?")
 # The least value of a number, by the name of its parameter or how the name begins or ends.
 LEAST = {"SEED": 0, "STEPS": 0, "TEMPERATURE": 0, "MAX_FVU": 0, "REDRAWS": 1, "N_": 1, "_TOKENS": 1}
 LEAST |= {"TOKENS": 1, "D_SAE": 1, "K": 1}
+
+# What some notebooks need besides to reach their end: texts enough to compare, of which some are as
+# the notebook needs them, and tokens to tell a refusal by. Of lists, the number of items.
+FEWEST = {
+    "02_visualize": {"N_TEXTS": 2},
+    "03_steer": {"N_TEXTS": 2, "MAX_NEW_TOKENS": 2},
+    "05_code_switching": {"LAYERS": 1, "N_TEXTS": 8},
+    "06_abliteration_comparison": {"MODELS": 1, "SUITES": 1, "LAYERS": 1, "REFUSAL_TOKENS": 5}
+    | {"N_TRAIN": 8, "N_VALIDATION": 4, "N_TEST": 12},
+    "10_train_suite": {"N_TEXTS": 8},
+}
+# Languages of the sources that come with the project.
+LANGUAGES_OF = {"tiny": ("en", "fr", "ru", "ja", "zh"), "pydoc": ("en",)}
+LANGUAGES_OF["natural"] = LANGUAGES_OF["tiny"]
+# The sources that must have every one of a notebook's LANGUAGES.
+SPEAKS = {"03_steer": ["TEXTS"], "04_toxicity": ["DATA"], "05_code_switching": ["TEXTS", "PROMPTS"]}
+SPEAKS["06_abliteration_comparison"] = ["PROMPTS"]
 
 
 class Plan(NamedTuple):
@@ -78,10 +96,17 @@ def plan_report(
     runs = [Run(path, chosen, out, passed[path.stem]) for path in notebooks]
     if refresh and not fresh:
         runs = [run for run in runs if run.committed_changes()]
+    for run in runs:
+        try:
+            check_together(run.stem, run.values, chosen)
+        except ValueError as bad:
+            raise ValueError(f"{run.stem} of {preset}: {bad}") from None
     stale = {run.stem: "asked to run afresh" if fresh else run.why_stale() for run in runs}
     first = _to_make(chosen, runs, stale, root)
-    places = [out, *([root / "notebooks", root / "figures"] if refresh else [])]
-    problems = [why for place in places if (why := unwritable(place))]
+    places = _written(out, runs, first, root if refresh else None)
+    problems = [
+        f"{why}, and {what}" for place, what in places.items() if (why := unwritable(place))
+    ]
     plan = Plan(chosen, root, out, runs, stale, [*first.values()], problems, refresh, first)
     values = {run.stem: run.values for run in runs if stale[run.stem]}
     if values:  # a report that only writes its pages needs nothing
@@ -120,8 +145,23 @@ def unwritable(folder: Path) -> str:
     there = next(place for place in (folder, *folder.parents) if place.exists())
     if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
         return ""
-    reason = "cannot be written" if there.is_dir() else "is no folder"
-    return f"{there} {reason}, and results go to {folder}: set QS_RUNS to a folder that can be"
+    return f"{there} cannot be written" if there.is_dir() else f"{there} is no folder"
+
+
+def _written(
+    out: Path, runs: list[Run], first: dict[str, str], refreshed: Path | None
+) -> dict[Path, str]:
+    """The folders that a report writes, each with words on what for, and the way out."""
+    places = {out: f"results go to {out}: set QS_RUNS to a folder that can be"}
+    for run in runs:
+        if run.written:
+            places[run.written] = "OUT is to be written there: give another folder"
+        if "model" in first:
+            made = Path(run.preset.scope["model"])
+            places[made] = f"the model of {run.preset.name} is made there: give another in its file"
+    for name in ("notebooks", "figures") if refreshed else ():
+        places[refreshed / name] = f"--refresh writes {name}/: leave it out, or change who may"
+    return places
 
 
 def run_folder(runs: Path, preset: str, given: list[tuple[str, str]]) -> Path:
@@ -165,7 +205,9 @@ def check_parameters(
                 value = check_type(name, value, preset.values(stem).get(name))
                 # Paths are relative to where the command is typed.
                 value = located(value, Path.cwd()) if name in PATHS else value
-                if not (name == "LAYERS" and stem == TRAIN):  # it may train others
+                if name == "LAYERS" and stem == TRAIN:  # it may train others
+                    check_items(name, value)
+                else:
                     check_value(name, value, preset)
                 passed[stem][name] = value
     return passed
@@ -256,6 +298,59 @@ def check_value(name: str, value: Any, preset: Preset) -> None:
         begins, ends = rule[-1] == "_" and name.startswith(rule), name.endswith(rule)
         if (name == rule or begins or rule[0] == "_" and ends) and value < least:
             raise ValueError(f"{name} = {value}: it must be at least {least}")
+
+
+def check_together(stem: str, values: dict[str, Any], preset: Preset) -> None:
+    """ValueError for values of a notebook that are right one by one, and do not go together: it
+    would end before its last cell."""
+    for name, least in FEWEST.get(stem, {}).items():
+        value = values.get(name, least)
+        if (len(value) if isinstance(value, list) else value) < least:
+            what = "names none, and" if isinstance(value, list) else f"= {value}:"
+            raise ValueError(f"{name} {what} at least {least} is needed here")
+    for name in SPEAKS.get(stem, ()):
+        source = values.get(name, [])
+        known = [LANGUAGES_OF.get(text.partition(":")[0]) for text in _texts(source)]
+        lacking = {*values.get("LANGUAGES", [])} - {x for some in known for x in some or ()}
+        if lacking and all(known):  # what a file holds is found out when it is read
+            raise ValueError(
+                f"LANGUAGES has {', '.join(sorted(lacking))}, and {name} has no such texts"
+            )
+    if stem in ("03_steer", "05_code_switching") and "en" in values.get("LANGUAGES", []):
+        raise ValueError("LANGUAGES has en, which the others are compared with: leave it out")
+    if stem == "03_steer":
+        doses = values.get("DOSES", [0.0, 1.0])
+        if doses != sorted(doses) or 0 not in doses or max(doses) <= 0:
+            raise ValueError(f"DOSES = {doses}: they must rise, with 0 and one above it at least")
+    if stem == "05_code_switching" and values.get("STEPS"):
+        origin = preset.origin
+        depth = origin.group.n_layers if origin.group else _depth(origin.model)
+        if depth and min(values["LAYERS"]) >= depth - 1:
+            raise ValueError("STEPS above 0 needs one of LAYERS below the last, for its loss")
+    if stem == "06_abliteration_comparison" and "own" in values.get("SUITES", []):
+        for model in values.get("MODELS", []):
+            if model not in (*preset.others, *TINY):
+                raise ValueError(f"SUITES has own, but {model} is no preset: name a suite instead")
+    if stem == TRAIN:
+        if values.get("K", 0) > values.get("D_SAE", math.inf):
+            raise ValueError(f"K = {values['K']} is more than D_SAE = {values['D_SAE']}")
+        layers, model = values.get("LAYERS") or [0], values.get("MODEL", "")
+        depth = _depth(model_place(model)) if model else None
+        if min(layers) < 0 or depth and max(layers) >= depth:
+            there = f"{model} has 0 to {depth - 1}" if depth else "they are counted from 0"
+            raise ValueError(f"LAYERS = {layers}, but {there}")
+
+
+def _texts(source: str | list[str]) -> list[str]:
+    return [source] if isinstance(source, str) else source
+
+
+def _depth(model: str | Path) -> int | None:
+    """Layers of a model that lies in a folder; None of others, which are not asked here."""
+    try:
+        return hub.model_group(hub.open_source(model)).n_layers if Path(model).is_dir() else None
+    except (OSError, ValueError):  # its loading will say why
+        return None
 
 
 def _check_scopes(name: str, value: list, preset: Preset) -> None:

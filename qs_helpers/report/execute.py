@@ -66,6 +66,8 @@ def _carry_out(plan: Plan, jobs: int | None, quiet: bool) -> tuple[Path, list[Ou
     earlier = _earlier(plan)
     pages = {run.stem for run in [*plan.runs, *earlier]} | ({BUILD} if tiny else set())
     stamps = {run.stem: run.new_stamp() for run in todo}
+    for half in plan.out.glob(".*.[0-9]*"):  # of a report that was killed while it wrote
+        half.unlink(missing_ok=True)
     if todo:  # these would tell of what is being replaced
         (plan.out / "index.html").unlink(missing_ok=True)
         (plan.out / RESULTS).unlink(missing_ok=True)

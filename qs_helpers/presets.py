@@ -19,8 +19,9 @@ SOURCES = ("TEXTS", "DATA", "PROMPTS", "LISTS")  # parameters that name sources 
 OUTPUT = "OUT"  # the parameter that names a folder which a notebook writes, beside its report
 PATHS = (*SOURCES, "MODELS", "MODEL", OUTPUT)  # parameters that may name files or folders
 FILES = (".csv", ".jsonl", ".txt")  # of texts
-# What the lists of parameters hold, by an example; other lists hold texts.
+# What the lists of parameters hold, by an example.
 ITEMS = {"LAYERS": 0, "DOSES": 0.0}
+ITEMS |= dict.fromkeys(["LANGUAGES", "TOPIC", "MODELS", "SUITES", *SOURCES], "")
 # What the section "prepare:" of a preset may say: how folders of its `scope:` are made here.
 PREPARE_KEYS = ("model", "sae")
 
@@ -43,10 +44,9 @@ def project_root() -> Path:
 
 def runs_folder(root: Path | None = None) -> Path:
     """Where everything that runs write goes: $QS_RUNS, else `runs/` of the project."""
-    elsewhere = os.environ.get("QS_RUNS")
-    return (
-        Path(elsewhere).expanduser().resolve() if elsewhere else (root or project_root()) / "runs"
-    )
+    if elsewhere := os.environ.get("QS_RUNS"):
+        return Path(os.path.expanduser(elsewhere)).resolve()
+    return (root or project_root()) / "runs"
 
 
 def resolve_preset(preset: str) -> str:
@@ -104,8 +104,8 @@ def check_type(name: str, value: Any, expected: Any) -> Any:
 def check_items(name: str, value: Any) -> None:
     """TypeError for a list with an item of another type than ITEMS says; ValueError for one that
     is there twice."""
-    if isinstance(value, list | tuple):
-        items = check_type(name, value, [ITEMS.get(name, "")])
+    if name in ITEMS and isinstance(value, list | tuple):
+        items = check_type(name, value, [ITEMS[name]])
         for item in items:
             if items.count(item) > 1:
                 raise ValueError(f"{name} has {item!r} twice; leave one out")
@@ -118,7 +118,7 @@ def dataset_name(text: str) -> str | None:
     'textdetox/multilingual_toxicity_dataset'
     """
     found = re.fullmatch(r"([A-Za-z0-9][\w.-]*/[\w.-]+)(@[\w./-]+)?", text)
-    is_file = Path(text).suffix.lower() in FILES or Path(text).expanduser().exists()
+    is_file = Path(text).suffix.lower() in FILES or os.path.exists(os.path.expanduser(text))
     return found[1] if found and not is_file else None
 
 
@@ -175,7 +175,8 @@ def located(value: Any, folder: Path) -> Any:
         return value
     is_path = value.startswith((".", "~", "/"))
     is_path |= Path(value).suffix.lower() in FILES and "://" not in value
-    return str((folder / Path(value).expanduser()).resolve()) if is_path else value
+    # Not Path.expanduser, which raises where nobody is at home.
+    return str((folder / os.path.expanduser(value)).resolve()) if is_path else value
 
 
 def scope_values(preset: str, folder: Path | None = None) -> dict[str, Any]:

@@ -49,7 +49,7 @@ def compare_runs(folders: list[Path], out: Path | None = None) -> Path:
 
 def _link(page: Path, origin: Path) -> str:
     """The address of a page on another one; "" if it is not there."""
-    found = Path(near(page, origin.parent.resolve()))
+    found = Path(near(page, origin.parent))
     address = found.as_uri() if found.is_absolute() else found.as_posix()
     return address if page.is_file() else ""
 

@@ -209,6 +209,7 @@ def test_right_items_pass():
         "DOSES": [0, 0.5],
         "TOPIC": ["a"],
         "LANGUAGES": [],
+        "OF_YOUR_OWN": [1, "a", 1],
     }.items():
         presets.check_items(name, value)
 

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from qs_helpers.loading.catalog import TINY
+from qs_helpers.presets import ITEMS
 from qs_helpers.report.check import plan_report
 from qs_helpers.report.execute import report
 from qs_helpers.report.run import declared
@@ -104,7 +105,9 @@ def test_an_accepted_set_of_small_parameters_reaches_the_last_cell(project, note
 
 
 def test_every_parameter_is_drawn():
-    """A new one needs a line in DRAWS, or stays as in the preset."""
+    """A new one needs a line in DRAWS, or stays as in the preset; a list, one in ITEMS."""
     for notebook in NOTEBOOKS:
-        names = set(declared(ROOT / "notebooks" / f"{notebook}.ipynb")) - KEPT
+        kinds = declared(ROOT / "notebooks" / f"{notebook}.ipynb")
+        assert {name for name, kind in kinds.items() if kind == []} <= set(ITEMS)
+        names = set(kinds) - KEPT
         assert {name for name in names if not name.startswith("N_")} <= set(DRAWS)

@@ -19,6 +19,9 @@ SOURCES = ("TEXTS", "DATA", "PROMPTS", "LISTS")  # parameters that name sources 
 OUTPUT = "OUT"  # the parameter that names a folder which a notebook writes, beside its report
 PATHS = (*SOURCES, "MODELS", "MODEL", OUTPUT)  # parameters that may name files or folders
 FILES = (".csv", ".jsonl", ".txt")  # of texts
+# What the lists of parameters hold, by an example.
+ITEMS = {"LAYERS": 0, "DOSES": 0.0}
+ITEMS |= dict.fromkeys(["LANGUAGES", "TOPIC", "MODELS", "SUITES", *SOURCES], "")
 # What the section "prepare:" of a preset may say: how folders of its `scope:` are made here.
 PREPARE_KEYS = ("model", "sae")
 
@@ -30,11 +33,20 @@ SCOPE_KEYS |= {"k": 0, "batch_tokens": 0, "thinking": False}
 
 
 def project_root() -> Path:
-    """The folder that holds `notebooks/`: $QS_ROOT, else the checkout, else the current folder."""
+    """The folder that holds `notebooks/`: $QS_ROOT, else the checkout, else the current folder or
+    the nearest above it that does."""
     if os.environ.get("QS_ROOT"):
         return Path(os.environ["QS_ROOT"]).resolve()
-    checkout = Path(__file__).resolve().parents[1]
-    return checkout if (checkout / "notebooks").is_dir() else Path.cwd()
+    checkout, here = Path(__file__).resolve().parents[1], Path.cwd()
+    around = [checkout, here, *here.parents]
+    return next((folder for folder in around if (folder / "notebooks" / "params").is_dir()), here)
+
+
+def runs_folder(root: Path | None = None) -> Path:
+    """Where everything that runs write goes: $QS_RUNS, else `runs/` of the project."""
+    if elsewhere := os.environ.get("QS_RUNS"):
+        return Path(os.path.expanduser(elsewhere)).resolve()
+    return (root or project_root()) / "runs"
 
 
 def resolve_preset(preset: str) -> str:
@@ -89,6 +101,16 @@ def check_type(name: str, value: Any, expected: Any) -> Any:
     return value
 
 
+def check_items(name: str, value: Any) -> None:
+    """TypeError for a list with an item of another type than ITEMS says; ValueError for one that
+    is there twice."""
+    if name in ITEMS and isinstance(value, list | tuple):
+        items = check_type(name, value, [ITEMS[name]])
+        for item in items:
+            if items.count(item) > 1:
+                raise ValueError(f"{name} has {item!r} twice; leave one out")
+
+
 def dataset_name(text: str) -> str | None:
     """ "owner/name" of a text such as "owner/name@revision", else None: for a file, or nothing.
 
@@ -96,7 +118,7 @@ def dataset_name(text: str) -> str | None:
     'textdetox/multilingual_toxicity_dataset'
     """
     found = re.fullmatch(r"([A-Za-z0-9][\w.-]*/[\w.-]+)(@[\w./-]+)?", text)
-    is_file = Path(text).suffix.lower() in FILES or Path(text).expanduser().exists()
+    is_file = Path(text).suffix.lower() in FILES or os.path.exists(os.path.expanduser(text))
     return found[1] if found and not is_file else None
 
 
@@ -123,6 +145,25 @@ def preset_values(notebook: str, preset: str, folder: Path | None = None) -> dic
     return values | {name: located(values[name], folder) for name in PATHS if name in values}
 
 
+def without_home(text: str) -> str:
+    """A text in which "~" stands for home folders, which tell who ran it: of this user, and of
+    others where they have the usual place.
+
+    >>> without_home("/net/home/alice/model")
+    '~/model'
+    """
+    text = _HOMES.sub("~", text)
+    own = (os.environ.get("HOME") or os.environ.get("USERPROFILE") or "").rstrip("/\\")
+    return re.sub(rf"(?<![\w+/.]){re.escape(own)}(?=[/\\])", "~", text) if own[1:] else text
+
+
+# Not in addresses of the web, nor in coded pictures. What stands before a name is folders.
+_HOMES = re.compile(
+    r"(?:(?<![\w+/.:-])|(?<=file://))(?:[A-Za-z]:)?(?:[/\\]+[\w.-]+)*?"
+    r"[/\\]+(?:home|Users)[/\\]+[^/\\\s\"'<>&]+"
+)
+
+
 def located(value: Any, folder: Path) -> Any:
     """A text, or each text of a list, that is a path, as an absolute one; the rest as it is.
 
@@ -134,7 +175,8 @@ def located(value: Any, folder: Path) -> Any:
         return value
     is_path = value.startswith((".", "~", "/"))
     is_path |= Path(value).suffix.lower() in FILES and "://" not in value
-    return str((folder / Path(value).expanduser()).resolve()) if is_path else value
+    # Not Path.expanduser, which raises where nobody is at home.
+    return str((folder / os.path.expanduser(value)).resolve()) if is_path else value
 
 
 REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?")
@@ -210,20 +252,91 @@ def preset_sections(preset: str, folder: Path | None = None) -> dict[str, dict[s
     """The sections of a preset's file, each a dict."""
     path = (folder or _params()) / f"{preset}.yaml"
     if not path.is_file():
+        known = preset_names(path.parent)
         raise ValueError(
             f"preset {preset!r} has no file notebooks/params/{preset}.yaml; "
-            + nearest(preset, preset_names(path.parent))
+            + (nearest(preset, known) if known else "set QS_ROOT to the folder of the clone")
         )
     try:
-        sections = deepcopy(read_once(path, yaml.safe_load)) or {}
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path.name} is not YAML: {' '.join(str(error).split())}") from None
+        sections = deepcopy(read_once(path, read_yaml)) or {}
+    except ValueError as error:
+        raise ValueError(f"{path.name}, {error}") from None
     if not isinstance(sections, dict):
         raise ValueError(f"{path.name}: sections are expected, such as 'common:'")
     for section, found in sections.items():
         if not isinstance(found or {}, dict):
             raise ValueError(f"{path.name}: section {section!r} must hold lines 'NAME: value'")
     return {section: found or {} for section, found in sections.items()}
+
+
+# Plain words by what YAML 1.2 takes them for, of those that matter; all others are texts.
+_PLAIN = {
+    "null": r"~|null|Null|NULL|",
+    "bool": r"true|True|TRUE|false|False|FALSE",
+    "int": r"[-+]?(0|[1-9][0-9]*)",
+    "float": r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)"
+    r"|\.(nan|NaN|NAN)",
+}
+_KINDS = {"null": "nothing", "bool": "a truth value", "int": "a number", "float": "a number"}
+_KINDS |= {"str": "a text", "timestamp": "a date"}
+
+
+def read_yaml(text: str) -> Any:
+    """A YAML document in which nothing has two meanings. ValueError names the line and the way out.
+
+    Refused is a name that is given twice or is no text, and a plain word that the two versions of
+    YAML read differently: no and on are truth values in 1.1, 010 is 8 there, 1:30 is 90 and 1e-1 is
+    a text.
+    """
+    try:
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _refuse_two_meanings(node, "", set())
+        return loader.construct_document(node)
+    except yaml.MarkedYAMLError as error:
+        line = (error.problem_mark or error.context_mark).line + 1
+        problem = error.problem.removeprefix("but ")
+        raise ValueError(
+            f"line {line}: {problem}; indent with spaces, and put quotes around texts with signs"
+        ) from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise ValueError(" ".join(str(error).split())) from None
+
+
+def _refuse_two_meanings(node: yaml.Node, name: str, seen: set[int]) -> None:
+    """Go through a document; `name`: under which a value stands; seen: anchors can make circles."""
+    if id(node) in seen:
+        return
+    seen.add(id(node))
+    line = f"line {node.start_mark.line + 1}"
+    if isinstance(node, yaml.MappingNode):
+        lines: dict[str, int] = {}
+        for key, value in node.value:
+            at, kind = key.start_mark.line + 1, key.tag.rpartition(":")[2]
+            if kind not in ("str", "merge"):
+                word = key.value if isinstance(key.value, str) else "a list"
+                said = f"line {at}: {word} is no name, but {_KINDS.get(kind, kind)}"
+                raise ValueError(f"{said}; put it in quotes")
+            if kind == "str" and key.value in lines:
+                first = lines[key.value]
+                raise ValueError(f"line {at}: {key.value} is there twice, first in line {first}")
+            lines[key.value] = at
+            _refuse_two_meanings(value, key.value, seen)
+    elif isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            _refuse_two_meanings(item, name, seen)
+    elif node.style is None:  # no quotes
+        word, kind = node.value, node.tag.rpartition(":")[2]
+        newer = next((k for k, form in _PLAIN.items() if re.fullmatch(form, word)), "str")
+        if kind != newer:
+            said = f"{line}, {name}: {word}" if name else f"{line}: {word}"
+            kinds = _KINDS.get(kind, kind), _KINDS[newer]
+            kinds = ("one number", "another") if kinds[0] == kinds[1] else kinds
+            said += f" is {kinds[0]} to some readers and {kinds[1]} to others"
+            way = "true or false" if kind == "bool" else "a number in decimals, as 10 or 0.1"
+            raise ValueError(f"{said}; write '{word}' in quotes for a text, else {way}")
 
 
 def read_once(path: Path, parse: Callable[[str], Any]) -> Any:
@@ -234,7 +347,12 @@ def read_once(path: Path, parse: Callable[[str], Any]) -> Any:
 
 @lru_cache(maxsize=64)
 def _parsed(path: Path, parse: Callable[[str], Any], *_state: int) -> Any:
-    return parse(path.read_text(encoding="utf-8"))
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise ValueError(f"line {line}: not UTF-8; save the file as UTF-8") from None
+    return parse(text)
 
 
 def settings(notebook: str, preset: str, **params) -> SimpleNamespace:
@@ -244,8 +362,8 @@ def settings(notebook: str, preset: str, **params) -> SimpleNamespace:
     The namespace has one attribute per name, and PRESET, the resolved preset.
 
     Raises ValueError for a parameter that the preset's file does not know (with the nearest
-    name) or MODEL that belongs to another preset, and TypeError for one of another type than the
-    file's value.
+    name), a list with an item twice or MODEL that belongs to another preset, and TypeError for one
+    of another type than the file's value, and for items of another type than ITEMS.
     """
     preset = resolve_preset(preset)
     values = preset_values(notebook, preset)
@@ -257,6 +375,8 @@ def settings(notebook: str, preset: str, **params) -> SimpleNamespace:
             )
         if value is not None:
             values[name] = check_type(name, value, values[name])
+    for name, value in values.items():
+        check_items(name, value)
     if "MODEL" in values:
         check_model(preset, values["MODEL"])
     return SimpleNamespace(PRESET=preset, **values)

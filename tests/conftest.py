@@ -14,3 +14,4 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 def _runs_go_to_tmp(tmp_path, monkeypatch):
     monkeypatch.setenv("QS_OUT", str(tmp_path / "runs"))
     monkeypatch.delenv("QS_PRESET", raising=False)
+    monkeypatch.delenv("QS_RUNS", raising=False)

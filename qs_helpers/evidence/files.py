@@ -11,12 +11,17 @@ from typing import Any
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file by renaming a complete one, making its folder where needed.
 
-    A reader sees the old file or the new one, never half, whatever interrupts the write.
+    A reader sees the old file or the new one, never half, whatever interrupts the write. OSError,
+    and nothing left behind, where the disk is full.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     half = path.with_name(f".{path.name}.{os.getpid()}")
-    half.write_bytes(content)
-    half.replace(path)
+    try:
+        half.write_bytes(content)
+        half.replace(path)
+    except OSError as error:
+        half.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def write_json(path: Path, value: Any) -> None:

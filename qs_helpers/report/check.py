@@ -10,29 +10,48 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
-from ..loading.catalog import COMMUNITY, DTYPE_BYTES, GROUPS, spans
+from ..loading import hub
+from ..loading.catalog import COMMUNITY, DTYPE_BYTES, GROUPS, TINY, model_place, spans
 from ..loading.packaged import describe, is_made
 from ..presets import (
     OUTPUT,
     PATHS,
     SOURCES,
+    check_items,
     check_model,
     check_type,
     is_tiny,
     located,
     nearest,
     project_root,
+    read_yaml,
+    runs_folder,
 )
 from .needs import check_access, check_memory
-from .run import TRAIN, Preset, Run, declared, find_notebooks
+from .run import TRAIN, Preset, Run, declared, find_notebooks, near
 
 REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?")
 
 # The least value of a number, by the name of its parameter or how the name begins or ends.
 LEAST = {"SEED": 0, "STEPS": 0, "TEMPERATURE": 0, "MAX_FVU": 0, "REDRAWS": 1, "N_": 1, "_TOKENS": 1}
 LEAST |= {"TOKENS": 1, "D_SAE": 1, "K": 1}
+
+# What some notebooks need besides to reach their end: texts enough to compare, of which some are as
+# the notebook needs them, and tokens to tell a refusal by. Of lists, the number of items.
+FEWEST = {
+    "02_visualize": {"N_TEXTS": 2},
+    "03_steer": {"N_TEXTS": 2, "MAX_NEW_TOKENS": 2},
+    "05_code_switching": {"LAYERS": 1, "N_TEXTS": 8},
+    "06_abliteration_comparison": {"MODELS": 1, "SUITES": 1, "LAYERS": 1, "REFUSAL_TOKENS": 5}
+    | {"N_TRAIN": 8, "N_VALIDATION": 4, "N_TEST": 12},
+    "10_train_suite": {"N_TEXTS": 8},
+}
+# Languages of the sources that come with the project.
+LANGUAGES_OF = {"tiny": ("en", "fr", "ru", "ja", "zh"), "pydoc": ("en",)}
+LANGUAGES_OF["natural"] = LANGUAGES_OF["tiny"]
+# The sources that must have every one of a notebook's LANGUAGES.
+SPEAKS = {"03_steer": ["TEXTS"], "04_toxicity": ["DATA"], "05_code_switching": ["TEXTS", "PROMPTS"]}
+SPEAKS["06_abliteration_comparison"] = ["PROMPTS"]
 
 
 class Plan(NamedTuple):
@@ -73,13 +92,22 @@ def plan_report(
     passed = check_parameters(notebooks, given, chosen)
     if passed.get(TRAIN) and chosen.values(TRAIN)[OUTPUT] and OUTPUT not in passed[TRAIN]:
         raise ValueError(f"{TRAIN} with other parameters writes another suite: give OUT as well")
-    out = run_folder(root, preset, given)
+    out = run_folder(runs_folder(root), preset, given)
     runs = [Run(path, chosen, out, passed[path.stem]) for path in notebooks]
     if refresh and not fresh:
         runs = [run for run in runs if run.committed_changes()]
+    for run in runs:
+        try:
+            check_together(run.stem, run.values, chosen)
+        except ValueError as bad:
+            raise ValueError(f"{run.stem} of {preset}: {bad}") from None
     stale = {run.stem: "asked to run afresh" if fresh else run.why_stale() for run in runs}
     first = _to_make(chosen, runs, stale, root)
-    plan = Plan(chosen, root, out, runs, stale, [*first.values()], [], refresh, first)
+    places = _written(out, runs, first, root if refresh else None)
+    problems = [
+        f"{why}, and {what}" for place, what in places.items() if (why := unwritable(place))
+    ]
+    plan = Plan(chosen, root, out, runs, stale, [*first.values()], problems, refresh, first)
     values = {run.stem: run.values for run in runs if stale[run.stem]}
     if values:  # a report that only writes its pages needs nothing
         reads = {stem: v for stem, v in values.items() if stem != TRAIN}  # model and SAEs
@@ -109,21 +137,45 @@ def suite_maker(preset: Preset, root: Path) -> Run | None:
     if "sae" not in preset.prepare:
         return None
     notebook = root / "notebooks" / f"{preset.prepare['sae']}.ipynb"
-    return Run(notebook, preset, root / "runs" / preset.name)
+    return Run(notebook, preset, runs_folder(root) / preset.name)
 
 
-def run_folder(root: Path, preset: str, given: list[tuple[str, str]]) -> Path:
+def unwritable(folder: Path) -> str:
+    """Why nothing can be written into a folder, which may be yet to be made; "" if it can."""
+    there = next(place for place in (folder, *folder.parents) if place.exists())
+    if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
+        return ""
+    return f"{there} cannot be written" if there.is_dir() else f"{there} is no folder"
+
+
+def _written(
+    out: Path, runs: list[Run], first: dict[str, str], refreshed: Path | None
+) -> dict[Path, str]:
+    """The folders that a report writes, each with words on what for, and the way out."""
+    places = {out: f"results go to {out}: set QS_RUNS to a folder that can be"}
+    for run in runs:
+        if run.written:
+            places[run.written] = "OUT is to be written there: give another folder"
+        if "model" in first:
+            made = Path(run.preset.scope["model"])
+            places[made] = f"the model of {run.preset.name} is made there: give another in its file"
+    for name in ("notebooks", "figures") if refreshed else ():
+        places[refreshed / name] = f"--refresh writes {name}/: leave it out, or change who may"
+    return places
+
+
+def run_folder(runs: Path, preset: str, given: list[tuple[str, str]]) -> Path:
     """The folder of a report; parameters are in its name, or a digest of them if they are long."""
     words = [f"{name}={value}" for name, value in sorted(given)]
     name = "+".join([preset, *words]).replace("=[", "=").replace("]", "").replace(", ", ",")
     if not re.fullmatch(r"[\w.,=+-]{1,80}", name):
         name = f"{preset}+{sha256(repr(words).encode()).hexdigest()[:8]}"
-    return root / "runs" / name
+    return runs / name
 
 
 def plan_text(plan: Plan) -> str:
     """What a plan will run and why, with which values, and what it needs."""
-    lines = [f"preset {plan.preset.name}, to {os.path.relpath(plan.out)}", *plan.needs]
+    lines = [f"preset {plan.preset.name}, to {near(plan.out)}", *plan.needs]
     for run in plan.runs:
         why = plan.stale[run.stem]
         lines.append(f"{run.stem}: " + (f"run ({why})" if why else "unchanged, not run again"))
@@ -153,7 +205,9 @@ def check_parameters(
                 value = check_type(name, value, preset.values(stem).get(name))
                 # Paths are relative to where the command is typed.
                 value = located(value, Path.cwd()) if name in PATHS else value
-                if not (name == "LAYERS" and stem == TRAIN):  # it may train others
+                if name == "LAYERS" and stem == TRAIN:  # it may train others
+                    check_items(name, value)
+                else:
                     check_value(name, value, preset)
                 passed[stem][name] = value
     return passed
@@ -161,9 +215,9 @@ def check_parameters(
 
 def _yaml(name: str, text: str) -> Any:
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise ValueError(f"{name} = {text!r} is not YAML; lists are written '[1, 2]'") from None
+        return read_yaml(text)
+    except ValueError as error:
+        raise ValueError(f"{name} = {text!r}: {error}; lists are written '[1, 2]'") from None
 
 
 def check_preset(preset: Preset, notebooks: list[Path]) -> None:
@@ -215,8 +269,10 @@ def _check_scope(preset: Preset) -> None:
 
 
 def check_value(name: str, value: Any, preset: Preset) -> None:
-    """ValueError for a value that no run can have: layers that the suite lacks, numbers out of
-    range, models and suites that do not exist, prompts of another form."""
+    """ValueError or TypeError for a value that no run can have: layers that the suite lacks,
+    numbers out of range, models and suites that do not exist, prompts of another form, lists with
+    items twice or of another type."""
+    check_items(name, value)
     if name == "LAYERS" and (layers := preset.layers) is not None:
         missing = [layer for layer in value if layer not in layers]
         if missing:
@@ -233,14 +289,68 @@ def check_value(name: str, value: Any, preset: Preset) -> None:
             f"{name} = {value!r}: give tiny, natural, a csv, jsonl or txt file, or a Hub dataset; "
             "two of them, [harmful, harmless], only to a notebook that takes a list (--only)"
         )
+    for number in value if type(value) is list else [value]:
+        if isinstance(number, float) and not math.isfinite(number):
+            raise ValueError(f"{name} = {value}: a finite number is needed")
     if type(value) not in (int, float):
         return
-    if not math.isfinite(value):
-        raise ValueError(f"{name} = {value}: a finite number is needed")
     for rule, least in LEAST.items():
         begins, ends = rule[-1] == "_" and name.startswith(rule), name.endswith(rule)
         if (name == rule or begins or rule[0] == "_" and ends) and value < least:
             raise ValueError(f"{name} = {value}: it must be at least {least}")
+
+
+def check_together(stem: str, values: dict[str, Any], preset: Preset) -> None:
+    """ValueError for values of a notebook that are right one by one, and do not go together: it
+    would end before its last cell."""
+    for name, least in FEWEST.get(stem, {}).items():
+        value = values.get(name, least)
+        if (len(value) if isinstance(value, list) else value) < least:
+            what = "names none, and" if isinstance(value, list) else f"= {value}:"
+            raise ValueError(f"{name} {what} at least {least} is needed here")
+    for name in SPEAKS.get(stem, ()):
+        source = values.get(name, [])
+        known = [LANGUAGES_OF.get(text.partition(":")[0]) for text in _texts(source)]
+        lacking = {*values.get("LANGUAGES", [])} - {x for some in known for x in some or ()}
+        if lacking and all(known):  # what a file holds is found out when it is read
+            raise ValueError(
+                f"LANGUAGES has {', '.join(sorted(lacking))}, and {name} has no such texts"
+            )
+    if stem in ("03_steer", "05_code_switching") and "en" in values.get("LANGUAGES", []):
+        raise ValueError("LANGUAGES has en, which the others are compared with: leave it out")
+    if stem == "03_steer":
+        doses = values.get("DOSES", [0.0, 1.0])
+        if doses != sorted(doses) or 0 not in doses or max(doses) <= 0:
+            raise ValueError(f"DOSES = {doses}: they must rise, with 0 and one above it at least")
+    if stem == "05_code_switching" and values.get("STEPS"):
+        origin = preset.origin
+        depth = origin.group.n_layers if origin.group else _depth(origin.model)
+        if depth and min(values["LAYERS"]) >= depth - 1:
+            raise ValueError("STEPS above 0 needs one of LAYERS below the last, for its loss")
+    if stem == "06_abliteration_comparison" and "own" in values.get("SUITES", []):
+        for model in values.get("MODELS", []):
+            if model not in (*preset.others, *TINY):
+                raise ValueError(f"SUITES has own, but {model} is no preset: name a suite instead")
+    if stem == TRAIN:
+        if values.get("K", 0) > values.get("D_SAE", math.inf):
+            raise ValueError(f"K = {values['K']} is more than D_SAE = {values['D_SAE']}")
+        layers, model = values.get("LAYERS") or [0], values.get("MODEL", "")
+        depth = _depth(model_place(model)) if model else None
+        if min(layers) < 0 or depth and max(layers) >= depth:
+            there = f"{model} has 0 to {depth - 1}" if depth else "they are counted from 0"
+            raise ValueError(f"LAYERS = {layers}, but {there}")
+
+
+def _texts(source: str | list[str]) -> list[str]:
+    return [source] if isinstance(source, str) else source
+
+
+def _depth(model: str | Path) -> int | None:
+    """Layers of a model that lies in a folder; None of others, which are not asked here."""
+    try:
+        return hub.model_group(hub.open_source(model)).n_layers if Path(model).is_dir() else None
+    except (OSError, ValueError):  # its loading will say why
+        return None
 
 
 def _check_scopes(name: str, value: list, preset: Preset) -> None:

@@ -89,8 +89,14 @@ def _over_files(folder: str):
 
 
 def _short_folder() -> str | None:
-    """Where sockets go: the path of one may have about 100 bytes, and a TMPDIR can be longer."""
-    return "/tmp" if os.name != "nt" and len(os.fsencode(gettempdir())) > 70 else None
+    """Where sockets go: the path of one may have about 100 bytes, and a TMPDIR can be longer.
+    OSError where there is no place for them."""
+    if os.name == "nt":  # none are made
+        return None
+    for folder in (gettempdir(), "/tmp", "/var/tmp", os.environ.get("XDG_RUNTIME_DIR", "")):
+        if len(os.fsencode(folder)) <= 70 and os.access(folder, os.W_OK | os.X_OK):
+            return folder
+    raise OSError("no folder for sockets: set TMPDIR to one whose path has at most 70 bytes")
 
 
 if __name__ == "__main__":

@@ -1,14 +1,13 @@
 """Runs side by side on one page: claims, headline numbers and the figures that differ."""
 
 import base64
-import os
 from pathlib import Path
 from typing import Any
 
 from ..evidence.files import plain, read_json
 from ..presets import is_tiny
-from .pages import provenance_rows, render
-from .run import RESULTS, STAMP
+from .pages import provenance_rows, render, write_page
+from .run import RESULTS, STAMP, near
 
 
 def compare_runs(folders: list[Path], out: Path | None = None) -> Path:
@@ -22,14 +21,14 @@ def compare_runs(folders: list[Path], out: Path | None = None) -> Path:
     if len(set(folders)) < len(folders) or len(folders) < 2:
         raise ValueError("give two or more different folders of runs, such as runs/tiny runs/A")
     if len(set(names)) < len(names):
-        names = [os.path.relpath(folder) for folder in folders]  # they are different folders
+        names = [near(folder) for folder in folders]  # they are different folders
     where = dict(zip(names, folders, strict=True))
     runs = {}
     for name, folder in where.items():
         found = {path.parent.name: read_json(path) for path in folder.glob(f"*/{RESULTS}")}
         runs[name] = {stem: results for stem, results in found.items() if "claims" in results}
         if not runs[name]:
-            raise ValueError(f"{os.path.relpath(folder)} holds no run; make one with qs-report")
+            raise ValueError(f"{near(folder)} holds no run; make one with qs-report")
     every = sorted({stem for found in runs.values() for stem in found})
     there = {stem: [name for name, found in runs.items() if stem in found] for stem in every}
     stems = [stem for stem in every if len(there[stem]) > 1]
@@ -41,17 +40,18 @@ def compare_runs(folders: list[Path], out: Path | None = None) -> Path:
     body = render("compare", names=names, parts=parts, about=_about(runs), single=single)
     title = "-vs-".join(name.replace("/", "-") for name in names)
     out = out or folders[0].parent / "compare" / f"{title}.html"
-    out.parent.mkdir(parents=True, exist_ok=True)
     links = [(_link(folder / "index.html", out), name) for name, folder in where.items()]
     about = {"title": "Runs compared", "name": "compared", "links": links}
     about["tiny"] = any(is_tiny(r.get("preset", "")) for f in runs.values() for r in f.values())
-    out.write_text(render("page", body=body, **about), encoding="utf-8")
+    write_page(out, render("page", body=body, **about))
     return out
 
 
 def _link(page: Path, origin: Path) -> str:
     """The address of a page on another one; "" if it is not there."""
-    return os.path.relpath(page, origin.parent) if page.is_file() else ""
+    found = Path(near(page, origin.parent))
+    address = found.as_uri() if found.is_absolute() else found.as_posix()
+    return address if page.is_file() else ""
 
 
 def differs(entries: list[dict[str, Any] | None]) -> str:

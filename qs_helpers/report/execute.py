@@ -43,7 +43,7 @@ def report(
         lock.acquire(blocking=False)
     except Timeout:
         if not quiet:
-            print(f"waiting for another report on {plan.out.name}", file=sys.stderr)
+            print(f"waiting for another report on {plan.out.name}", file=_Forgiving(), flush=True)
         lock.acquire()
         if not fresh:  # the other one may have done it
             plan.stale.update({run.stem: run.why_stale() for run in plan.runs})
@@ -66,6 +66,8 @@ def _carry_out(plan: Plan, jobs: int | None, quiet: bool) -> tuple[Path, list[Ou
     earlier = _earlier(plan)
     pages = {run.stem for run in [*plan.runs, *earlier]} | ({BUILD} if tiny else set())
     stamps = {run.stem: run.new_stamp() for run in todo}
+    for half in plan.out.glob(".*.[0-9]*"):  # of a report that was killed while it wrote
+        half.unlink(missing_ok=True)
     if todo:  # these would tell of what is being replaced
         (plan.out / "index.html").unlink(missing_ok=True)
         (plan.out / RESULTS).unlink(missing_ok=True)
@@ -188,7 +190,7 @@ def _progress(todo: list[Run], quiet: bool):
     cells = {run.stem: len(code_sources(run.notebook)) + bool(run.passed) for run in todo}
     at: dict[str, int] = {}
     shown = {"disable": True} if quiet or not todo else {}  # else as TQDM_DISABLE says
-    with tqdm(total=sum(cells.values()), unit="cell", file=sys.stderr, **shown) as bar:
+    with tqdm(total=sum(cells.values()), unit="cell", file=_Forgiving(), **shown) as bar:
 
         def progress(run: Run) -> None:
             at[run.stem] = at.get(run.stem, 0) + 1
@@ -199,12 +201,28 @@ def _progress(todo: list[Run], quiet: bool):
         yield progress
 
 
+class _Forgiving:
+    """Standard error for a bar. That nobody reads on, or a full disk, breaks no run."""
+
+    def write(self, text: str) -> None:
+        with suppress(OSError):
+            sys.stderr.write(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            sys.stderr.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.stderr, name)
+
+
 def _environment(plan: Plan, jobs: int, cores: int) -> dict[str, str]:
     """The variables of the notebooks' processes: ours, with what a report sets."""
     variables = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
     # Inside a notebook every bar is off: a bar in an output is noise, and widgets die there.
     variables |= {"TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "QS_STATIC": "1"}
     variables |= {"QS_OUT": str(plan.out), "QS_PRESET": plan.preset.name, "QS_ROOT": str(plan.root)}
+    variables["QS_RUNS"] = str(plan.out.parent)
     if is_tiny(plan.preset.name):
         # One thread whatever is left to do: sums, and so results, do not depend on it.
         variables.setdefault("OMP_NUM_THREADS", "1")

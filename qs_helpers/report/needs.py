@@ -174,8 +174,9 @@ def _gpu_free() -> int | None:
 
 def _cache_home() -> Path:
     """The folder of Hub downloads, or the nearest one above it that exists."""
-    home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
-    folder = Path(os.environ.get("HF_HUB_CACHE") or home / "hub").expanduser()
+    home = os.environ.get("HF_HOME") or os.path.join("~", ".cache", "huggingface")
+    folder = os.environ.get("HF_HUB_CACHE") or os.path.join(home, "hub")
+    folder = Path(os.path.expanduser(folder)).absolute()  # as it is, where nobody is at home
     while not folder.exists():
         folder = folder.parent
     return folder

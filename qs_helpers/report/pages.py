@@ -12,9 +12,9 @@ from latex2mathml.converter import convert
 from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
-from ..evidence.files import read_json, short
+from ..evidence.files import read_json, short, write_whole
 from ..evidence.sentences import Sentence, in_a_sentence
-from ..presets import is_tiny
+from ..presets import is_tiny, without_home
 from .check import Plan
 from .run import RESULTS, Outcome
 from .stamps import digest
@@ -123,7 +123,7 @@ def _write_pages(out: Path, nb, stem: str, *rest) -> None:
         path = out / f"{stem}{ending}"
         if not (path.is_file() and path.read_text("utf-8").endswith(mark)):
             page = notebook_page(nb, stem, *rest, with_code)
-            path.write_text(page + mark, encoding="utf-8")
+            write_page(path, page + mark)
 
 
 def _with_prose(executed, notebook):
@@ -160,8 +160,13 @@ def write_index(plan: Plan, outcomes: list[Outcome], build: Path | None) -> Path
     about = {"name": f"preset {preset}", "tiny": is_tiny(preset)}
     path = plan.out / "index.html"
     page = render("page", title=f"Qwen-Scope report: {name}", body=body, **about)
-    path.write_text(page, encoding="utf-8")
+    write_page(path, page)
     return path
+
+
+def write_page(path: Path, page: str) -> None:
+    """Write a page whole, without the names of home folders; halves of characters are escaped."""
+    write_whole(path, without_home(page).encode(errors="backslashreplace"))
 
 
 def _row(nb, stem: str, results: dict[str, Any]) -> dict[str, Any]:

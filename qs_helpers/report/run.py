@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +24,20 @@ TYPES = {"str": "", "int": 0, "float": 0.0, "bool": False, "list": [], "dict": {
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON document, or {} where there is none; read once for as long as it stays the same."""
-    return presets.read_once(path, json.loads) if path.is_file() else {}
+    try:
+        return presets.read_once(path, json.loads) if path.is_file() else {}
+    except ValueError:
+        raise ValueError(
+            f"{near(path)} is not JSON; remove it, and its notebook runs again"
+        ) from None
+
+
+def near(path: Path, start: Path | None = None) -> str:
+    """A path as seen from a folder, by default the current one; whole if on another drive."""
+    try:
+        return os.path.relpath(path, start)
+    except ValueError:
+        return str(path)
 
 
 def find_notebooks(

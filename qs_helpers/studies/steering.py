@@ -253,12 +253,12 @@ def feature_knob(scope, name, layer, feature, dose, density, fires, near, draws,
     """A feature's column of W_dec. Null draws: random directions.
 
     Matched: 10 random live features that fire as often (`density`: share of tokens, as
-    `Scan.density` gives it), and those that the choice by firing contrast finds for 10 shuffles of
-    the labels (`fires`: the two tables of `firing_contrast`). Neighbours: the column most like it
-    in each layer of `near`.
+    `Scan.density` gives it; none where that corpus is too small for it to fire), and those that the
+    choice by firing contrast finds for 10 shuffles of the labels (`fires`: the two tables of
+    `firing_contrast`). Neighbours: the column most like it in each layer of `near`.
     """
     columns = scope.sae(layer).direction
-    others = [*matched_features(density, feature, MATCHED, seed)]
+    others = [*matched_features(density, feature, MATCHED, seed)] if density[feature] > 0 else []
     others += [*shuffled_choice(*fires, SHUFFLES, seed)]
     matched = {f"feature {f}": columns(int(f))[0] for f in others if f != feature}
     around = {n: int(nearest(scope, layer, feature, 1, other=n).feature[0]) for n in near}

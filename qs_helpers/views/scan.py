@@ -17,7 +17,7 @@ from ..evidence.files import write_json
 from ..forward import NO_TEXTS, Part, activations, each
 from ..loading.memory import MemoryPlan, free_bytes, gb, memory_plan
 from ..loading.scope import Scope
-from ..presets import project_root
+from ..presets import runs_folder
 
 ROW = np.dtype("i4, f8, f4, i4, i4")
 ROW.names = "feature", "key", "value", "text", "position"
@@ -207,14 +207,14 @@ def scan_corpus(scope, texts: Iterable[str], layers=None, folder: Path | None = 
     `texts` is gone through twice: once for its name, once for the model. ValueError if there are
     none, or if the second time they are others, as of an iterator that is used up.
 
-    `folder` (default: runs/cache of the project) holds one folder a scan, named by what went in:
-    texts, weights, layers. It appears when it is complete. Memory does not grow with the corpus;
-    `plan_scan` says how much it is. MemoryError if that is not free.
+    `folder` (default: runs/cache of the project, or $QS_RUNS/cache) holds one folder a scan, named
+    by what went in: texts, weights, layers. It appears when it is complete. Memory does not grow
+    with the corpus; `plan_scan` says how much it is. MemoryError if that is not free.
     """
     layers = sorted({operator.index(n) for n in (scope.layers if layers is None else layers)})
     if not layers:
         raise ValueError("layers is empty; give at least one, or None for all")
-    home, texts = Path(folder or project_root() / "runs" / "cache"), each(texts)
+    home, texts = Path(folder or runs_folder() / "cache"), each(texts)
     if isinstance(texts, Iterator):
         raise ValueError("texts can be gone through once only, and a scan does it twice; list them")
     name = _name(scope, texts, layers)

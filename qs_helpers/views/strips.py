@@ -18,7 +18,7 @@ import pandas as pd
 
 from ..evidence.files import json_line, lines, short
 from ..forward import activations, read_texts
-from ..presets import project_root
+from ..presets import runs_folder
 from ..scoring import decoder_cosines
 from .html import Markup, Piece, View, coloured, esc, page, pieces, shade, table, tokens
 
@@ -155,7 +155,7 @@ def name_of(scope, layer: int, feature: int) -> str:
 
 
 def _path() -> Path:
-    return Path(os.environ.get("QS_LABELS") or project_root() / "runs" / "labels.jsonl")
+    return Path(os.environ.get("QS_LABELS") or runs_folder() / "labels.jsonl")
 
 
 def label(scope, layer: int, feature: int, text: str) -> None:

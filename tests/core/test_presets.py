@@ -77,6 +77,8 @@ def test_auto_is_the_variable_else_tiny(monkeypatch):
         ({"DEEP": 1}, TypeError, "DEEP = 1 is int, but bool is expected"),
         ({"LAYERS": 3}, TypeError, r"LAYERS = 3 is int, but list is expected, such as \[1, 2\]"),
         ({"LAYERS": [1, "b"]}, TypeError, r"LAYERS\[1\] = 'b' is str, but int is expected"),
+        ({"LAYERS": [True]}, TypeError, r"LAYERS\[0\] = True is bool, but int is expected"),
+        ({"LAYERS": [2, 3, 2]}, ValueError, "LAYERS has 2 twice; leave one out"),
     ],
 )
 def test_wrong_parameters(params, error, message):
@@ -95,6 +97,161 @@ def test_wrong_files(project):
         presets.settings("01_load", "tiny")
     (project / "tiny.yaml").write_text("")
     assert vars(presets.settings("01_load", "tiny")) == {"PRESET": "tiny"}
+
+
+TWO_MEANINGS = [
+    ("LANGUAGES: [no, en]", "line 1, LANGUAGES: no is a truth value to some readers and a text to"),
+    ("DEEP: yes", "line 1, DEEP: yes is a truth value .* quotes for a text, else true or false"),
+    ("A:\n  DEEP: Off", "line 2, DEEP: Off is a truth value"),
+    ("LAYERS: [1, 010]", "LAYERS: 010 is one number to some readers and another to others"),
+    ("LAYERS: [09]", "LAYERS: 09 is a text .* and a number"),
+    ("START: 1:30", "START: 1:30 is a number .* and a text"),
+    ("START: 12:30:45.5", "START: 12:30:45.5 is a number"),
+    ("RATE: 1e-4", "RATE: 1e-4 is a text .* and a number to others; .* in decimals, as 10 or 0.1"),
+    ("DOSES: [-.5]", "DOSES: -.5 is a text .* and a number"),
+    ("model_revision: 12e5", "model_revision: 12e5 is a text .* and a number"),
+    ("N_TEXTS: 1_000", "N_TEXTS: 1_000 is a number .* and a text"),
+    ("N_TEXTS: 0x10", "N_TEXTS: 0x10 is a number"),
+    ("N_TEXTS: 0b11", "N_TEXTS: 0b11 is a number"),
+    ("AT: 2026-11-26", "AT: 2026-11-26 is a date .* and a text"),
+    ("SEED: 1\nSEED: 2", "line 2: SEED is there twice, first in line 1"),
+    ("{SEED: 1, SEED: 1}", "line 1: SEED is there twice"),
+    ("a: {b: 1}\nc: 3\na: {d: 1}", "line 3: a is there twice, first in line 1"),
+    ("a:\n- {b: 1, b: 1}", "line 2: b is there twice"),
+    ("1: {}", "line 1: 1 is no name, but a number; put it in quotes"),
+    ("a:\n  on: 1", "line 2: on is no name, but a truth value"),
+    ("~: 1", "line 1: ~ is no name, but nothing"),
+    ("? [a, b]\n: 1", "line 1: a list is no name"),
+    ("a:\n\t- 1", "line 2: found character .* indent with spaces"),
+    ("a: b: c", "line 1: mapping values .* quotes around texts with signs"),
+    ("a: [1", "line 1: expected ',' or ']'"),
+    ("a: 1\n---\nb: 2", "line 2: .*document"),
+    ("a: \x00", "special characters are not allowed"),
+    ("a: !!python/name:os.system", "line 1"),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), TWO_MEANINGS)
+def test_yaml_with_two_meanings_is_refused_by_its_line(text, message):
+    with pytest.raises(ValueError, match=message) as refused:
+        presets.read_yaml(text)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("['no', \"010\", '1:30', '1e-1', '12e5']", ["no", "010", "1:30", "1e-1", "12e5"]),
+        ("[true, False, 0, -3, +4, 10]", [True, False, 0, -3, 4, 10]),
+        ("[0.5, -0.5, .5, 1., 1.0e-4, 1.5e+3]", [0.5, -0.5, 0.5, 1.0, 1e-4, 1500.0]),
+        ("[~, null, ]", [None, None]),
+        ("[y, n, None, ~/x, 1.2.3, суп, .]", ["y", "n", "None", "~/x", "1.2.3", "суп", "."]),
+        ("a: &x {b: 1}\nc:\n  <<: *x\n  b: 2", {"a": {"b": 1}, "c": {"b": 2}}),
+        ("a: !!str no", {"a": "no"}),
+        ("", None),
+        ("# nothing", None),
+    ],
+)
+def test_yaml_with_one_meaning_is_read(text, value):
+    assert presets.read_yaml(text) == value
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (FILE.encode("utf-16"), "tiny.yaml, line 1: not UTF-8; save the file as UTF-8"),
+        (
+            FILE.encode() + "  TOPIC: [d\u00e9part]\n".encode("cp1252"),
+            "tiny.yaml, line 12: not UTF-8",
+        ),
+        (FILE.encode() + "  A: д\n".encode("koi8-r"), "tiny.yaml, line 12: not UTF-8"),
+        (FILE.encode() + "  A: あ\n".encode("cp932"), "tiny.yaml, line 12: not UTF-8"),
+        (FILE.replace("01_load", "1").encode(), "tiny.yaml, line 5: 1 is no name, but a number"),
+        (FILE.encode() + b"01_load:\n  NAME: x\n", "tiny.yaml, line 12: 01_load is there twice"),
+    ],
+)
+def test_a_file_that_cannot_be_meant_is_named(project, content, message):
+    (project / "tiny.yaml").write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        presets.settings("01_load", "tiny")
+
+
+def test_a_byte_order_mark_is_no_part_of_a_name(project):
+    (project / "tiny.yaml").write_bytes(FILE.strip().encode("utf-8-sig"))
+    assert presets.settings("01_load", "tiny").SEED == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "error"),
+    [
+        ("LAYERS", [1, True], TypeError),
+        ("LAYERS", [1.0], TypeError),
+        ("LAYERS", ["1"], TypeError),
+        ("LAYERS", [[1]], TypeError),
+        ("LAYERS", [None], TypeError),
+        ("LAYERS", [3, 1, 3], ValueError),
+        ("DOSES", [0.0, "0.5"], TypeError),
+        ("DOSES", [0, 0.0], ValueError),
+        ("LANGUAGES", ["en", False], TypeError),
+        ("LANGUAGES", ["en", "en"], ValueError),
+        ("TOPIC", ["soup", 3], TypeError),
+        ("MODELS", ["tiny", "tiny"], ValueError),
+    ],
+)
+def test_items_of_lists_are_checked(name, value, error):
+    with pytest.raises(error, match=name):
+        presets.check_items(name, value)
+
+
+def test_right_items_pass():
+    for name, value in {
+        "LAYERS": [0, 3],
+        "DOSES": [0, 0.5],
+        "TOPIC": ["a"],
+        "LANGUAGES": [],
+        "OF_YOUR_OWN": [1, "a", 1],
+    }.items():
+        presets.check_items(name, value)
+
+
+def test_the_project_is_found_from_a_folder_below_it_and_runs_may_be_elsewhere(
+    tmp_path, monkeypatch
+):
+    monkeypatch.undo()
+    monkeypatch.delenv("QS_ROOT", raising=False)
+    monkeypatch.setattr(presets, "__file__", str(tmp_path / "site" / "qs_helpers" / "presets.py"))
+    (tmp_path / "clone" / "notebooks" / "params").mkdir(parents=True)
+    for folder in ("clone", "clone/notebooks", "clone/notebooks/params"):
+        monkeypatch.chdir(tmp_path / folder)
+        assert presets.project_root() == tmp_path / "clone"
+    assert presets.runs_folder() == tmp_path / "clone" / "runs"
+    monkeypatch.setenv("QS_RUNS", str(tmp_path / "scratch"))
+    assert presets.runs_folder() == tmp_path / "scratch"
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="no file .*; set QS_ROOT to the folder of the clone"):
+        presets.settings("01_load", "tiny")
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("/home/alice/model", "~/model"),
+        ("'/Users/al.ice/a b.csv'", "'~/a b.csv'"),
+        ("/net/home/alice/x and /export/home/bob/y", "~/x and ~/y"),
+        (r"C:\Users\alice\x.csv", r"~\x.csv"),
+        ("file:///home/alice/x", "file://~/x"),
+        ("&quot;/home/alice&quot;", "&quot;~&quot;"),
+        ("/cluster/alice/x of the user", "~/x of the user"),
+        ("https://x.org/home/page and /cluster/alicette", None),
+        ("data:image/png;base64,iVBO/home/w+A/Users/b", None),
+        ("a/home/b ./home/b ../home/b", None),
+    ],
+)
+def test_home_folders_are_not_shown(monkeypatch, text, shown):
+    monkeypatch.setenv("HOME", "/cluster/alice")
+    assert presets.without_home(text) == (shown or text)
+    monkeypatch.delenv("HOME")
+    assert presets.without_home("/cluster/x") == "/cluster/x"
 
 
 def test_files_of_texts_are_relative_to_the_preset(project):

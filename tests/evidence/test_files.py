@@ -1,7 +1,9 @@
 """Files are written whole or not at all, and hold plain values."""
 
+import errno
 import json
 import os
+import re
 
 import numpy as np
 import pytest
@@ -20,6 +22,27 @@ def test_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
     assert path.read_bytes() == b"old"
     write_whole(path, b"new")
     assert path.read_bytes() == b"new" and os.listdir(path.parent) == ["a.txt"]
+
+
+@pytest.mark.parametrize("step", ["write_bytes", "replace"])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG])
+def test_a_full_disk_leaves_the_old_file_and_nothing_half_written(
+    tmp_path, monkeypatch, step, number
+):
+    path = tmp_path / "a.txt"
+    write_whole(path, b"old")
+    whole = getattr(type(path), step)
+
+    def full(self, *rest):
+        if step == "write_bytes":
+            whole(self, b"ne")  # as much as there was room for
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(path), step, full)
+        with pytest.raises(OSError, match=re.escape(f"{os.strerror(number)}: '{path}'")):
+            write_whole(path, b"new")
+    assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["a.txt"]
 
 
 def test_plain_and_short_values(tmp_path):

@@ -25,8 +25,11 @@ def test_start_run_writes_a_complete_record(run, tmp_path):
 
 def test_a_run_by_hand_does_not_write_into_a_report(monkeypatch, tmp_path):
     monkeypatch.delenv("QS_OUT")
-    monkeypatch.setattr(record, "project_root", lambda: tmp_path)
+    monkeypatch.setenv("QS_ROOT", str(tmp_path))
     assert record.start_run("01_load", "auto").folder == tmp_path / "runs/by-hand/tiny/01_load"
+    monkeypatch.setenv("QS_RUNS", str(tmp_path / "scratch"))
+    assert record.start_run("01_load", "auto").folder == tmp_path / "scratch/by-hand/tiny/01_load"
+    monkeypatch.delenv("QS_RUNS")
     monkeypatch.setenv("QS_OUT", "runs/elsewhere")
     assert record.start_run("01_load", "auto").folder == tmp_path / "runs/elsewhere/01_load"
 

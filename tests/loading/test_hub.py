@@ -188,6 +188,21 @@ def test_refusals_name_the_offender_and_the_way_out(lab, phase, case, kind, word
         assert word in message
 
 
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("Qwen/Qwen3-8B-Base", "Qwen/Qwen3-8B-Base"),
+        ("/home/alice/work/model", "~/work/model"),
+        ("/Users/alice/model", "~/model"),
+        ("/data/home/alice/a/model", "~/a/model"),
+        ("/data/models/a", "/data/models/a"),
+        (str(Path(hub.__file__).parents[1] / "tiny" / "base"), "qs_helpers/tiny/base"),
+    ],
+)
+def test_names_of_sources_tell_no_home(name, shown):
+    assert hub.portable(name) == shown
+
+
 def test_download_that_cannot_be_finished(monkeypatch):
     import httpx
     import huggingface_hub

@@ -64,6 +64,43 @@ def test_a_notebook_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     assert path.read_text() == "whole \\ud800"
 
 
+@pytest.mark.parametrize(
+    ("temporary", "runtime", "usable", "chosen"),
+    [
+        ("/short", "", {"/short", "/tmp"}, "/short"),
+        ("/long" * 20, "", {"/long" * 20, "/tmp"}, "/tmp"),
+        ("/short", "", {"/var/tmp"}, "/var/tmp"),
+        ("/long" * 20, "/run/user/1", {"/long" * 20, "/run/user/1"}, "/run/user/1"),
+        ("/é" * 34, "", {"/é" * 34, "/tmp"}, "/tmp"),  # 68 letters of 102 bytes
+        ("/long" * 20, "/run" * 20, {"/long" * 20, "/run" * 20}, None),
+    ],
+)
+def test_sockets_go_where_their_paths_are_short(monkeypatch, temporary, runtime, usable, chosen):
+    monkeypatch.setattr(child, "gettempdir", lambda: temporary)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", runtime)
+    monkeypatch.setattr(os, "access", lambda path, _: path in usable)
+    if chosen:
+        assert child._short_folder() == chosen
+    else:
+        with pytest.raises(OSError, match="set TMPDIR to one whose path has at most 70 bytes"):
+            child._short_folder()
+
+
+@pytest.mark.parametrize("home", [None, "taken/home"])
+def test_nobody_at_home_is_no_obstacle(tmp_path, home):
+    """HOME is not set, or is a folder that cannot be made."""
+    (tmp_path / "taken").write_text("")
+    keep = {name: value for name, value in os.environ.items() if name != "HOME"}
+    env = keep | ({} if home is None else {"HOME": str(tmp_path / home)})
+    code = "import qs_helpers as qs, matplotlib.pyplot as plt\nqs.plot_style()\nplt.figure()"
+    notebook = new_notebook(cells=[new_code_cell(code)], metadata=KERNEL)
+    nbformat.write(notebook, tmp_path / "a.ipynb")
+    command = [sys.executable, "-P", "-m", "qs_helpers.report.child", "a.ipynb", "b.ipynb", "{}"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=tmp_path, env=env, **pipes) as worker:
+        assert json.loads(worker.stdout.read().splitlines()[-1])["error"] is None
+
+
 def test_a_long_temporary_folder_is_no_obstacle(tmp_path):
     """The path of a socket has at most about 100 bytes."""
     folder = tmp_path / ("a-cluster-with-long-names-" * 4)

@@ -48,6 +48,23 @@ def test_runs_are_compared(counted, capsys):
     assert "holds no run" in capsys.readouterr().err
 
 
+def test_runs_on_another_drive_are_linked_whole(counted, tmp_path, monkeypatch):
+    """Windows has no relative path from one drive to another."""
+    for given in ([], [("N_TEXTS", "9")]):
+        run_report(counted, ["01"], given=given)
+    folders = [counted / "runs" / name for name in ("tiny", "tiny+N_TEXTS=9")]
+
+    def no_way(path, start=None):
+        raise ValueError("path is on mount 'D:', start on mount 'C:'")
+
+    monkeypatch.setattr(os.path, "relpath", no_way)
+    page = compare_runs(folders, tmp_path / "elsewhere" / "page.html")
+    links = [a["href"] for a in BeautifulSoup(page.read_text(), "html.parser")("a")]
+    assert [(folder / "index.html").as_uri() for folder in folders] == links[:2]
+    with pytest.raises(ValueError, match="nothing holds no run; make one with qs-report"):
+        compare_runs([folders[0], counted / "nothing"])
+
+
 def test_comparing_two_checkouts(counted, tmp_path, monkeypatch):
     run_report(counted, ["01"])
     shutil.copytree(counted / "runs", tmp_path / "other" / "runs")

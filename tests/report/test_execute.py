@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import jsonschema
@@ -16,7 +18,17 @@ import nbformat
 import pytest
 import yaml
 from bs4 import BeautifulSoup
-from toy_project import ALT, edit_cell, kernels, loads, run_report, runs_of, write_parameter
+from toy_project import (
+    ALT,
+    count_runs,
+    edit_cell,
+    kernels,
+    loads,
+    run_report,
+    runs_of,
+    write_parameter,
+    write_project,
+)
 
 from qs_helpers.loading.catalog import TINY
 from qs_helpers.report import execute, pages
@@ -176,6 +188,65 @@ def test_a_killed_run_goes_on_and_ends_the_same(counted):
     once = claims(counted / "runs" / "tiny")
     run_report(counted, fresh=True)  # without interruption
     assert claims(counted / "runs" / "tiny") == once and len(once) == 1
+
+
+def killed_and_finished(project, seconds: float) -> dict:
+    """What a report holds that was killed with kill -9 after some time, and begun again."""
+    command = [sys.executable, "-m", "qs_helpers.report", "-q", "--jobs", "2"]
+    env = os.environ | {"QS_ROOT": str(project)}
+    process = subprocess.Popen(command, env=env)
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=seconds)
+    process.kill()
+    process.wait()
+    assert subprocess.run(command, env=env).returncode == 0
+    return what_it_holds(project)
+
+
+def what_it_holds(project) -> dict:
+    """Claims, values, figures and pages of a report that ended well, without times."""
+    out = project / "runs" / "tiny"
+    states = json.loads((out / "results.json").read_text())["notebooks"]
+    assert [n["status"] for n in states] == ["done", "done"]
+    found = {}
+    for path in sorted(out.glob("*/*.json")):
+        data = json.loads(path.read_text("utf-8"))
+        data = {k: v for k, v in data.items() if k in ("claims", "values", "figures", "helper")}
+        found[str(path.relative_to(out))] = data
+    found |= {path.name: path.read_bytes() for path in out.glob("*/figures/*")}
+    found["pages"] = sorted(path.name for path in out.glob("*.html"))
+    found["left"] = [path.name for path in out.rglob(".*") if path.name != ".lock"]
+    assert all("</html>" in path.read_text("utf-8") for path in out.glob("*.html"))
+    return found
+
+
+MOMENTS = [pytest.param(n, marks=[pytest.mark.long] if n else []) for n in range(10)]
+
+
+@pytest.mark.parametrize("number", MOMENTS)
+def test_a_report_that_is_killed_at_any_moment_ends_as_one_that_is_not(
+    counted, tmp_path_factory, number
+):
+    undisturbed = count_runs(write_project(tmp_path_factory.mktemp("undisturbed")))
+    begun = time.monotonic()
+    run_report(undisturbed, jobs=2)
+    lasts = time.monotonic() - begun
+    after = lasts * random.Random(number).random()
+    once, twice = what_it_holds(undisturbed), killed_and_finished(counted, after)
+    assert once == twice, f"killed after {after:.2f} of {lasts:.2f} seconds"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("first", [["--fresh"], ["--only", "01"], ["--only", "02"], []])
+@pytest.mark.parametrize("second", [["--fresh"], ["--only", "02"], []])
+def test_two_reports_into_one_folder_at_once_leave_it_whole(counted, first, second):
+    command = [sys.executable, "-m", "qs_helpers.report", "-q"]
+    env = os.environ | {"QS_ROOT": str(counted)}
+    processes = [subprocess.Popen([*command, *argv], env=env) for argv in (first, second)]
+    assert [process.wait(timeout=300) for process in processes] == [0, 0]
+    run_report(counted)  # the rest, if neither was asked for it
+    assert what_it_holds(counted)["left"] == []
+    assert runs_of(counted) <= 2
 
 
 def test_interrupt_leaves_a_run_that_can_go_on(counted):

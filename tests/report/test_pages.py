@@ -30,6 +30,30 @@ def test_formulas_and_contents_need_no_script():
     assert all(soup.find(id=link[1:]) for link in links)
 
 
+def test_pages_do_not_show_whose_home_it_is(tmp_path):
+    """Neither in outputs, tracebacks and parameters, nor in what the code was given."""
+    words = [
+        "/home/alice/my model",
+        "/Users/alice/x.csv",
+        "/net/home/alice/a",
+        "C:\\Users\\alice\\b",
+    ]
+    outputs = [new_output("stream", text=f"read {word}, 3 texts\n") for word in words]
+    trace = ["File /home/alice/.venv/lib/x.py:3", "\x1b[31mOSError\x1b[39m: /home/alice/x"]
+    outputs.append(new_output("error", ename="OSError", evalue=words[0], traceback=trace))
+    cell = new_code_cell("DATA = '/home/alice/x.csv'  # half a character: \ud800", outputs=outputs)
+    nb = new_notebook(cells=[new_markdown_cell("# T"), cell])
+    error = "OSError: /home/alice/x.csv"
+    for with_code in (False, True):
+        page = pages.notebook_page(nb, "01_x", "mine", set(), None, error, with_code)
+        assert "alice" in page
+        pages.write_page(tmp_path / "new" / "a.html", page)
+        shown = (tmp_path / "new" / "a.html").read_text("utf-8")
+        assert (
+            "alice" not in shown and "read ~/my model, 3 texts" in shown and "OSError: ~/x" in shown
+        )
+
+
 def test_pages_tell_verdicts_in_words(project):
     index, _ = run_report(project, ["01"])
     soup = BeautifulSoup((index.parent / "01_toy.html").read_text(), "html.parser")

@@ -6,6 +6,7 @@ import pytest
 import yaml
 from toy_project import toy_run
 
+from qs_helpers import presets
 from qs_helpers.report.__main__ import main
 from qs_helpers.report.run import declared, find_notebooks
 
@@ -33,14 +34,10 @@ def test_a_run_knows_where_everything_is(project):
 @pytest.mark.parametrize("name", ["tiny", "qwen3-8b-l50"])
 def test_a_command_parses_each_file_once(name, monkeypatch):
     """The preset's file, and with it those of presets that it names; each notebook."""
-    texts, whole = {yaml: [], json: []}, {yaml: yaml.safe_load, json: json.loads}
-
-    def load(module, text):
-        texts[module].append(text)
-        return whole[module](text)
-
-    monkeypatch.setattr(yaml, "safe_load", lambda text: load(yaml, text))
-    monkeypatch.setattr(json, "loads", lambda text: load(json, text))
+    read_yaml, loads = presets.read_yaml, json.loads
+    texts = {yaml: [], json: []}
+    monkeypatch.setattr(presets, "read_yaml", lambda t: (texts[yaml].append(t), read_yaml(t))[1])
+    monkeypatch.setattr(json, "loads", lambda t: (texts[json].append(t), loads(t))[1])
     main(["--preset", name, "--dry-run"])
     for read in texts.values():
         assert len(read) == len(set(read)) > 0

@@ -270,6 +270,17 @@ def test_a_feature_that_reads_but_does_not_write_is_not_shown(planted_suite):
     assert made.texts["kept"].mean() > 0.8 and made.texts.rephrased.mean() > 0.8
 
 
+def test_a_feature_that_is_silent_in_a_small_corpus_is_matched_by_shuffles_only(scope):
+    fires = firing_contrast(scope, TEXTS[:2], TEXTS[2:], 2)
+    silent = np.zeros(scope.d_sae)
+    knob = feature_knob(scope, "some", 2, 5, 0.5, silent, fires, [3], 19)
+    by_shuffles = {int(f) for f in shuffled_choice(*fires, 10, 0)} - {5}
+    assert set(knob.matched) == {f"feature {f}" for f in by_shuffles} and list(knob.neighbours) == [
+        3
+    ]
+    assert len(knob.nulls) == 19
+
+
 def test_taking_out_the_planted_refusal_direction_beats_random_ones():
     scope = qs.load_scope("tiny-instruct")
     u = load_file(scope.truth)["refusal_direction"]

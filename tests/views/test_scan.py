@@ -102,6 +102,16 @@ def test_a_second_call_does_no_work(scope, texts, found, monkeypatch):
     assert again.folder == found.folder and again.n_tokens == found.n_tokens
 
 
+def test_scans_and_labels_are_kept_where_runs_are(scope, monkeypatch, tmp_path):
+    monkeypatch.setenv("QS_ROOT", str(tmp_path / "read-only"))
+    monkeypatch.setenv("QS_RUNS", str(tmp_path / "scratch"))
+    qs.views.scan_corpus(scope, ["the dog sees", "a cat"], [3])
+    assert len(list((tmp_path / "scratch" / "cache").glob("scan-*/scan.json"))) == 1
+    qs.views.label(scope, 3, 7, "dogs")
+    assert "dogs" in (tmp_path / "scratch" / "labels.jsonl").read_text("utf-8")
+    assert not (tmp_path / "read-only").exists()
+
+
 def test_other_texts_layers_or_weights_make_another_scan(scope, texts, found):
     names = {module._name(scope, texts, [0]), module._name(scope, texts[1:], [0])}
     names |= {module._name(scope, texts, [1]), module._name(qs.load_scope("tiny-sft"), texts, [0])}

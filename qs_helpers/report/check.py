@@ -16,6 +16,7 @@ from ..loading.packaged import describe, is_made
 from ..presets import (
     OUTPUT,
     PATHS,
+    REPO,
     SOURCES,
     check_items,
     check_model,
@@ -29,8 +30,6 @@ from ..presets import (
 )
 from .needs import check_access, check_memory
 from .run import TRAIN, Preset, Run, declared, find_notebooks, near
-
-REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?")
 
 # The least value of a number, by the name of its parameter or how the name begins or ends.
 LEAST = {"SEED": 0, "STEPS": 0, "TEMPERATURE": 0, "MAX_FVU": 0, "REDRAWS": 1, "N_": 1, "_TOKENS": 1}

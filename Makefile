@@ -63,6 +63,7 @@ refresh: $(READY)  ## run what is stale in notebooks/ and figures/, and write it
 scope: $(READY)  ## train the tiny scope anew, about an hour: 00 and qs_helpers/tiny
 	@$(BIN)/python -m qs_helpers.report --preset tiny --refresh --fresh --only 00
 	@cp -R runs/tiny-scope/. qs_helpers/tiny/
+	@find qs_helpers/tiny -name '.*.lock' -delete
 	@cp figures/00_build_tiny_scope/results.json qs_helpers/tiny/
 
 clean:  ## remove runs/ and caches; the environment stays

@@ -40,7 +40,7 @@ test: $(TEST_READY) lint  ## lint, unit tests, every notebook from 01 on: at mos
 test-long: $(TEST_READY)  ## the tests that make test leaves out: at most an hour
 	@$(BIN)/python -m pytest -q -n 2 --dist=worksteal -m long tests
 
-# ARGS names parts (arithmetic loading scan use), --publish copies the results into benchmarks/.
+# ARGS names parts (arithmetic loading scan use training), --publish copies the results into benchmarks/.
 bench: $(TEST_READY)  ## speed and memory against peers, as ratios, into runs/benchmarks
 	@PYTHONPATH=tests $(BIN)/python benchmarks/bench.py $(ARGS)
 

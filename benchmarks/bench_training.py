@@ -19,7 +19,7 @@ from torch.nn.functional import normalize
 from qs_helpers.training import Recipe
 from qs_helpers.training.trainer import advance, begin
 
-WIDTHS = (128, 1536, 48), (576, 4608, 32)  # d_model, d_sae, k
+WIDTHS = (128, 1024, 48), (576, 4608, 32)  # d_model, d_sae, k: the tiny suites, smollm2
 BATCHES = 512, 4096
 STEPS = 10**6  # far more than are timed, so that no rate of learning falls
 TARGET = 1.3

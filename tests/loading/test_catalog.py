@@ -79,7 +79,7 @@ def test_conventions_and_file_names_are_those_that_the_reader_knows():
 
 def test_tiny_scopes_lie_in_the_package():
     assert set(TINY) == {"tiny", "tiny-instruct", "tiny-sft", "tiny-moe"}
-    assert [folder.name for folder in TINY.values()] == ["base", "instruct", "sft"]
+    assert [folder.name for folder in TINY.values()] == ["base", "instruct", "sft", "moe"]
 
 
 def test_the_sentences_of_the_tiny_world_are_of_its_grammar():

@@ -491,7 +491,7 @@ def test_an_input_scale_that_is_not_to_be_applied_is_found_at_load(tmp_path):
 
 def test_a_suite_that_is_declared_in_another_layout_is_refused_by_its_shapes(tmp_path):
     suite = tiny_suite(tmp_path / "s", turned, [3], convention="official")
-    with pytest.raises(ValueError, match=r"W_enc of shape \(128, 1536\).*'openinterpretability'"):
+    with pytest.raises(ValueError, match=r"W_enc of shape \(128, 1024\).*'openinterpretability'"):
         with_tiny(suite)
 
 

@@ -128,14 +128,14 @@ def test_the_base_model_is_stopped_at_the_gate(chats):
 def test_the_base_suite_fails_on_instruct_where_it_decides(scope, chats):
     asked = chats["discovery", True] + chats["discovery", False]
     alike = [f"frame {i % 5}" for i in range(len(asked))]
-    own, table = check_suite(scope, asked, [1, 2, 3, 4], 0.5, alike, 2)
+    own, table = check_suite(scope, asked, [1, 2, 3, 4], 0.3, alike, 2)
     assert own == [1, 2, 3, 4] and table["FVU"].max() < 0.05
     assert (table.low < table.value).all() and (table.value < table.high).all()
     assert set(table.groups) == {5} and set(table.family) == {2}
     other = load_refuser("tiny-instruct", "tiny")
-    read, table = check_suite(other, asked, [1, 2, 3, 4], 0.5)
-    assert read == [] and table["FVU"].max() < 0.1, "all tokens together hide it"
-    assert table.value.min() > 0.5
+    read, table = check_suite(other, asked, [1, 2, 3, 4], 0.3)
+    assert read == [] and table["FVU"].max() < 0.2, "all tokens together hide it"
+    assert table.value.min() > 0.3
 
 
 def test_an_own_suite_needs_an_embedded_model():

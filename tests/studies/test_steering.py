@@ -183,7 +183,9 @@ def test_remarks_of_the_micro_world_have_halves():
     remarks = load_texts("tiny", "remarks", ("en", "zh"), {"test": 40})
     found = half_remarks(remarks, remark_words(remarks), 20)
     assert len(found) == 20 == len({half.head for half in found})
-    assert {half.group for half in found} == {"remark/6", "remark/7"}
+    frames = {remark.group.partition("|")[0] for remark in remarks}
+    groups = {half.group for half in found}
+    assert groups <= frames and len(groups) >= 8  # enough for a verdict
 
 
 # ---- an edit beside its controls
@@ -313,7 +315,7 @@ def test_taking_out_the_planted_refusal_direction_beats_random_ones():
 def test_texts_are_held_against_real_ones_as_they_are_scored(scope, tokens):
     scope = begun(scope, tokens)
     real = [t.text.strip() for t in corpus.documents(20, "validation", 0, ["story"], ("en",))]
-    for text in real[:5]:
+    for text in [text for text in real if not qs.loops(text)][:5]:
         n = len(scope.ids([text])[0])
         limits = usual_nats(scope, [text], n)
         assert len(limits) == n + 1 and np.isnan(limits[: max(2, tokens + 1)]).all()

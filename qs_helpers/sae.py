@@ -140,9 +140,7 @@ class TopKSAE:
         """
         values, indices = self._top_k(self._read(x), chunk_bytes)
         if not values.isfinite().all():
-            raise ValueError(
-                f"residuals of norm {x.float().norm(dim=-1).max():g} overflow in {self}"
-            )
+            raise ValueError(f"residuals up to {x.abs().max():g} overflow in {self}")
         return SparseActs(*(part.view(*x.shape[:-1], self.k) for part in (values, indices)))
 
     @_float32

@@ -215,9 +215,10 @@ def test_right_items_pass():
 
 
 def test_the_project_is_found_from_a_folder_below_it_and_runs_may_be_elsewhere(
-    tmp_path, monkeypatch
+    tmp_path_factory, monkeypatch
 ):
     monkeypatch.undo()
+    tmp_path = tmp_path_factory.mktemp("bare")  # tmp_path holds a project
     monkeypatch.delenv("QS_ROOT", raising=False)
     monkeypatch.setattr(presets, "__file__", str(tmp_path / "site" / "qs_helpers" / "presets.py"))
     (tmp_path / "clone" / "notebooks" / "params").mkdir(parents=True)

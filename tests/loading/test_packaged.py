@@ -36,7 +36,7 @@ def byte_letters() -> list[str]:
 def write_gguf(path, architecture="llama"):
     """A random two-layer model with a byte vocabulary, its matrices in 8-bit blocks."""
     writer = gguf.GGUFWriter(path, architecture)
-    letters = ["<|end|>", *byte_letters(), '!"']
+    letters = ["<|endoftext|>", *byte_letters(), '!"']
     writer.add_context_length(128)
     writer.add_embedding_length(WIDTH)
     writer.add_block_count(LAYERS)

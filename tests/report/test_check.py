@@ -100,7 +100,7 @@ def test_no_model_is_trained_under_the_name_of_another():
         (
             "N_TEXTS: 8",
             "N_TEXTS: 8\n  N_TEXTS: 9",
-            "line 6: N_TEXTS is there twice, first in line 5",
+            "mine.yaml, line 6: N_TEXTS is there twice, first in line 5",
         ),
         ("common:", "1: {}\ncommon:", "mine.yaml, line 7: 1 is no name, but a number"),
         ("common:", "01_load: {}\ncommon:", "mine.yaml, line 7: 01_load is there twice"),

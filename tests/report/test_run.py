@@ -33,12 +33,14 @@ def test_a_run_knows_where_everything_is(project):
 
 @pytest.mark.parametrize("name", ["tiny", "qwen3-8b-l50"])
 def test_a_command_parses_each_file_once(name, monkeypatch):
-    """The preset's file, and with it those of presets that it names; each notebook."""
+    """The preset's file, and with it those of presets that it names; each notebook; but a model's
+    config.json, which is small and may change, whenever it is asked."""
     read_yaml, loads = presets.read_yaml, json.loads
     texts = {yaml: [], json: []}
     monkeypatch.setattr(presets, "read_yaml", lambda t: (texts[yaml].append(t), read_yaml(t))[1])
     monkeypatch.setattr(json, "loads", lambda t: (texts[json].append(t), loads(t))[1])
     main(["--preset", name, "--dry-run"])
+    texts[json] = [text for text in texts[json] if '"cells"' in text]
     for read in texts.values():
         assert len(read) == len(set(read)) > 0
     assert len(texts[json]) >= 6

@@ -16,6 +16,7 @@ from ..evidence.files import read_json, short, write_whole
 from ..evidence.sentences import Sentence, in_a_sentence
 from ..presets import is_tiny, without_home
 from .check import Plan
+from .refresh import fill_answer
 from .run import RESULTS, Outcome
 from .stamps import digest
 
@@ -110,6 +111,7 @@ def write_notebook_pages(outcome: Outcome, pages: set[str]) -> None:
     # A run that died before its first cell leaves no executed copy: show the notebook itself.
     if run.executed.is_file():
         nb = _with_prose(nbformat.read(run.executed, as_version=4), nb)
+        fill_answer(nb, run)
     results = read_json(run.results)
     _write_pages(run.out, nb, run.stem, run.preset.name, pages, results, outcome.error)
 

@@ -5,6 +5,7 @@ import shutil
 
 import nbformat
 
+from ..evidence import answer
 from ..evidence.record import measured_line
 from .run import Run, outputs_digest
 
@@ -50,6 +51,22 @@ def cell_text(cell) -> str:
     return "\n".join(texts)
 
 
+def fill_answer(nb, run: Run) -> None:
+    """Let the cells that tell the outcome of a run tell that of this one, in place: they ran before
+    there was any."""
+    for cell in nb.cells:
+        if cell.cell_type == "code" and "results" in cell.metadata.get("tags", []):
+            if answer.CALL in cell.source:
+                found = answer.shown(run.results, run.folder / "figures")
+                cell.outputs = [
+                    nbformat.v4.new_output("display_data", data, metadata=metadata)
+                    for data, metadata in found
+                ]
+            elif cell.source.startswith("qs.measured("):
+                text = measured_line(run.results) + "\n"
+                cell.outputs = [nbformat.v4.new_output("stream", name="stdout", text=text)]
+
+
 def commit_run(run: Run) -> None:
     """Replace a committed notebook, its figures and its results by those of a run.
 
@@ -57,11 +74,7 @@ def commit_run(run: Run) -> None:
     replaced, if the run shows a path of this machine.
     """
     nb = nbformat.read(run.executed, as_version=4)
-    for cell in nb.cells:
-        # This cell ran before the run was recorded; show what it prints from now on.
-        if cell.cell_type == "code" and cell.source.startswith("qs.measured("):
-            text = measured_line(run.results) + "\n"
-            cell.outputs = [nbformat.v4.new_output("stream", name="stdout", text=text)]
+    fill_answer(nb, run)
     clean(nb)
     shutil.rmtree(run.figures, ignore_errors=True)
     if (run.folder / "figures").is_dir():

@@ -27,7 +27,7 @@ def use(size: str, device) -> list[Row]:
     with qs.capture(model, [layer]) as found:
         model(**batch)
     median = found[layer].float().norm(dim=-1).median().item()
-    scale = qs.Scale(layer, median, 10 * median, sae.d_model, torch.bfloat16)
+    scale = qs.steering.Scale(layer, median, 10 * median, sae.d_model, torch.bfloat16)
     some, columns = torch.arange(64, device=device), sae.by_columns()
     edits = {
         "steering, 1 direction": qs.add(sae.direction(7)[0], 0.5, scale),

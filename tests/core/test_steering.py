@@ -10,7 +10,7 @@ from qs_helpers.sae import TopKSAE
 from qs_helpers.steering import MODES, cap_along, only_where
 from qs_helpers.studies.refusal import diff_at_positions
 
-SCALE = qs.Scale(1, 2.0, 1e9, 16, torch.float32)
+SCALE = qs.steering.Scale(1, 2.0, 1e9, 16, torch.float32)
 SAE = TopKSAE(**random_sae(), k=4, layer=1)
 
 

@@ -122,7 +122,7 @@ def test_ablating_the_planted_direction_ends_the_refusals_and_a_random_one_does_
     u = load_file(TINY / "truth.safetensors")["refusal_direction"]
     assert u.shape == (scope.d_model,) and abs(u.norm().item() - 1) < 1e-5
     random = qs.random_directions(1, scope.d_model)[0]
-    scale = qs.Scale(1, 1.0, float("inf"), scope.d_model, scope.dtype)
+    scale = qs.steering.Scale(1, 1.0, float("inf"), scope.d_model, scope.dtype)
     left = {}
     for name, direction in (("planted", u), ("random", random)):
         with qs.edit(scope.model, {"writes": qs.project_out(direction, scale)}):

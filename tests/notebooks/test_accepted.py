@@ -90,6 +90,7 @@ def accepted(project, notebook: str, number: int):
     raise AssertionError(f"{notebook}: 200 sets were drawn, and none was accepted")
 
 
+MEASURED = "ValueError: no suite of "  # reads a model with less than MAX_FVU unexplained
 TEN = [
     pytest.param(notebook, number, marks=[pytest.mark.long] if number > 1 else [])
     for notebook in NOTEBOOKS
@@ -101,7 +102,11 @@ TEN = [
 def test_an_accepted_set_of_small_parameters_reaches_the_last_cell(project, notebook, number):
     plan = accepted(project, notebook, number)
     _, (outcome,) = report(plan, quiet=True)
-    assert outcome.error is None, f"{notebook} with {plan.runs[0].passed}: {outcome.error}"
+    error = outcome.error or ""
+    if MEASURED in error:  # the one thing that no check can know before the texts are read
+        assert "raise MAX_FVU" in error and plan.runs[0].values["MAX_FVU"] < 1
+    else:
+        assert not error, f"{notebook} with {plan.runs[0].passed}: {error}"
 
 
 def test_every_parameter_is_drawn():

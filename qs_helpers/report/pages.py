@@ -12,6 +12,7 @@ from latex2mathml.converter import convert
 from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
+from ..evidence import answer
 from ..evidence.files import read_json, short, write_whole
 from ..evidence.sentences import Sentence, in_a_sentence
 from ..presets import is_tiny, without_home
@@ -89,7 +90,8 @@ def notebook_page(
         name, text = found[1], found[2]
         return f'<a href="{name}{ending}">{text}</a>' if name in pages else text
 
-    first, rest = rendered(nb.cells[:1]), rendered(nb.cells[1:])
+    top = 1 + any(answer.CALL in cell.source for cell in nb.cells[1:2])
+    first, rest = rendered(nb.cells[:top]), rendered(nb.cells[top:])
     headings = re.findall(r'<h([23]) id="([^"]+)">(.*?)</h\1>', rest, re.DOTALL)
     headings = [(level, anchor, re.sub(r"<[^>]+>", "", text)) for level, anchor, text in headings]
     about = {"verdicts": _verdicts(results), "provenance": provenance_rows(results)}
@@ -175,6 +177,7 @@ def _row(nb, stem: str, results: dict[str, Any]) -> dict[str, Any]:
     """What the index says of a notebook."""
     title, question = opening(nb)
     row = {"stem": stem, "title": title or stem, "question": question}
+    row |= {"answer": results.get("answer", {}).get("text", "")}
     return row | {"claims": results.get("claims", []), "verdicts": _verdicts(results)}
 
 

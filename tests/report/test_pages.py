@@ -1,5 +1,6 @@
 """Pages need no script and no network, and tell verdicts in words."""
 
+import nbformat
 from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from toy_project import loads, run_report
@@ -72,3 +73,48 @@ def test_pages_tell_verdicts_in_words(project):
     assert "SHOWN needs: the interval lies above 0.5." in soup.find("blockquote").find("sub").text
     announced = soup("table")[-1]
     assert [c.text for c in announced("td")][::2] == ["one", "the interval lies above 0.5"]
+
+
+def lesson():
+    said = new_output("display_data", {"text/markdown": "> **Answer.** Old."})
+    cells = [
+        new_markdown_cell("# 01 · T\n\n**Question.** Is it?"),
+        new_code_cell('qs.answer("01_t")', outputs=[said], metadata={"tags": ["results"]}),
+        new_markdown_cell("## 1. First"),
+        new_code_cell("import folded", metadata={"tags": ["hide-input"]}),
+        new_code_cell("def solved(): ...", metadata={"tags": ["exercise"]}),
+        new_code_cell("shown = 1"),
+    ]
+    return new_notebook(cells=cells)
+
+
+def test_the_answer_stands_above_the_contents():
+    html = pages.notebook_page(lesson(), "01_t", "mine", set())
+    assert (
+        html.index("Is it?") < html.index("Answer.") < html.index("Contents") < html.index("1. F")
+    )
+
+
+def test_set_up_and_solutions_are_folded_and_code_is_not():
+    soup = BeautifulSoup(
+        pages.notebook_page(lesson(), "01_t", "mine", set(), with_code=True), "html.parser"
+    )
+    folded = {d.find("summary").text: d.get_text() for d in soup("details")}
+    assert "import folded" in folded["Code"] and "def solved" in folded["Solution"]
+    assert "shown" in soup.get_text() and not any("shown = 1" in text for text in folded.values())
+
+
+def test_the_answer_of_a_page_is_that_of_its_own_run(project):
+    path = project / "notebooks" / "01_toy.ipynb"
+    nb = nbformat.read(path, as_version=4)
+    nb.cells.insert(1, lesson().cells[1])
+    end = "qs.save_figure(fig, 'hero', 'A hero.', data)\nqs.conclude('It is 7.', 'hero')"
+    begin = "import matplotlib.pyplot as plt, pandas as pd\n"
+    begin += "fig, data = plt.figure(), pd.DataFrame({'x': [1]})\n"
+    nb.cells[1].source = "import qs_helpers as qs\n\nqs.answer('01_toy')"
+    nb.cells.append(new_code_cell(begin + end))
+    nbformat.write(nb, path)
+    index, _ = run_report(project, ["01"])
+    page = (index.parent / "01_toy.html").read_text("utf-8")
+    assert "<strong>Answer.</strong> It is 7." in page and 'alt="A hero."' in page
+    assert "No answer yet" not in page and "It is 7." in index.read_text("utf-8")

@@ -21,6 +21,7 @@ import nbformat
 from nbformat import NotebookNode
 
 from ..presets import project_root, runs_folder
+from .child import over_files, short_folder
 from .run import find_notebooks, near
 
 STUB = "raise NotImplementedError"
@@ -58,15 +59,13 @@ def verify(nb: NotebookNode, folder: Path, stubs: bool) -> list[str]:
     from nbclient.exceptions import CellExecutionError, CellTimeoutError
 
     ran, problems = deepcopy(nb), []
-    where = {"metadata": {"path": str(folder)}}
-    client = NotebookClient(
-        ran, kernel_name="python3", timeout=PATIENCE, allow_errors=stubs, resources=where
-    )
-    with TemporaryDirectory(prefix="qs-") as out:
+    variables = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
+    with TemporaryDirectory(prefix="qs-", dir=short_folder()) as out:
         quiet = {"QS_OUT": out, "QS_STATIC": "1", "TQDM_DISABLE": "1"}
-        variables = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
+        how = {"kernel_name": "python3", "timeout": PATIENCE, "allow_errors": stubs}
+        how |= {"resources": {"metadata": {"path": str(folder)}}, "config": over_files(out)}
         try:
-            client.execute(env=variables | quiet)
+            NotebookClient(ran, **how).execute(env=variables | quiet)
         except CellExecutionError:
             pass  # the error is in the outputs
         except (CellTimeoutError, RuntimeError) as ended:  # RuntimeError: its kernel died

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from bad_lessons import good_lesson
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from qs_helpers.report import workshop
@@ -174,6 +175,10 @@ def test_without_a_run_it_only_builds(project, capsys):
 def test_an_unknown_notebook_is_refused(project, capsys):
     assert workshop.main(["--only", "07"]) == 2
     assert capsys.readouterr().err.startswith("workshop: ")
+
+
+def test_a_student_can_run_the_lesson_that_every_gate_accepts(tmp_path):
+    assert workshop.verify(workshop.student(good_lesson()), tmp_path, stubs=True) == []
 
 
 @pytest.mark.long

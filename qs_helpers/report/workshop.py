@@ -122,7 +122,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--only", nargs="+", metavar="NB", help="numbers or names of notebooks")
     parser.add_argument("--no-run", action="store_true", help="build only, verify nothing")
     args = parser.parse_args(argv)
-    root, out, failed = project_root(), runs_folder() / "workshop", False
+    root, out, found = project_root(), runs_folder() / "workshop", {}
     good = "built, not run" if args.no_run else "solution runs, student stops at its stubs only"
     try:
         for notebook in find_notebooks(root / "notebooks", args.only):
@@ -130,16 +130,16 @@ def main(argv: list[str] | None = None) -> int:
             if not n:
                 print(f"{notebook.stem}: no exercises, left out")
                 continue
-            problems = problems_of(notebook, out, not args.no_run)
+            found[notebook] = problems = problems_of(notebook, out, not args.no_run)
             how = "problems:" if problems else good
             print(f"{notebook.stem}: {n} exercises, {how}", *problems, sep="\n    ", flush=True)
-            failed |= bool(problems)
     except (ValueError, ModuleNotFoundError) as bad:
         hint = "; make workshop installs it" if isinstance(bad, ModuleNotFoundError) else ""
         print(f"workshop: {bad}{hint}", file=sys.stderr)
         return 2
-    print(f"reader, student and solution are in {near(out)}")
-    return int(failed)
+    if found:
+        print(f"reader, student and solution are in {near(out)}")
+    return int(any(found.values()))
 
 
 if __name__ == "__main__":

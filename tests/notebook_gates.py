@@ -368,35 +368,39 @@ def said(nb, path: Path) -> list[str]:
 
 def exercises(nb, path: Path) -> list[str]:
     """Two to four, numbered. Each is a heading with difficulty and minutes, the task, and a hint to
-    unfold; then a function with a docstring and a solution; then its check. Solutions stand nowhere
-    else."""
+    unfold; then, perhaps after what is given, functions with docstrings and solutions; then their
+    check, in one cell or more. Solutions stand nowhere else."""
     at = [i for i, cell in enumerate(nb.cells) if "exercise" in tags(cell)]
     problems = [] if len(at) in EXERCISES else [f"{len(at)} exercises: two to four are expected"]
     for number, i in enumerate(at, 1):
-        task, after = nb.cells[i - 1], nb.cells[i + 1 : i + 2]
-        if not re.search(f"^{TASK.format(number)}$", task.source, re.M):
+        prose = [cell.source for cell in nb.cells[:i] if cell.cell_type == "markdown"]
+        if not re.search(f"^{TASK.format(number)}$", prose[-1], re.M):
             heading = f"### Exercise {number} · Title  ★★☆ 15 min"
             problems.append(f"before exercise {number} the heading must be '{heading}'")
-        if not re.search(HINT, task.source, re.S):
+        if not re.search(HINT, prose[-1], re.S):
             problems.append(f"exercise {number} needs <details><summary>Hint</summary>…</details>")
         if not solved(nb.cells[i]):
             problems.append(f"exercise {number} must be a function with docstring and solution")
-        if not any("check" in tags(cell) for cell in after):
+        if not any("check" in tags(cell) for cell in nb.cells[i + 1 : i + 2]):
             problems.append(f"exercise {number} has no check after it")
-    for i, cell in enumerate(nb.cells):
-        if "check" in tags(cell) and i - 1 not in at:
+    for before, cell in zip(nb.cells, nb.cells[1:], strict=False):
+        if "check" in tags(cell) and not {"exercise", "check"} & set(tags(before)):
             problems.append(f"a check follows no exercise: {cell.source[:40]!r}")
-        if "BEGIN SOLUTION" in cell.source and i not in at:
+        if "BEGIN SOLUTION" in cell.source and "exercise" not in tags(cell):
             problems.append(f"a solution outside of exercises: {cell.source[:40]!r}")
     return problems
 
 
 def solved(cell) -> bool:
-    """True if a function of a cell has a docstring, and marks its solution."""
-    found = re.search(SOLUTION, cell.source, re.M | re.S)
-    line = cell.source[: found.start()].count("\n") + 1 if found else 0
+    """True if a cell marks a solution, and each one is in a function that has a docstring."""
+    found = list(re.finditer(SOLUTION, cell.source, re.M | re.S))
+    lines = [cell.source[: solution.start()].count("\n") + 1 for solution in found]
     functions = [part for part in parsed(cell).body if isinstance(part, ast.FunctionDef)]
-    return any(f.lineno < line <= f.end_lineno and ast.get_docstring(f) for f in functions)
+    inside = [
+        any(f.lineno < line <= f.end_lineno and ast.get_docstring(f) for f in functions)
+        for line in lines
+    ]
+    return bool(found) and all(inside)
 
 
 def used(cell) -> set[str]:
@@ -411,22 +415,27 @@ def defined(cell) -> set[str]:
 
 
 def checks(nb, path: Path) -> list[str]:
-    """A check uses what the exercise before it defines, says what is wrong with a wrong answer, and
+    """The check of an exercise uses what that defines, says what is wrong with a wrong answer, and
     prints a line for a right one."""
-    problems, mine = [], set()
+    groups: list[tuple] = []  # an exercise, and the cells of its check
     for cell in code_cells(nb):
-        mine = defined(cell) if "exercise" in tags(cell) else mine
-        if "check" not in tags(cell):
-            continue
-        nodes, at = list(ast.walk(parsed(cell))), f"the check {cell.source[:40]!r}"
+        if "exercise" in tags(cell):
+            groups.append((cell, []))
+        elif "check" in tags(cell) and groups:
+            groups[-1][1].append(cell)
+    problems = []
+    for number, (exercise, its_check) in enumerate(groups, 1):
+        if not its_check:
+            continue  # exercises says so
+        nodes = [node for cell in its_check for node in ast.walk(parsed(cell))]
         asserts = [node for node in nodes if isinstance(node, ast.Assert)]
-        raises = [node for node in nodes if isinstance(node, ast.Raise)]
-        if not used(cell) & mine:
-            problems.append(f"{at} uses nothing that its exercise defines")
+        raises = [node for node in nodes if isinstance(node, ast.Raise) and node.exc]
+        if not defined(exercise) & set().union(*map(used, its_check)):
+            problems.append(f"check {number} uses nothing that its exercise defines")
         if not all(node.msg for node in asserts) or not asserts + raises:
-            problems.append(f"{at} must say what is wrong: assert …, message")
-        if not any(ast.unparse(call.func) == "print" for call in called(parsed(cell))):
-            problems.append(f"{at} must print a line when all is right")
+            problems.append(f"check {number} must say what is wrong: assert …, message")
+        if not any(ast.unparse(n.func) == "print" for n in nodes if isinstance(n, ast.Call)):
+            problems.append(f"check {number} must print a line when all is right")
     return problems
 
 

@@ -57,17 +57,6 @@ def code(cell: int, source: str):
     return lambda nb: nb.cells[cell].update(source=source)
 
 
-def copied(*cells: int):
-    """The same cells once more, after the last of them."""
-
-    def edit(nb):
-        again = [nbformat.from_dict(dict(nb.cells[i], id=f"again-{i}")) for i in cells]
-        nb.cells[cells[-1] + 1 : cells[-1] + 1] = again
-        number_cells(nb)
-
-    return edit
-
-
 def moved(cell: int, before: int):
     def edit(nb):
         nb.cells.insert(before, nb.cells.pop(cell))
@@ -113,7 +102,7 @@ BAD_LESSONS = [
     Bad("no docstring", "exercises", "with docstring", replace(EXERCISE, DOCSTRING, "")),
     Bad("no solution", "exercises", "and solution", replace(EXERCISE, INSIDE, "")),
     Bad("no check", "exercises", "2 has no check", without(CHECK_2)),
-    Bad("check alone", "exercises", "follows no exercise", copied(CHECK)),
+    Bad("check alone", "exercises", "follows no exercise", moved(LEARNED, CHECK_2)),
     Bad("shown", "exercises", "a solution outside", append("# BEGIN SOLUTION", BY_HAND)),
     Bad("checks nothing", "checks", "uses nothing that", code(CHECK, "assert 1, 'no'\nprint(1)")),
     Bad("says nothing", "checks", "say what is wrong", append("assert found", CHECK)),

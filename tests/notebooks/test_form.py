@@ -6,8 +6,18 @@ import nbformat
 import notebook_gates
 import pytest
 import yaml
-from bad_lessons import BAD_LESSONS, FIGURE, GOOD_LESSON, code, good_lesson
+from bad_lessons import (
+    BAD_LESSONS,
+    CHECK,
+    EXERCISE,
+    FIGURE,
+    GOOD_LESSON,
+    code,
+    good_lesson,
+    number_cells,
+)
 from bad_notebooks import BAD, GOOD, PROSE, good
+from nbformat.v4 import new_code_cell
 from notebook_gates import GATES
 
 from qs_helpers.report.run import TRAIN
@@ -72,6 +82,15 @@ def test_every_gate_has_a_bad_notebook():
 def test_an_answer_is_of_the_notebook_itself():
     (said,) = notebook_gates.measured(good_lesson(), Path("notebooks/01_load.ipynb"))
     assert said.startswith("the first code cell must be qs.answer")
+
+
+def test_an_exercise_may_have_something_given_and_two_checks():
+    nb = good_lesson()
+    given = new_code_cell("numbers = [1, 2, 6]")
+    more = new_code_cell("assert mean_of([1]) == 1, 'of one number'", metadata={"tags": ["check"]})
+    nb.cells[EXERCISE : CHECK + 1] = [given, *nb.cells[EXERCISE : CHECK + 1], more]
+    number_cells(nb)
+    assert failing(nb, GOOD_LESSON) == {}
 
 
 SAVED = 'qs.save_figure(fig, "heads", "", counts)'

@@ -10,12 +10,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 TEST_READY := $(VENV)/.test-ready
+WORKSHOP_READY := $(VENV)/.workshop-ready
+# A folder of its own: among the others it would add four extensions to the JupyterLab of `make lab`.
+NBGRADER := $(VENV)/nbgrader
 NOTEBOOKS = $(wildcard notebooks/0[1-9]_*.ipynb notebooks/[1-9]?_*.ipynb)
 # Runs a command and shows what it prints only if it fails.
 quietly = said=$$($(1) 2>&1) || { echo "$$said" >&2; exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: help report test test-long bench profile lint lab refresh scope clean
+.PHONY: help report test test-long bench profile lint lab workshop refresh scope clean
 
 help:  ## this list
 	@echo "make TARGET, where TARGET is one of:"
@@ -32,6 +35,7 @@ test test-long: export QS_OUT = runs/test
 test test-long: export TQDM_DISABLE = 1
 test test-long: export HF_HUB_DISABLE_PROGRESS_BARS = 1
 test test-long: export QS_STATIC = 1
+test test-long workshop: export PYTHONPATH = $(CURDIR)/$(NBGRADER)
 test: $(TEST_READY) lint  ## lint, unit tests, every notebook from 01 on: at most 20 minutes
 	@$(BIN)/python -m pytest -q -n 2 -m "not long" tests
 	@$(BIN)/python -m pytest -q -n 2 --dist=worksteal --nbmake --nbmake-kernel=python3 \
@@ -57,6 +61,10 @@ lint: $(READY)  ## style of Python and notebooks, who may import whom, declared 
 lab: $(READY)  ## open JupyterLab on the notebooks
 	@$(BIN)/jupyter lab notebooks
 
+# ARGS='--only 01' chooses, --no-run builds without verifying.
+workshop: $(WORKSHOP_READY)  ## build and verify reader, student and solution in runs/workshop
+	@$(BIN)/python -m qs_helpers.report.workshop $(ARGS)
+
 refresh: $(READY)  ## run what is stale in notebooks/ and figures/, and write it anew
 	@$(BIN)/python -m qs_helpers.report --preset tiny --refresh $(ARGS)
 
@@ -80,7 +88,13 @@ $(READY): requirements.lock pyproject.toml
 	@$(BIN)/python -m pip install -q --no-deps -e .
 	@touch $@
 
-$(TEST_READY): $(READY) requirements-test.lock
+$(WORKSHOP_READY): $(READY) requirements-workshop.lock
+	@echo "Installing what builds the workshop: once."
+	@rm -rf $(NBGRADER)
+	@$(BIN)/python -m pip install -q --no-deps --target $(NBGRADER) -r requirements-workshop.lock
+	@touch $@
+
+$(TEST_READY): $(READY) $(WORKSHOP_READY) requirements-test.lock
 	@echo "Installing what the tests compare with: once."
 	@$(BIN)/python -m pip install -q -r requirements.lock -r requirements-test.lock
 	@touch $@

@@ -32,7 +32,7 @@ def main(notebook: str, executed: str, parameters: str) -> None:
     _write_whole(papermill)
     start, error = time.monotonic(), None
     try:
-        with TemporaryDirectory(prefix="qs-", dir=_short_folder()) as sockets:
+        with TemporaryDirectory(prefix="qs-", dir=short_folder()) as sockets:
             papermill.execute_notebook(
                 notebook,
                 executed,
@@ -42,7 +42,7 @@ def main(notebook: str, executed: str, parameters: str) -> None:
                 coalesce_streams=True,
                 on_cell_executed=lambda **_: print("cell", file=told),
                 shutdown_kernel="immediate",
-                config=_over_files(sockets),
+                config=over_files(sockets),
             )
     except papermill.PapermillExecutionError as failed:
         error = f"{failed.ename}: {failed.evalue}"
@@ -77,7 +77,7 @@ def _watch() -> None:
         time.sleep(0.2)
 
 
-def _over_files(folder: str):
+def over_files(folder: str):
     """Settings of a kernel that talks over files in a folder, not over network ports: ports can be
     taken by others between choice and use, and anybody on the machine can listen."""
     from traitlets.config import Config
@@ -88,7 +88,7 @@ def _over_files(folder: str):
     return Config(AsyncKernelManager=connection)
 
 
-def _short_folder() -> str | None:
+def short_folder() -> str | None:
     """Where sockets go: the path of one may have about 100 bytes, and a TMPDIR can be longer.
     OSError where there is no place for them."""
     if os.name == "nt":  # none are made

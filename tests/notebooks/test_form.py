@@ -6,7 +6,18 @@ import nbformat
 import notebook_gates
 import pytest
 import yaml
+from bad_lessons import (
+    BAD_LESSONS,
+    CHECK,
+    EXERCISE,
+    FIGURE,
+    GOOD_LESSON,
+    code,
+    good_lesson,
+    number_cells,
+)
 from bad_notebooks import BAD, GOOD, PROSE, good
+from nbformat.v4 import new_code_cell
 from notebook_gates import GATES
 
 from qs_helpers.report.run import TRAIN
@@ -21,7 +32,8 @@ def read(path):
 
 
 def parameter_names(path) -> set[str]:
-    cell = notebook_gates.code_cells(read(path))[0]
+    cells = notebook_gates.code_cells(read(path))
+    cell = next(cell for cell in cells if "parameters" in notebook_gates.tags(cell))
     return {line.split(":")[0] for line in cell.source.splitlines() if line.strip()}
 
 
@@ -31,14 +43,18 @@ def test_notebook_passes(path, gate):
     assert GATES[gate](read(path), path) == []
 
 
-def failing(nb) -> dict[str, str]:
-    """Gates that reject a notebook in the place of the good one, with what they say."""
-    found = {name: gate(nb, GOOD) for name, gate in GATES.items()}
+def failing(nb, path=GOOD) -> dict[str, str]:
+    """Gates that reject a notebook in the place of a good one, with what they say."""
+    found = {name: gate(nb, path) for name, gate in GATES.items()}
     return {name: "; ".join(problems) for name, problems in found.items() if problems}
 
 
 def test_good_notebook_passes():
     assert failing(good()) == {}
+
+
+def test_good_lesson_passes():
+    assert failing(good_lesson(), GOOD_LESSON) == {}
 
 
 @pytest.mark.parametrize("bad", BAD, ids=lambda bad: bad.name)
@@ -49,9 +65,48 @@ def test_bad_notebook_fails_at_its_gate_only(bad):
     assert list(said) == [bad.gate] and bad.says in said[bad.gate]
 
 
+@pytest.mark.parametrize("bad", BAD_LESSONS, ids=lambda bad: bad.name)
+def test_bad_lesson_fails_at_its_gate_only(bad):
+    nb = good_lesson()
+    bad.edit(nb)
+    said = failing(nb, GOOD_LESSON)
+    assert list(said) == [bad.gate] and bad.says in said[bad.gate]
+
+
 def test_every_gate_has_a_bad_notebook():
-    assert {bad.gate for bad in BAD} == set(GATES)
-    assert len({bad.name for bad in BAD}) == len(BAD)
+    assert {bad.gate for bad in BAD + BAD_LESSONS} == set(GATES)
+    for table in (BAD, BAD_LESSONS):
+        assert len({bad.name for bad in table}) == len(table)
+
+
+def test_an_answer_is_of_the_notebook_itself():
+    (said,) = notebook_gates.measured(good_lesson(), Path("notebooks/01_load.ipynb"))
+    assert said.startswith("the first code cell must be qs.answer")
+
+
+def test_an_exercise_may_have_something_given_and_two_checks():
+    nb = good_lesson()
+    given = new_code_cell("numbers = [1, 2, 6]")
+    more = new_code_cell("assert mean_of([1]) == 1, 'of one number'", metadata={"tags": ["check"]})
+    nb.cells[EXERCISE : CHECK + 1] = [given, *nb.cells[EXERCISE : CHECK + 1], more]
+    number_cells(nb)
+    assert failing(nb, GOOD_LESSON) == {}
+
+
+SAVED = 'qs.save_figure(fig, "heads", "", counts)'
+BOTH = f'def draw():\n    {SAVED}\n    print(f"{{n}} heads")\n\n\ndraw()'
+
+
+@pytest.mark.parametrize(
+    "source",
+    [f'{SAVED}\nprint(f"{{n}} heads")', f'{SAVED}\ndisplay(Markdown(f"{{n}} heads"))', BOTH],
+    ids=["printed", "Markdown", "by a function"],
+)
+def test_a_sentence_may_be_of_any_kind(source):
+    nb = good_lesson()
+    code(FIGURE, source)(nb)
+    code(FIGURE + 1, "heads = 1")(nb)
+    assert failing(nb, GOOD_LESSON) == {}
 
 
 def test_notebook_without_cells_is_rejected():

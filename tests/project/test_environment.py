@@ -26,10 +26,11 @@ def lock(name: str) -> dict[str, str]:
     return {canonicalize_name(n): v for n, v in (line.split("==") for line in lines(name))}
 
 
-LOCK, TEST_LOCK = lock("requirements.lock"), lock("requirements-test.lock")
+LOCKS = ["requirements.lock", "requirements-test.lock", "requirements-workshop.lock"]
+LOCK, TEST_LOCK, WORKSHOP_LOCK = (lock(name) for name in LOCKS)
 
 
-@pytest.mark.parametrize("name", ["requirements.lock", "requirements-test.lock"])
+@pytest.mark.parametrize("name", LOCKS)
 def test_every_lock_line_is_exact(name):
     assert [line for line in lines(name) if not re.fullmatch(r"[\w.-]+==[\w.]+", line)] == []
     assert len(lines(name)) == len(lock(name)), "a package is pinned twice"
@@ -37,6 +38,7 @@ def test_every_lock_line_is_exact(name):
 
 def test_locks_do_not_overlap():
     assert set(LOCK) & set(TEST_LOCK) == set()
+    assert (set(LOCK) | set(TEST_LOCK)) & set(WORKSHOP_LOCK) == set()
 
 
 def test_packages_of_single_platforms_are_left_to_pip():
@@ -55,6 +57,12 @@ def test_lock_satisfies_requirement(text):
 def test_test_lock_satisfies_extra(text):
     need = Requirement(text)
     assert need.specifier.contains((LOCK | TEST_LOCK)[canonicalize_name(need.name)]), text
+
+
+@pytest.mark.parametrize("text", EXTRAS["workshop"])
+def test_workshop_lock_satisfies_extra(text):
+    need = Requirement(text)
+    assert need.specifier.contains((LOCK | WORKSHOP_LOCK)[canonicalize_name(need.name)]), text
 
 
 def test_torch_is_the_one_we_test_with():
@@ -84,6 +92,7 @@ def test_every_dependency_of_pyproject_has_a_reason():
 def test_makefile_and_ci_use_the_same_files():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     assert "-r requirements.lock" in makefile and "-r requirements-test.lock" in makefile
+    assert "-r requirements-workshop.lock" in makefile
     ci = ROOT / ".ci" / "run"
     assert "make test" in ci.read_text(encoding="utf-8") and ci.stat().st_mode & 0o100
 

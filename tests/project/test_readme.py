@@ -44,6 +44,13 @@ def test_every_group_has_the_memory_that_is_planned():
             assert float(card.split()[0]) * 1e9 > 1.1 * needed
 
 
-def test_links_of_the_readme_lead_somewhere():
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
+@pytest.mark.parametrize("name", ["README.md", "GLOSSARY.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_links_lead_somewhere(name):
+    for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / name).read_text(encoding="utf-8")):
         assert "://" in target or (ROOT / target).exists(), target
+
+
+def test_the_glossary_explains_what_a_first_reader_meets():
+    terms = re.findall(r"^\*\*(.+?)\*\*", (ROOT / "GLOSSARY.md").read_text(encoding="utf-8"), re.M)
+    assert len(terms) >= 20 and len({term.lower() for term in terms}) == len(terms)
+    assert "(GLOSSARY.md)" in README and "`make workshop`" in README

@@ -80,10 +80,10 @@ def test_sockets_go_where_their_paths_are_short(monkeypatch, temporary, runtime,
     monkeypatch.setenv("XDG_RUNTIME_DIR", runtime)
     monkeypatch.setattr(os, "access", lambda path, _: path in usable)
     if chosen:
-        assert child._short_folder() == chosen
+        assert child.short_folder() == chosen
     else:
         with pytest.raises(OSError, match="set TMPDIR to one whose path has at most 70 bytes"):
-            child._short_folder()
+            child.short_folder()
 
 
 @pytest.mark.parametrize("home", [None, "taken/home"])

@@ -8,6 +8,7 @@ import io
 import os
 import re
 import warnings
+from contextlib import suppress
 
 from .files import write_whole
 from .record import add_entry, current_run
@@ -22,11 +23,12 @@ CJK_FONTS = (
 )
 
 
-def save_figure(fig, slug: str, alt: str, data) -> None:
+def save_figure(fig, slug: str, alt: str, data, measured: bool = True) -> None:
     """Save a figure as PNG and its points as CSV, show it with its alt text, and close it.
 
     slug: file name, of a-z, 0-9, - and _; alt: what the figure shows, in words made from the
-    data; data: DataFrame of exactly the plotted points.
+    data; data: DataFrame of exactly the plotted points; measured: False for a drawing or a plan,
+    which says nothing about the tiny scope.
     Raises ValueError for a bad slug, no alt text, no data, or a PNG above 150 kB.
     """
     from IPython.display import display
@@ -39,7 +41,7 @@ def save_figure(fig, slug: str, alt: str, data) -> None:
         raise ValueError(f"figure {slug!r} has no alt text: say in words what it shows")
     if data is None or not len(data):
         raise ValueError(f"figure {slug!r} has no data: pass the plotted points as a DataFrame")
-    if run.tiny:
+    if run.tiny and measured:
         fig.text(1, -0.01, TINY_FOOTER, ha="right", va="top", size=7, color="0.35")
     png = _png(fig, slug)
     plt.close(fig)
@@ -86,8 +88,7 @@ def plot_style() -> None:
         font_manager.fontManager.addfont(own)
         cjk = [font_manager.FontProperties(fname=own).get_name()]
     else:
-        installed = set(font_manager.get_font_names())
-        cjk = [name for name in CJK_FONTS if name in installed][:1]
+        cjk = _cjk_fonts() or _cjk_fonts(look_again=True)
     mpl.rcParams |= {
         "axes.prop_cycle": mpl.cycler(color=okabe_ito),
         "axes.spines.right": False,
@@ -97,6 +98,20 @@ def plot_style() -> None:
         "font.family": ["DejaVu Sans", *cjk],
         "image.cmap": "cividis",
     }
+
+
+def _cjk_fonts(look_again: bool = False) -> list[str]:
+    """The first of CJK_FONTS that matplotlib knows, if any. It lists the fonts of a machine once;
+    `look_again` adds those that were installed since."""
+    from matplotlib import font_manager
+
+    if look_again:
+        known = {font.fname for font in font_manager.fontManager.ttflist}
+        for path in sorted({*font_manager.findSystemFonts()} - known):
+            with suppress(Exception):  # whatever a font file that cannot be read makes it raise
+                font_manager.fontManager.addfont(path)
+    installed = set(font_manager.get_font_names())
+    return [name for name in CJK_FONTS if name in installed][:1]
 
 
 def _png(fig, slug: str) -> bytes:

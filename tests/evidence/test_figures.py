@@ -86,3 +86,25 @@ def test_plot_style_is_colour_blind_safe():
         assert plt.rcParams["image.cmap"] == "cividis"
         assert plt.rcParams["figure.facecolor"] == "white"
         assert plt.rcParams["font.family"][0] == "DejaVu Sans"
+
+
+def test_a_drawing_is_not_called_a_measurement(run, shown):
+    fig = plt.figure()
+    figures.save_figure(fig, "x", "A box.", pd.DataFrame({"y": [1]}), measured=False)
+    assert fig.texts == []
+
+
+def test_a_font_that_was_installed_after_matplotlib_looked_is_found(monkeypatch):
+    from matplotlib import font_manager
+
+    manager = font_manager.fontManager
+    ours = font_manager.findfont("DejaVu Sans Mono")
+    monkeypatch.setattr(figures, "CJK_FONTS", ("DejaVu Sans Mono",))
+    monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [ours, "/nowhere/broken.ttf"])
+    others = [font for font in manager.ttflist if font.name != "DejaVu Sans Mono"]
+    monkeypatch.setattr(manager, "ttflist", others)
+    monkeypatch.setattr(font_manager, "get_font_names", lambda: [f.name for f in manager.ttflist])
+    assert figures._cjk_fonts() == []
+    with plt.rc_context():
+        figures.plot_style()
+        assert plt.rcParams["font.family"] == ["DejaVu Sans", "DejaVu Sans Mono"]

@@ -50,7 +50,7 @@ def shown(path: Path, figures: Path) -> list[tuple[dict[str, str], dict[str, Any
     if "answer" not in results:
         return [({"text/plain": "No answer yet: the last cell of the notebook writes it."}, {})]
     text, hero = results["answer"]["text"], results["answer"]["hero"]
-    whose = ", a small made-up one" if is_tiny(results["preset"]) else ""
+    whose = ": a test bed, not a finding about Qwen" if is_tiny(results["preset"]) else ""
     below = f"{measured_line(path).removesuffix(results['preset'])}{results['preset']}{whose}."
     words = {
         "text/markdown": f"> **Answer.** {text}\n>\n> *{below}*",

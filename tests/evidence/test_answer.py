@@ -21,7 +21,7 @@ def test_the_answer_is_recorded_and_shown_with_its_hero(run):
     (words, _), (image, about) = answer.shown(run.folder / "results.json", run.folder / "figures")
     assert words["text/markdown"].startswith("> **Answer.** It is 3 of 4.\n>\n> *Measured: ")
     assert words["text/plain"].startswith("Answer. It is 3 of 4.\n")
-    assert "preset tiny, a small made-up one." in words["text/plain"]
+    assert "preset tiny: a test bed, not a finding about Qwen." in words["text/plain"]
     assert image["image/png"] and about == {"image/png": {"alt": "A picture of 3 of 4."}}
 
 

@@ -17,11 +17,13 @@ CALL = "qs.answer("  # how the cell of the answer is known, in any line of it
 
 
 def conclude(text: str, hero: str) -> None:
-    """Record the answer of this run.
+    """Record the answer of this run, and show it.
 
     text: two or three sentences with their numbers, made from what was measured; hero: slug of the
     saved figure that shows it best. ValueError for no text, and for a figure that was not saved.
     """
+    from IPython.display import display
+
     run = current_run()
     if not text.strip():
         raise ValueError("an answer needs a sentence")
@@ -30,6 +32,9 @@ def conclude(text: str, hero: str) -> None:
         raise ValueError(f"hero {hero!r} was not saved: {', '.join(known) or 'no figure was'}")
     run.data["answer"] = {"text": " ".join(text.split()), "hero": hero}
     write_json(run.folder / "results.json", run.data)
+    text = run.data["answer"]["text"]
+    said = {"text/markdown": f"> **Answer.** {text}", "text/plain": f"Answer. {text}"}
+    display(said, raw=True)
 
 
 def answer(notebook: str) -> None:

@@ -115,7 +115,8 @@ def _cjk_fonts(look_again: bool = False) -> list[str]:
 
 
 def _png(fig, slug: str) -> bytes:
-    """The figure as PNG, at a lower resolution where needed to stay below MAX_PNG_BYTES."""
+    """The figure as PNG, where needed with 256 colours or at a lower resolution to stay below
+    MAX_PNG_BYTES."""
     missing = set()
     # No Software entry: the same figure gives the same bytes under another matplotlib.
     look = {"facecolor": "white", "bbox_inches": "tight", "metadata": {"Software": None}}
@@ -129,6 +130,8 @@ def _png(fig, slug: str) -> bytes:
                 missing.add(chr(int(glyph[1])))
             else:
                 warnings.warn_explicit(note.message, note.category, note.filename, note.lineno)
+        if buffer.tell() > MAX_PNG_BYTES:  # small text suffers more from fewer dots than colours
+            buffer = _fewer_colours(buffer)
         if buffer.tell() <= MAX_PNG_BYTES:
             break
     else:
@@ -142,3 +145,12 @@ def _png(fig, slug: str) -> bytes:
             "install Noto Sans CJK or set QS_FONT to a font file"
         )
     return buffer.getvalue()
+
+
+def _fewer_colours(png: io.BytesIO) -> io.BytesIO:
+    """A PNG with a palette of 256 colours."""
+    from PIL import Image
+
+    small = io.BytesIO()
+    Image.open(png).convert("RGB").quantize(256).save(small, "PNG", optimize=True)
+    return small

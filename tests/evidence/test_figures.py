@@ -6,6 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from qs_helpers.evidence import figures
 
@@ -55,19 +56,31 @@ def test_figures_that_are_refused(run, shown, slug, alt, data, message):
     assert saved(run)["figures"] == [] and not shown
 
 
-def test_heavy_figure_is_drawn_coarser_then_refused(run, shown):
-    noise = np.random.default_rng(0)
-    for inches, slug in ((2.4, "noise"), (5, "big")):
-        fig = plt.figure(figsize=(inches, inches))
-        fig.add_axes((0, 0, 1, 1)).imshow(noise.random((700, 700, 3)), interpolation="nearest")
-        if slug == "big":
-            with pytest.raises(ValueError, match="figure 'big' is .* kB, above 150 kB: draw few"):
-                figures.save_figure(fig, slug, "Noise.", pd.DataFrame({"y": [1]}))
-        else:
-            figures.save_figure(fig, slug, "Noise.", pd.DataFrame({"y": [1]}))
-            size = (run.folder / "figures" / "noise.png").stat().st_size
-            assert 100_000 < size <= figures.MAX_PNG_BYTES
+@pytest.mark.parametrize(
+    ("inches", "dots"),
+    [(2.4, 110), (4, 90)],  # full resolution with fewer colours; then a lower resolution too
+)
+def test_heavy_figure_loses_colours_then_resolution(run, shown, inches, dots):
+    figures.save_figure(noise(inches), "noise", "Noise.", pd.DataFrame({"y": [1]}))
+    path = run.folder / "figures" / "noise.png"
+    assert path.stat().st_size <= figures.MAX_PNG_BYTES
+    with Image.open(path) as picture:
+        assert picture.mode == "P"
+        # the margins and the footer add .3 to .4 inches
+        assert picture.height / (inches + 0.35) == pytest.approx(dots, rel=0.08)
+
+
+def test_too_heavy_figure_is_refused(run, shown):
+    with pytest.raises(ValueError, match="figure 'big' is .* kB, above 150 kB: draw few"):
+        figures.save_figure(noise(8), "big", "Noise.", pd.DataFrame({"y": [1]}))
     plt.close("all")
+
+
+def noise(inches):
+    fig = plt.figure(figsize=(inches, inches))
+    pixels = np.random.default_rng(0).random((700, 700, 3))
+    fig.add_axes((0, 0, 1, 1)).imshow(pixels, interpolation="nearest")
+    return fig
 
 
 def test_missing_glyphs_give_one_line(run, shown, capsys, monkeypatch):

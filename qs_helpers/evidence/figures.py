@@ -74,6 +74,16 @@ def in_words(title: str, names, table) -> str:
     return f"{title}: {', '.join(parts)}."
 
 
+def drawable(text: str) -> str:
+    """A text for a figure: □ for what no font of `plot_style` can draw, and no character that
+    matplotlib takes for mathematics."""
+    from matplotlib import font_manager, rcParams
+
+    fonts = [font_manager.get_font(font_manager.findfont(f)) for f in rcParams["font.family"]]
+    has = [any(font.get_char_index(ord(char)) for font in fonts) for char in text]
+    return "".join(c if ok else "□" for c, ok in zip(text, has, strict=True)).replace("$", "＄")
+
+
 def plot_style() -> None:
     """Set matplotlib's defaults: Okabe-Ito colours, cividis, white face, fonts for all scripts.
 

@@ -1,0 +1,134 @@
+"""One picture of a feature: how often it fires, how strongly, where, and what it promotes."""
+
+import numpy as np
+import pandas as pd
+
+from ..evidence.figures import drawable
+from ..scoring import nearest
+from . import html
+from .card import id_activations, logit_lens
+
+SMALL = {"axes.titlesize": 8, "xtick.labelsize": 7, "axes.titlelocation": "left"}
+
+
+def dashboard(scope, found, layer: int, feature: int, where: pd.DataFrame, title: str):
+    """(figure, points, alt text) of a feature, to be given to `qs.save_figure`.
+
+    found: a scan of a corpus, from which density, histogram and contexts are; where: one row a
+    text, with the columns kind, language and fires (bool); title: what the feature is taken for.
+    The parts are density among all features, activations, logit lens, nearest features by cosine
+    of their columns of W_dec, share of texts in which it fires, and two contexts of each tenth of
+    its activations, strongest first.
+    """
+    from matplotlib import pyplot as plt
+
+    lens, near = logit_lens(scope, layer, feature), nearest(scope, layer, feature)
+    density, bars = found.density(layer), found.histogram(layer, feature)
+    with plt.rc_context(SMALL):
+        fig = plt.figure(figsize=(11, 7.4))
+        left, right = fig.subfigures(1, 2, width_ratios=(1.15, 1))
+        layout = [["density", "histogram"], ["promoted", "suppressed"], ["nearest", "where"]]
+        axes = left.subplot_mosaic(layout, height_ratios=(1, 1.4, 2.4))
+        _draw_density(axes["density"], density, density[feature])
+        _draw_histogram(axes["histogram"], bars)
+        for side, colour in (("promoted", "C2"), ("suppressed", "C5")):
+            part = lens[lens.side == side].head(7)
+            tokens = map(drawable, part.token)
+            _draw_bars(axes[side], tokens, part.logit.abs(), colour, f"logit lens: {side}")
+        part = near.head(7)
+        _draw_bars(axes["nearest"], part.feature, part.cosine, "C0", "nearest features, cosine")
+        axes["nearest"].set_xlim(min(0, part.cosine.min()), 1)
+        shares = _draw_where(axes["where"], where)
+        strips = _draw_contexts(right.subplots(), scope, found, layer, feature)
+        name = f"{scope.name} · layer {layer} · feature {feature} · {title}"
+        fig.suptitle(name, x=0.01, ha="left")
+    kinds = where.groupby("kind").fires.mean().sort_values(ascending=False)
+    told = ", ".join(f"{kind} {share:.2f}" for kind, share in kinds.items())
+    alt = f"Dashboard of layer {layer}, feature {feature}: fires on {density[feature]:.2%} of "
+    alt += (
+        f"tokens; promotes {', '.join(lens.token[:3])}; share of texts in which it fires: {told}."
+    )
+    points = pd.concat([strips, shares, near.rename(columns={"cosine": "value"}), lens])
+    return fig, points, alt
+
+
+def _draw_density(ax, density, own: float) -> None:
+    ax.hist(density[density > 0], np.logspace(-5, 0, 40), color="0.75")
+    ax.axvline(max(own, 1e-5), color="C3")
+    ax.set(xscale="log", yticks=[], title=f"density {own:.2%} (line)")
+
+
+def _draw_histogram(ax, bars) -> None:
+    """bars: (lowest, highest activation, tokens)."""
+    from matplotlib.ticker import NullLocator
+
+    edges = [low for low, _, _ in bars]
+    width = [high - low for low, high, _ in bars]
+    ax.bar(edges, [n for *_, n in bars], width, align="edge", color="C1", ec="white")
+    ax.set(xscale="log" if bars else "linear", yticks=[], title="tokens by activation")
+    ax.set_xticks(edges[:: max(1, len(edges) // 4)])
+    ax.xaxis.set_major_formatter("{x:.3g}")
+    ax.xaxis.set_minor_locator(NullLocator())
+
+
+def _draw_bars(ax, names, values, colour: str, title: str) -> None:
+    ax.barh(range(len(values)), values, color=colour, alpha=0.7)
+    ax.set_yticks(range(len(values)), names, size=7)
+    ax.set_title(title)
+    ax.invert_yaxis()
+
+
+def _draw_where(ax, where: pd.DataFrame) -> pd.DataFrame:
+    """Share of texts in which it fires, by kind and language."""
+    grid = where.pivot_table(values="fires", index="kind", columns="language", aggfunc="mean")
+    order = where.groupby("kind").fires.mean().sort_values(ascending=False).index
+    grid = grid.loc[order, where.language.value_counts().sort_index().index[:8]]
+    ax.imshow(grid, cmap="cividis", vmin=0, vmax=1, aspect="auto")
+    for (row, column), share in np.ndenumerate(grid.to_numpy()):
+        look = {"size": 7, "color": "black" if share > 0.5 else "white", "ha": "center"}
+        ax.text(column, row, "" if np.isnan(share) else f"{share:.2f}", va="center", **look)
+    ax.set_xticks(range(grid.shape[1]), grid.columns)
+    ax.set_yticks(range(len(grid)), map(drawable, grid.index), size=7)
+    ax.set_title("share of test texts in which it fires")
+    return grid.reset_index().melt("kind", value_name="value")
+
+
+def _draw_contexts(ax, scope, found, layer: int, feature: int) -> pd.DataFrame:
+    ax.axis("off")
+    bands = found.bands(layer, feature)
+    rows = [(n, row) for n, band in enumerate(bands, 1) for row in band[:2]]
+    most = max((float(row["value"]) for _, row in rows), default=1.0)
+    for line, (n, row) in enumerate(rows):
+        y = 1 - (line + 1) / max(20, len(rows))
+        ax.text(-0.05, y, f"{n}" * (line % 2 == 0), size=7, weight="bold", transform=ax.transAxes)
+        ax.text(0, y, f"{row['value']:.3g}", size=7, transform=ax.transAxes, color="0.3")
+        _draw_context(ax, y, _context(scope, found, layer, feature, row), most)
+    ax.set_title("contexts, two of each tenth of its activations, strongest first")
+    values = [{"kind": f"tenth {n}", "value": float(row["value"])} for n, row in rows]
+    return pd.DataFrame(values, columns=["kind", "value"])
+
+
+def _context(scope, found, layer: int, feature: int, row, width: int = 68) -> list:
+    """Pieces around a context's peak, and the feature's activation at each."""
+    ids = found.ids(int(row["text"])).tolist()
+    acts = id_activations(scope, [ids], layer, feature)[0]
+    parts = html.pieces(scope.tokenizer, ids)
+    peak = next(i for i, p in enumerate(parts) if p.start <= row["position"] < p.stop)
+    wide = [sum(1 + (ord(char) > 0x2E80) for char in p.shown) for p in parts]
+    first = last = peak
+    while sum(wide[first : last + 1]) < width and last - first < len(parts) - 1:
+        first, last = max(0, first - 1), min(len(parts) - 1, last + 1)
+    return [(p.shown, float(acts[p.start : p.stop].max())) for p in parts[first : last + 1]]
+
+
+def _draw_context(ax, y: float, parts: list, most: float) -> None:
+    """One line of text, coloured by activation; the peak has a frame."""
+    x, renderer = 30.0, ax.figure.canvas.get_renderer()
+    peak = max(value for _, value in parts)
+    for shown, value in parts:
+        look = {"fc": "C1", "alpha": min(1, 0.15 * (value > 0) + value / most), "pad": 0.8}
+        look |= {"lw": 0.8 * (value == peak), "ec": "black"}
+        at = {"xy": (0, y), "xycoords": "axes fraction", "xytext": (x, 0)}
+        word = ax.annotate(drawable(shown), **at, textcoords="offset points", size=7, bbox=look)
+        word.set_in_layout(False)
+        x += word.get_window_extent(renderer).width * 72 / ax.figure.dpi

@@ -79,7 +79,8 @@ def drawable(text: str) -> str:
     matplotlib takes for mathematics."""
     from matplotlib import font_manager, rcParams
 
-    fonts = [font_manager.get_font(font_manager.findfont(f)) for f in rcParams["font.family"]]
+    families = [font_manager.FontProperties(family=[name]) for name in rcParams["font.family"]]
+    fonts = [font_manager.get_font(font_manager.findfont(family)) for family in families]
     has = [any(font.get_char_index(ord(char)) for font in fonts) for char in text]
     return "".join(c if ok else "□" for c, ok in zip(text, has, strict=True)).replace("$", "＄")
 

@@ -121,3 +121,10 @@ def test_a_font_that_was_installed_after_matplotlib_looked_is_found(monkeypatch)
     with plt.rc_context():
         figures.plot_style()
         assert plt.rcParams["font.family"] == ["DejaVu Sans", "DejaVu Sans Mono"]
+
+
+def test_what_no_font_has_is_a_box_and_a_dollar_is_no_formula():
+    with plt.rc_context({"font.family": ["DejaVu Sans"]}):
+        assert figures.drawable("a\U000f0000 5$") == "a□ 5＄"
+    with plt.rc_context({"font.family": ["sans-serif"]}):
+        assert figures.drawable("plain") == "plain"

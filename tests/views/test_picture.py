@@ -1,0 +1,39 @@
+"""The picture of one feature: what it shows is what the scan, the lens and the texts say."""
+
+import pandas as pd
+
+import qs_helpers as qs
+from qs_helpers.scoring import nearest
+
+
+def where(fires=(True, False, True)):
+    texts = {"kind": ["story", "story", "list"], "language": ["en", "fr", "en"]}
+    return pd.DataFrame({**texts, "fires": fires})
+
+
+def shown(fig) -> list[str]:
+    axes = [ax for part in fig.subfigs for ax in part.axes]
+    return [ax.get_title() or ax.get_title("left") for ax in axes]
+
+
+def test_points_and_words_are_what_was_measured(scope, found):
+    feature = int(found.density(2).argmax())
+    fig, points, alt = qs.views.dashboard(scope, found, 2, feature, where(), "guess: bread")
+    assert f"density {found.density(2)[feature]:.2%} (line)" in shown(fig)
+    assert fig.get_suptitle() == f"tiny · layer 2 · feature {feature} · guess: bread"
+    assert "list 1.00, story 0.50" in alt and f"layer 2, feature {feature}" in alt
+    shares = points[points.language.notna() & points.value.notna()]
+    shares = shares.set_index(["kind", "language"]).value
+    assert (shares["story", "en"], shares["story", "fr"], shares["list", "en"]) == (1, 0, 1)
+    near = nearest(scope, 2, feature)
+    assert points.value[points.feature.notna()].tolist() == near.cosine.tolist()
+    strips = points.value[points.kind.fillna("").str.startswith("tenth")]
+    assert strips.is_monotonic_decreasing and len(strips) > 0
+
+
+def test_a_feature_that_never_fires_has_a_dashboard(scope, found):
+    feature = int((found.density(2) == 0).argmax())
+    assert found.density(2)[feature] == 0
+    fig, points, alt = qs.views.dashboard(scope, found, 2, feature, where([False] * 3), "")
+    assert "density 0.00% (line)" in shown(fig) and "fires on 0.00% of tokens" in alt
+    assert not points.kind.fillna("").str.startswith("tenth").any()

@@ -177,7 +177,8 @@ def _row(nb, stem: str, results: dict[str, Any]) -> dict[str, Any]:
     """What the index says of a notebook."""
     title, question = opening(nb)
     row = {"stem": stem, "title": title or stem, "question": question}
-    row |= {"answer": results.get("answer", {}).get("text", "")}
+    # Marks of emphasis and of code are for Markdown, which a cell of the index is not.
+    row |= {"answer": re.sub("[*`]", "", results.get("answer", {}).get("text", ""))}
     return row | {"claims": results.get("claims", []), "verdicts": _verdicts(results)}
 
 

@@ -108,7 +108,7 @@ def test_the_answer_of_a_page_is_that_of_its_own_run(project):
     path = project / "notebooks" / "01_toy.ipynb"
     nb = nbformat.read(path, as_version=4)
     nb.cells.insert(1, lesson().cells[1])
-    end = "qs.save_figure(fig, 'hero', 'A hero.', data)\nqs.conclude('It is 7.', 'hero')"
+    end = "qs.save_figure(fig, 'hero', 'A hero.', data)\nqs.conclude('It is *7*.', 'hero')"
     begin = "import matplotlib.pyplot as plt, pandas as pd\n"
     begin += "fig, data = plt.figure(), pd.DataFrame({'x': [1]})\n"
     nb.cells[1].source = "import qs_helpers as qs\n\nqs.answer('01_toy')"
@@ -116,5 +116,5 @@ def test_the_answer_of_a_page_is_that_of_its_own_run(project):
     nbformat.write(nb, path)
     index, _ = run_report(project, ["01"])
     page = (index.parent / "01_toy.html").read_text("utf-8")
-    assert "<strong>Answer.</strong> It is 7." in page and 'alt="A hero."' in page
+    assert "<strong>Answer.</strong> It is <em>7</em>." in page and 'alt="A hero."' in page
     assert "No answer yet" not in page and "It is 7." in index.read_text("utf-8")

@@ -100,7 +100,18 @@ def current_run() -> Record:
 
 def _write(run: Record) -> None:
     run.data.update(seconds=round(time.monotonic() - run.clock, 2), peak_rss_mb=_peak_rss_mb())
+    if device := _peak_device_mb():
+        run.data["peak_device_mb"] = device
     write_json(run.folder / "results.json", run.data)
+
+
+def _peak_device_mb() -> float:
+    """Largest memory that torch held on GPUs of CUDA so far, in MB (10^6 bytes); 0 without one."""
+    torch = sys.modules.get("torch")  # a run that computes nothing does not load it
+    if torch is None or not torch.cuda.is_initialized():
+        return 0.0
+    held = sum(torch.cuda.max_memory_reserved(n) for n in range(torch.cuda.device_count()))
+    return round(held / 1e6, 1)
 
 
 def _peak_rss_mb() -> float:

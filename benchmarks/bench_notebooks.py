@@ -137,7 +137,9 @@ def main(size: str, only) -> None:
     print(f"{machine(device)}; written in {time.monotonic() - clock:.0f} s", flush=True)
     rows = run(folder, preset, only)
     for row in rows:
-        print("{notebook:30} {seconds:6.0f} s {memory_gb:5.1f} GB {device_gb:5.1f} GB".format(**row))
+        print(
+            "{notebook:30} {seconds:6.0f} s {memory_gb:5.1f} GB {device_gb:5.1f} GB".format(**row)
+        )
     found = {"machine": machine(device), "size": size, "notebooks": rows}
     write_json(folder / "notebooks.json", found)
 

@@ -52,7 +52,7 @@ def add(direction: Tensor, dose, scale: Scale) -> Edit:
     squared residual leaves the range of floats.
     """
     unit = _unit(direction, scale)
-    dose = torch.as_tensor(dose, dtype=torch.float32)
+    dose = torch.as_tensor(dose, dtype=torch.float32).to(unit.device)
     size = (dose.abs().max() * scale.median).item()
     most = min(
         torch.finfo(scale.dtype).max, (torch.finfo(torch.float32).max / scale.d_model) ** 0.5

@@ -106,11 +106,11 @@ def _write(run: Record) -> None:
 
 
 def _peak_device_mb() -> float:
-    """Largest memory that torch held on GPUs of CUDA so far, in MB (10^6 bytes); 0 without one."""
+    """Largest memory of tensors on GPUs of CUDA so far, in MB (10^6 bytes); 0 without one."""
     torch = sys.modules.get("torch")  # a run that computes nothing does not load it
     if torch is None or not torch.cuda.is_initialized():
         return 0.0
-    held = sum(torch.cuda.max_memory_reserved(n) for n in range(torch.cuda.device_count()))
+    held = sum(torch.cuda.max_memory_allocated(n) for n in range(torch.cuda.device_count()))
     return round(held / 1e6, 1)
 
 

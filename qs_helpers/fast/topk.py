@@ -113,7 +113,8 @@ class Screen(NamedTuple):
 
 def make_screen(W: Tensor, b: Tensor, k: int) -> Screen | None:
     """The screen of an encoder. None for a small one, for weights that are not float32 or not in
-    rows, and on a GPU, where it was never measured: there the plain product is taken."""
+    rows, and on a GPU, where it is slower (benchmarks/README.md): there the plain product is
+    taken."""
     large = W.numel() >= LEAST and len(W) % BLOCK == 0 and len(W) >= BLOCK * k
     if not large or W.device.type != "cpu" or W.dtype != torch.float32 or not W.is_contiguous():
         return None

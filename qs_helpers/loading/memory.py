@@ -24,7 +24,8 @@ from .catalog import BATCH_TOKENS, DTYPE_BYTES, GROUPS, Group, get_group, spans
 # Of SAEs kept at once: two layers of an 8B suite (2.15 GB each), or eight of a 1.7B suite.
 CACHE_BYTES = 4_500_000_000
 
-CHUNK_BYTES = 2**26  # sae.py: of dense pre-activations at a time, one token's at least
+# sae.py: of dense pre-activations at a time, one token's at least
+CHUNK_BYTES, GPU_CHUNK_BYTES = 2**26, 2**28
 SCREENED = 2**24  # fast/topk.py: numbers in W_enc from which a CPU screens it
 PART_TOKENS, PART_BYTES = 8192, 2**31  # forward.py: of a scan, of residuals at a time
 
@@ -116,7 +117,7 @@ def memory_plan(
     sae = group.layer_bytes // 4 * DTYPE_BYTES[sae_dtype]
     if on_cpu and sae_dtype == "float32" and width * d_sae >= SCREENED:
         sae += 2 * d_sae * (width + 2)  # counted on every CPU, used where it multiplies bfloat16
-    chunk = max(CHUNK_BYTES, 4 * d_sae)
+    chunk = max(CHUNK_BYTES if on_cpu else GPU_CHUNK_BYTES, 4 * d_sae)
     tokens = min(PART_TOKENS, PART_BYTES // (4 * group.n_layers * width))
     # A batch is half a part at most. In turn a layer's parts are joined, put in order, and read
     # by the SAE in float32, shifted and shortened.

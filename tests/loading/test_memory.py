@@ -27,7 +27,7 @@ def test_memory_plan_by_hand():
     layer = 4 * (2 * 2048 * 32768 + 2048 + 32768)
     assert plan.model == 3_400_000_000
     assert (plan.sae_layer, plan.sae_layers, plan.saes) == (layer, 2 * layer, 2 * layer)
-    assert plan.chunk == 512 * 32768 * 4 and plan.logits == 100 * 151_936 * 4
+    assert plan.chunk == 2048 * 32768 * 4 and plan.logits == 100 * 151_936 * 4
     # Residuals of two layers in bfloat16, half as many of a batch, three copies, one float32 more.
     assert plan.residuals == 8192 * 2048 * (2 * (2 + 1 + 3) + 16)
     assert plan.products == 4 * plan.chunk + 2 * 12 * 50 * 8192
@@ -50,7 +50,7 @@ def test_memory_plan_follows_dtypes_and_layers():
 
 
 def test_a_larger_batch_and_a_scan_of_more_layers_need_more():
-    few, many = (memory_plan("qwen3-8b-l50", layers) for layers in (range(2), range(36)))
+    few, many = (memory_plan("qwen3-8b-l50", n, batch_tokens=8192) for n in (range(2), range(36)))
     assert few.device == many.device, "the logits of a batch decide"
     few, many = (memory_plan("qwen3-8b-l50", n, batch_tokens=64) for n in (range(2), range(36)))
     assert few.device < many.device, "the residuals of a scan decide"
@@ -59,7 +59,8 @@ def test_a_larger_batch_and_a_scan_of_more_layers_need_more():
 def test_on_a_cpu_screens_and_tables_count():
     gpu, cpu = memory_plan("qwen3-1.7b-l50", [5]), memory_plan("qwen3-1.7b-l50", [5], device="cpu")
     assert cpu.sae_layer - gpu.sae_layer == 2 * 32768 * (2048 + 2)
-    assert cpu.scan - gpu.scan == cpu.tables == gpu.tables
+    assert 4 * cpu.chunk == gpu.chunk == 2048 * 32768 * 4
+    assert cpu.scan - cpu.products - (gpu.scan - gpu.products) == cpu.tables == gpu.tables
     assert cpu.device == cpu.model + cpu.sae_layer + max(cpu.chunk + cpu.logits, cpu.scan)
     assert memory_plan("qwen3-1.7b-l50", [5], device=torch.device("cuda", 1)) == gpu
 
@@ -79,6 +80,7 @@ def test_memory_plan_refuses(given, words):
 
 
 def test_constants_are_those_of_the_modules_that_use_them():
+    assert memory.GPU_CHUNK_BYTES == sae.GPU_CHUNK_BYTES
     assert memory.CHUNK_BYTES == sae.CHUNK_BYTES and memory.SCREENED == screening.LEAST
     assert (memory.PART_TOKENS, memory.PART_BYTES) == (
         forward.CHUNK_TOKENS,

@@ -4,7 +4,7 @@ What mixes the two is refused, as CUDA refuses it: so that code for GPUs is test
 none. Not played: memory, streams, speed, other rounding.
 
 NAME      "away": `x.to("away")`, `torch.zeros(3, device="away")`, as with any device
-device()  the context in which it exists
+device()  the context in which it exists; take_over() makes it the default
 """
 
 import functools
@@ -22,6 +22,9 @@ NAME = "away"
 # Operations that take tensors of two devices: copies, and places of an index.
 COPIES = {"_to_copy", "copy_", "copy", "_local_scalar_dense", "_copy_from"}
 INDEXED = {"index", "index_put", "index_put_", "_index_put_impl_"}
+
+
+_HELD: list = []
 
 
 class _Module(_DummyBackendModule):
@@ -86,7 +89,7 @@ def _computed(func, args, kwargs):
     args_, kwargs_ = tree_map(lambda x: x.near if isinstance(x, Away) else x, (args, kwargs))
     out = func(*args_, **kwargs_)
     if name.endswith("_"):  # written in place
-        return args[0]
+        return args[0] if isinstance(args[0], torch.Tensor) else None
     known = {id(x.near): x for x in away}
 
     def placed(x):
@@ -126,3 +129,15 @@ def device():
             yield torch.device(NAME)
     finally:
         torch.tensor, torch.as_tensor = kept
+
+
+def take_over() -> None:
+    """From now on in this process models are loaded on that device, where none is asked for."""
+    from qs_helpers.loading import scope
+    from qs_helpers.scoring import text_nats
+
+    text_nats(scope.load_scope("tiny"), ["one two three"])
+    place = scope._place
+    scope._place = lambda at, dtype: place(at or NAME, dtype or "float32")
+    _HELD.append(device())  # what is collected is left
+    _HELD[0].__enter__()

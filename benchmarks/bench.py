@@ -55,7 +55,8 @@ def main(parts, folder: Path) -> None:
         found["parts"][part] = {"rows": [], "growth": []}
         if part == "arithmetic":
             rows, found["exact"] = arithmetic(device)
-            found["parts"][part]["growth"] = growth(device)
+            if device.type == "cpu":  # the figure is that of a CPU
+                found["parts"][part]["growth"] = growth(device)
         elif part == "loading":
             rows = loading()
         elif part == "scan":

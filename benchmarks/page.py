@@ -49,7 +49,21 @@ KINDS = {"faster": "{:.2f} × faster", "share": "{:.3g} of it", "time": "{:.3f} 
 SIGNS = {"faster": "≥ {:.3g} ×", "share": "≤ {:.3g}", "time": "≤ {:.3g}"}
 
 
-def page(found: dict) -> str:
+GPU = """## On a GPU
+
+Measured on: {machine}. The same tasks; decoding and prefill have their peers as above. Encoding is the
+plain float32 product (TF32 off) and torch's TopK: the product alone is the floor, and the peers are
+at it too. The screen that is {times} as fast on a CPU was tried here in torch operations: of 512
+tokens at the first two shapes it took {screen} the time of the plain product (bfloat16 products
+took 7 to 17 % of it, picking rows and multiplying them anew the rest), so it is not used.
+"""
+NOTEBOOKS = """The notebooks with random weights of the {size} shape, preset `{preset}` as it stands, one at
+a time (`python benchmarks/bench_notebooks.py {size}`). Memory on the GPU is that of tensors; planned
+for the preset: {planned}. What they find there means nothing.
+"""
+
+
+def page(found: dict, gpu: dict | None = None) -> str:
     lines = [
         "# Speed and memory",
         "",
@@ -68,7 +82,19 @@ def page(found: dict) -> str:
         if section == "arithmetic":
             figure = "![Milliseconds by tokens, width, k and layers](growth.png)"
             lines += ["", *_exactness(found), "", figure]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines + (_on_gpu(gpu) if gpu else [])) + "\n"
+
+
+def _on_gpu(gpu: dict) -> list[str]:
+    lines = ["", *GPU.format(**gpu["about"], machine=gpu["machine"]).splitlines(), ""]
+    lines += ["| what | shape | ours | peer | | ratio | target |", "|---" * 7 + "|"]
+    lines += ["| " + " | ".join(_cells(row)) + " |" for row in gpu["rows"]]
+    lines += ["", *NOTEBOOKS.format(**gpu["about"]).splitlines(), ""]
+    lines += ["| notebook | time | memory | on the GPU |", "|---" * 4 + "|"]
+    for row in gpu["notebooks"]:
+        sizes = (f"{row[name]:.1f} GB" for name in ("memory_gb", "device_gb"))
+        lines.append(f"| {row['notebook']} | {row['seconds']:.0f} s | {' | '.join(sizes)} |")
+    return lines
 
 
 def _cells(row: dict) -> list[str]:

@@ -143,6 +143,8 @@ class LanguageModel:
         self._dtype_name = str(model.dtype).removeprefix("torch.")
         self.batch_tokens, self._model_source = batch_tokens, source
         self._hash = cache(hub.fingerprint)
+        # More characters than a token stands for, even where a normalizer composes them.
+        self._token_chars = 4 * max(map(len, tokenizer.get_vocab()), default=1)
 
     def __repr__(self):
         return f"LanguageModel({self.name}: d_model {self.d_model}, {self.n_layers} layers)"
@@ -169,6 +171,13 @@ class LanguageModel:
         or not valid Unicode is refused by its number, counted from `first`.
         """
         texts = checked(texts, first)
+        most = self.max_tokens * self._token_chars
+        for number, text in enumerate(texts, first):
+            if len(text) > most:  # tokens of 100 MB would take minutes, and gigabytes
+                raise ValueError(
+                    f"text {number} has {len(text):,} characters; split it: the model reads at "
+                    f"most {self.max_tokens} tokens"
+                )
         ids = self._encode(texts)
         longest = max(range(len(ids)), key=lambda i: len(ids[i]))
         if len(ids[longest]) > self.max_tokens:

@@ -303,6 +303,7 @@ def test_texts_survive_the_round_trip(loaded, text):
         (["a", None], "text 1 is None"),
         (["ab\ud83d"], "text 0 holds half a character at position 2"),
         (["a", "b" * 65], "text 1 has 65 tokens; split it: the model reads at most 64"),
+        (["b" * 10**8], "text 0 has 100,000,000 characters; split it: the model reads at most 64"),
     ],
 )
 def test_texts_that_are_refused(loaded, texts, words):

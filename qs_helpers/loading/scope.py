@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -360,6 +361,42 @@ class Scope(LanguageModel):
             return
         with suppress(OSError, ValueError):  # `sae` says what is wrong with the file
             self._ahead = read_ahead(read_sae(path).tensors["W_enc"])
+
+    def sibling(self) -> "Scope | None":
+        """The same model, in memory once, read by another suite that is on this disk; or None.
+
+        Of an official group that is the group of the same model with the other k, as far as the
+        cache of the Hub has it: nothing is downloaded. Of a suite in a folder it is the first
+        folder beside it whose name begins with the same and a hyphen, as smollm2-k64 beside
+        smollm2. Its `layers` are those that are here.
+        """
+        for name, origin in self._siblings():
+            source = hub.cached_source(origin.sae, origin.sae_revision)
+            if source is None or not catalog.layer_files(source.files):
+                continue
+            suite = hub.read_suite(source, origin)
+            if (suite.d_model, suite.n_layers or self.n_layers) != (self.d_model, self.n_layers):
+                continue
+            sizes = {"d_sae": suite.d_sae, "k": suite.k, "some_layers": tuple(suite.files)}
+            group = replace(self.group, name=name, sae_repo=source.name, **sizes)
+            model = self.model, self.tokenizer, self._model_source, self.batch_tokens, self.thinking
+            other = Scope(group, suite, source, 0, name, *model)  # keeps one SAE at a time
+            other.check()
+            return other
+        return None
+
+    def _siblings(self):
+        """(name, origin) of the suites that `sibling` looks for."""
+        backbone, _, k = self.name.rpartition("-l")
+        if self.name in catalog.GROUPS:
+            other = f"{backbone}-l{50 if k == '100' else 100}"
+            yield other, catalog.find_origin(other)
+        elif self._sae_source.commit is None:
+            own = Path(self._sae_source.name)
+            for place in sorted(own.parent.glob(f"{own.name}-*")):
+                if place.is_dir():
+                    model = self._model_source.name
+                    yield place.name, catalog.find_origin(model=model, sae=place)
 
     def suite_note(self) -> str:
         """A warning if the SAEs were trained on another model than this one, else ""."""

@@ -385,6 +385,15 @@ class Scope(LanguageModel):
             return other
         return None
 
+    def sibling_note(self, layer: int) -> str:
+        """How to get what `sibling` looks for and does not find, in words."""
+        for name, origin in self._siblings():
+            if origin.group is not None:
+                size = origin.group.layer_bytes / 1e9
+                return f"qs.load_scope({name!r}).sae({layer}) fetches this layer, {size:.1f} GB"
+        own = Path(self._sae_source.name).name
+        return f"notebook 10 trains one; put its folder beside {own}, as {own}-k{2 * self.k}"
+
     def _siblings(self):
         """(name, origin) of the suites that `sibling` looks for."""
         backbone, _, k = self.name.rpartition("-l")

@@ -9,6 +9,7 @@ import os
 import re
 import warnings
 from contextlib import suppress
+from itertools import pairwise
 
 from .files import write_whole
 from .record import add_entry, current_run
@@ -72,6 +73,14 @@ def in_words(title: str, names, table) -> str:
         bounds = f" [{row['low']:.3g}, {row['high']:.3g}]" if "low" in row else ""
         parts.append(f"{name} {row['value']:.3g}{bounds}")
     return f"{title}: {', '.join(parts)}."
+
+
+def apart(places, least: float) -> list[float]:
+    """Places of labels on an axis, moved up where two are less than `least` apart."""
+    out = [float(place) for place in places]
+    for low, high in pairwise(sorted(range(len(out)), key=out.__getitem__)):
+        out[high] = max(out[high], out[low] + least)
+    return out
 
 
 def drawable(text: str) -> str:

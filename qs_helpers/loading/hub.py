@@ -114,6 +114,18 @@ def open_source(name: str | Path, revision: str | None = None, timeout: float = 
     return Source(repo, info.sha, revision, _snapshot(repo, info.sha), files, None)
 
 
+def cached_source(name: str | Path, revision: str | None = None) -> Source | None:
+    """`open_source` of what is on this disk, without asking the Hub; None where nothing is."""
+    place = place_of(name)
+    if Path(place).is_absolute():
+        return open_source(place) if Path(place).is_dir() else None
+    repo, revision = split_revision(name, revision)
+    try:
+        return _cached_repo(repo, revision or "main", "the Hub was not asked")
+    except ConnectionError:
+        return None
+
+
 def ask_dataset(name: str, revision: str | None, timeout: float) -> str | None:
     """None if the Hub has a dataset, or the reason why the Hub could not be asked.
 

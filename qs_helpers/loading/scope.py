@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -143,6 +144,8 @@ class LanguageModel:
         self._dtype_name = str(model.dtype).removeprefix("torch.")
         self.batch_tokens, self._model_source = batch_tokens, source
         self._hash = cache(hub.fingerprint)
+        # More characters than a token stands for, even where a normalizer composes them.
+        self._token_chars = 4 * max(map(len, tokenizer.get_vocab()), default=1)
 
     def __repr__(self):
         return f"LanguageModel({self.name}: d_model {self.d_model}, {self.n_layers} layers)"
@@ -169,6 +172,13 @@ class LanguageModel:
         or not valid Unicode is refused by its number, counted from `first`.
         """
         texts = checked(texts, first)
+        most = self.max_tokens * self._token_chars
+        for number, text in enumerate(texts, first):
+            if len(text) > most:  # tokens of 100 MB would take minutes, and gigabytes
+                raise ValueError(
+                    f"text {number} has {len(text):,} characters; split it: the model reads at "
+                    f"most {self.max_tokens} tokens"
+                )
         ids = self._encode(texts)
         longest = max(range(len(ids)), key=lambda i: len(ids[i]))
         if len(ids[longest]) > self.max_tokens:
@@ -351,6 +361,51 @@ class Scope(LanguageModel):
             return
         with suppress(OSError, ValueError):  # `sae` says what is wrong with the file
             self._ahead = read_ahead(read_sae(path).tensors["W_enc"])
+
+    def sibling(self) -> "Scope | None":
+        """The same model, in memory once, read by another suite that is on this disk; or None.
+
+        Of an official group that is the group of the same model with the other k, as far as the
+        cache of the Hub has it: nothing is downloaded. Of a suite in a folder it is the first
+        folder beside it whose name begins with the same and a hyphen, as smollm2-k64 beside
+        smollm2. Its `layers` are those that are here.
+        """
+        for name, origin in self._siblings():
+            source = hub.cached_source(origin.sae, origin.sae_revision)
+            if source is None or not catalog.layer_files(source.files):
+                continue
+            suite = hub.read_suite(source, origin)
+            if (suite.d_model, suite.n_layers or self.n_layers) != (self.d_model, self.n_layers):
+                continue
+            sizes = {"d_sae": suite.d_sae, "k": suite.k, "some_layers": tuple(suite.files)}
+            group = replace(self.group, name=name, sae_repo=source.name, **sizes)
+            model = self.model, self.tokenizer, self._model_source, self.batch_tokens, self.thinking
+            other = Scope(group, suite, source, 0, name, *model)  # keeps one SAE at a time
+            other.check()
+            return other
+        return None
+
+    def sibling_note(self, layer: int) -> str:
+        """How to get what `sibling` looks for and does not find, in words."""
+        for name, origin in self._siblings():
+            if origin.group is not None:
+                size = origin.group.layer_bytes / 1e9
+                return f"qs.load_scope({name!r}).sae({layer}) fetches this layer, {size:.1f} GB"
+        own = Path(self._sae_source.name).name
+        return f"notebook 10 trains one; put its folder beside {own}, as {own}-k{2 * self.k}"
+
+    def _siblings(self):
+        """(name, origin) of the suites that `sibling` looks for."""
+        backbone, _, k = self.name.rpartition("-l")
+        if self.name in catalog.GROUPS:
+            other = f"{backbone}-l{50 if k == '100' else 100}"
+            yield other, catalog.find_origin(other)
+        elif self._sae_source.commit is None:
+            own = Path(self._sae_source.name)
+            for place in sorted(own.parent.glob(f"{own.name}-*")):
+                if place.is_dir():
+                    model = self._model_source.name
+                    yield place.name, catalog.find_origin(model=model, sae=place)
 
     def suite_note(self) -> str:
         """A warning if the SAEs were trained on another model than this one, else ""."""

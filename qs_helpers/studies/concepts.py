@@ -1,11 +1,13 @@
 """Notebook 02. Texts that have a concept, and texts that do not."""
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 
 import numpy as np
 import regex
+from scipy.sparse import csr_array, vstack
 
+from ..forward import Readings, read_texts
 from ..texts import Text
 
 # A letter of a script that puts spaces between words.
@@ -50,3 +52,34 @@ def mentions(words: Iterable[str]) -> Callable[[str], bool]:
     whole = [rf"(?<!{LETTER}){regex.escape(word)}(?!{LETTER})" for word in words if word]
     pattern = regex.compile("|".join(whole) or r"(?!)", regex.IGNORECASE | regex.V1)
     return lambda text: pattern.search(text) is not None
+
+
+def reads_once(scope, layers: Sequence[int]) -> Callable[..., dict[int, Readings]]:
+    """`read_texts` of these layers, as a function of texts and pools, that reads a text only once:
+    several concepts share texts, and on a large model reading is what takes the time.
+
+    Rows are kept sparse. Pools are peak, mean, last and rate.
+    """
+    kept: dict[tuple, csr_array] = {}
+
+    def read(texts: Sequence[str], pools: Sequence[str] = ("peak",)) -> dict[int, Readings]:
+        wanted = [(n, pool) for n in layers for pool in pools]
+        fresh = [t for t in dict.fromkeys(texts) if any((t, *key) not in kept for key in wanted)]
+        for n, part in (read_texts(scope, fresh, layers, pools) if fresh else {}).items():
+            for pool in pools:
+                rows = csr_array(getattr(part, pool))
+                kept.update({(text, n, pool): rows[[i]] for i, text in enumerate(fresh)})
+        nothing = np.zeros((0, scope.d_sae), np.float32)
+        return {
+            n: Readings(
+                **{
+                    pool: vstack([kept[text, n, pool] for text in texts]).toarray()
+                    if len(texts)
+                    else nothing
+                    for pool in pools
+                }
+            )
+            for n in layers
+        }
+
+    return read

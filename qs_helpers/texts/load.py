@@ -75,6 +75,7 @@ def load_texts(
         found = _found(sources, kind, languages, columns, left)
         texts, beyond = sample(found, labels, most, seed)
         _check_labels(name, texts, labels, languages)
+        _check_more_than_one(name, texts)
         texts, dropped = split_texts(texts, seed, labels, wanted)
         left += beyond + dropped
         _check_splits(name, texts, wanted, left)
@@ -183,6 +184,20 @@ def _check_labels(name: str, texts: list[Text], labels: Sequence[str], languages
         raise ValueError(f"{name} holds no texts{spoken}")
     if labels and len(have) < 2:
         raise ValueError(f"{name} holds only {min(have)} texts; both labels are needed")
+
+
+def _check_more_than_one(name: str, texts: list[Text]) -> None:
+    """ValueError for a single text that no column put in a split: nothing would be left to test.
+
+    A long .txt file without a blank line is such a text.
+    """
+    if len(texts) > 1 or texts[0].split:
+        return
+    hint = "; in a .txt file of passages a blank line ends each" * name.endswith(".txt")
+    raise ValueError(
+        f"{name} holds one text only, of {len(texts[0].text):,} characters: nothing is left to "
+        f"test on; give more{hint}"
+    )
 
 
 def _drawn(texts: list[Text], n, labels: Sequence[str], seed: int) -> list[Text]:

@@ -6,7 +6,9 @@ from IPython.display import display
 
 from .card import feature_card
 from .html import esc
-from .strips import token_strip
+from .strips import name_of, token_strip
+
+MOST_CHARACTERS = 20_000  # shown: a browser draws each token by itself
 
 
 def explore(scope, text: str, layer: int, feature: int, found=None) -> None:
@@ -14,10 +16,15 @@ def explore(scope, text: str, layer: int, feature: int, found=None) -> None:
 
     The static view of the given text, layer and feature is shown first: it is what a page, a
     printed sheet or GitHub keeps. Below it, controls for text, layer and feature; with `found`, a
-    Scan, one more chooses a band of contexts. What cannot be shown is said in words. In a report
-    ($QS_STATIC is set) there is nobody to move a control, so the static view stands alone.
+    Scan, one more chooses a band of contexts. What cannot be shown, such as an empty text or an
+    endless one, is said in words. In a report ($QS_STATIC is set) there is nobody to move a
+    control, so the static view stands alone. ValueError for a layer or feature that there is not.
     """
-    display(token_strip(scope, text, layer, feature))
+    scope.sae(layer), name_of(scope, layer, feature)
+    if reason := _unshown(scope, text):
+        print(reason)
+    else:
+        display(token_strip(scope, text, layer, feature))
     if os.environ.get("QS_STATIC"):
         print("Run this cell in JupyterLab to change text, layer and feature.")
         return
@@ -37,6 +44,8 @@ def explore(scope, text: str, layer: int, feature: int, found=None) -> None:
         place = layer_slider.value, feature_box.value
         try:
             if band_box.value == "text":
+                if reason := _unshown(scope, text_box.value):
+                    raise ValueError(reason)
                 picture.value = token_strip(scope, text_box.value, *place).to_html()
             else:
                 picture.value = feature_card(scope, found, *place, band_box.value).to_html()
@@ -48,3 +57,17 @@ def explore(scope, text: str, layer: int, feature: int, found=None) -> None:
         control.observe(draw, "value")
     draw()
     display(widgets.VBox([*controls, picture]))
+
+
+def _unshown(scope, text: str) -> str:
+    """Why a text cannot be shown, "" if it can."""
+    if len(text) > MOST_CHARACTERS:
+        return (
+            f"the text has {len(text):,} characters, and at most {MOST_CHARACTERS:,} are shown: "
+            "take a part of it"
+        )
+    try:
+        scope.ids([text])
+    except ValueError as error:
+        return str(error)
+    return ""

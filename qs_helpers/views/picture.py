@@ -8,6 +8,7 @@ from ..scoring import nearest
 from . import html
 from .card import id_activations, logit_lens
 
+NOWHERE = "fires nowhere in this corpus"
 SMALL = {"axes.titlesize": 8, "xtick.labelsize": 7, "axes.titlelocation": "left"}
 
 
@@ -44,10 +45,9 @@ def dashboard(scope, found, layer: int, feature: int, where: pd.DataFrame, title
         fig.suptitle(name, x=0.01, ha="left")
     kinds = where.groupby("kind").fires.mean().sort_values(ascending=False)
     told = ", ".join(f"{kind} {share:.2f}" for kind, share in kinds.items())
-    alt = f"Dashboard of layer {layer}, feature {feature}: fires on {density[feature]:.2%} of "
-    alt += (
-        f"tokens; promotes {', '.join(lens.token[:3])}; share of texts in which it fires: {told}."
-    )
+    how_often = f"fires on {density[feature]:.2%} of tokens" if density[feature] else NOWHERE
+    alt = f"Dashboard of layer {layer}, feature {feature}: {how_often}; promotes "
+    alt += f"{', '.join(lens.token[:3])}; share of texts in which it fires: {told}."
     points = pd.concat([strips, shares, near.rename(columns={"cosine": "value"}), lens])
     return fig, points, alt
 
@@ -62,13 +62,22 @@ def _draw_histogram(ax, bars) -> None:
     """bars: (lowest, highest activation, tokens)."""
     from matplotlib.ticker import NullLocator
 
+    if not bars:
+        ax.set(xticks=[], yticks=[], title="tokens by activation")
+        _say(ax, NOWHERE, 0.5)
+        return
     edges = [low for low, _, _ in bars]
     width = [high - low for low, high, _ in bars]
     ax.bar(edges, [n for *_, n in bars], width, align="edge", color="C1", ec="white")
-    ax.set(xscale="log" if bars else "linear", yticks=[], title="tokens by activation")
+    ax.set(xscale="log", yticks=[], title="tokens by activation")
     ax.set_xticks(edges[:: max(1, len(edges) // 4)])
     ax.xaxis.set_major_formatter("{x:.3g}")
     ax.xaxis.set_minor_locator(NullLocator())
+
+
+def _say(ax, words: str, y: float) -> None:
+    """Words where there is nothing to draw."""
+    ax.text(0.5, y, words, size=7, ha="center", va="center", transform=ax.transAxes, color="0.4")
 
 
 def _draw_bars(ax, names, values, colour: str, title: str) -> None:
@@ -103,6 +112,8 @@ def _draw_contexts(ax, scope, found, layer: int, feature: int) -> pd.DataFrame:
         ax.text(-0.05, y, f"{n}" * (line % 2 == 0), size=7, weight="bold", transform=ax.transAxes)
         ax.text(0, y, f"{row['value']:.3g}", size=7, transform=ax.transAxes, color="0.3")
         _draw_context(ax, y, _context(scope, found, layer, feature, row), most)
+    if not rows:
+        _say(ax, NOWHERE, 0.95)
     ax.set_title("contexts, two of each tenth of its activations, strongest first")
     values = [{"kind": f"tenth {n}", "value": float(row["value"])} for n, row in rows]
     return pd.DataFrame(values, columns=["kind", "value"])

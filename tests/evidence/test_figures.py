@@ -128,3 +128,9 @@ def test_what_no_font_has_is_a_box_and_a_dollar_is_no_formula():
         assert figures.drawable("a\U000f0000 5$") == "a□ 5＄"
     with plt.rc_context({"font.family": ["sans-serif"]}):
         assert figures.drawable("plain") == "plain"
+
+
+def test_labels_that_would_overlap_move_up():
+    assert figures.apart([0.5, 0.0, 0.02], 0.06) == [0.5, 0.0, 0.06]
+    assert figures.apart([0.1, 0.1, 0.1], 0.5) == pytest.approx([0.1, 0.6, 1.1])
+    assert figures.apart([], 1) == []

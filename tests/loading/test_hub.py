@@ -31,6 +31,13 @@ catalog.GROUPS["lab-l4"] = catalog.Group(
 )
 group = load_scope("lab-l4", device="cpu")
 note("group", [group.name, group.k, group.provenance()["sae"]["revision"]])
+for name, suite in (("lab-l50", "lab/suite"), ("lab-l100", "lab/SAE-Res-model-W128K-L0_4")):
+    catalog.GROUPS[name] = catalog.Group(name, suite, "lab/model", 3, 16, 64, 4, 1e6)
+other = load_scope("lab-l50", device="cpu").sibling()
+note("sibling", [other.name, list(other.layers), list(other.sae(0).W_enc.shape)])
+attempt("sibling_not_cached", lambda: other.sae(1))
+catalog.GROUPS["lab-l100"] = catalog.Group("lab-l100", "lab/none", "lab/model", 3, 16, 64, 4, 1e6)
+note("no_sibling", load_scope("lab-l50", device="cpu").sibling())
 note("half", load_scope("lab-l4", sae="lab/SAE-Res-model-W128K-L0_4", device="cpu").name)
 attempt("layer_without_file", lambda: scope.sae(1))
 attempt("layer_out_of_range", lambda: scope.sae(3))
@@ -123,6 +130,11 @@ def test_a_group_of_the_catalog_brings_its_repos_and_revisions(lab):
     assert lab["online"]["half"] == "lab/model + lab/SAE-Res-model-W128K-L0_4"
 
 
+def test_a_sibling_is_what_the_cache_has_of_the_other_group(lab):
+    assert lab["online"]["sibling"] == ["lab-l100", [0], [131072, 16]]
+    assert lab["online"]["no_sibling"] is None
+
+
 def test_broken_download_is_taken_up_where_it_broke(lab):
     ranges = [r for _, path, r in lab["requests"] if path.endswith("layer0.sae.pt") and r]
     assert ranges == [f"bytes={10 * MIB}-"]
@@ -165,6 +177,7 @@ def test_second_load_needs_no_network(lab):
         ("online", "gated", "PermissionError", ["lab/gated is gated", "hf auth login"]),
         ("online", "no_sae_files", "FileNotFoundError", ["lab/model", "layer0.sae.pt", "it has"]),
         ("online", "one_word", "FileNotFoundError", ["nothing is neither", "owner/name"]),
+        ("online", "sibling_not_cached", "ConnectionError", ["layer 1", "the Hub was not asked"]),
         (
             "offline",
             "layer_not_cached",

@@ -13,7 +13,7 @@ import pytest
 import torch
 from suites import CHATML, add_bos, random_sae, write_model, write_suite
 
-from qs_helpers.forward import residuals
+from qs_helpers.forward import activations, residuals
 from qs_helpers.generation import generate
 from qs_helpers.hooks import capture, hooks_left
 from qs_helpers.loading import catalog, hub, memory
@@ -263,6 +263,32 @@ def test_a_community_suite_in_safetensors(model, tmp_path):
     assert torch.equal(found.sae(1).W_enc, official["W_enc"])
 
 
+# ---- another suite of the same model
+
+
+def test_a_sibling_shares_the_model(model, tmp_path):
+    one = load_scope(model=model, sae=write_suite(tmp_path / "one"), device="cpu")
+    assert one.sibling() is None
+    write_suite(tmp_path / "one-narrow", d_model=8)  # cannot read this model
+    (tmp_path / "one-empty").mkdir()
+    write_suite(tmp_path / "ones")  # another name
+    assert one.sibling() is None
+    write_suite(tmp_path / "one-wide", layers=[1], d_sae=96, k=8)
+    other = one.sibling()
+    assert other.model is one.model and other.tokenizer is one.tokenizer
+    assert (other.name, other.layers, other.d_sae, other.k) == ("one-wide", (1,), 96, 8)
+    assert other.sae(1).W_enc.shape == (96, 16) and one.sae(1).W_enc.shape == (64, 16)
+    (part,) = activations(other, ["ab"])
+    assert part.acts.values.shape == (2, 8)
+    used = other.provenance()["sae"]
+    assert used["source"].endswith("one-wide") and list(used["files"]) == ["layer1.sae.pt"]
+
+
+@pytest.mark.parametrize("name", catalog.TINY)
+def test_an_embedded_model_has_no_sibling(name):
+    assert load_scope(name).sibling() is None
+
+
 # ---- the cache of SAEs
 
 
@@ -303,6 +329,7 @@ def test_texts_survive_the_round_trip(loaded, text):
         (["a", None], "text 1 is None"),
         (["ab\ud83d"], "text 0 holds half a character at position 2"),
         (["a", "b" * 65], "text 1 has 65 tokens; split it: the model reads at most 64"),
+        (["b" * 10**8], "text 0 has 100,000,000 characters; split it: the model reads at most 64"),
     ],
 )
 def test_texts_that_are_refused(loaded, texts, words):

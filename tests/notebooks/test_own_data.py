@@ -4,6 +4,7 @@ and every notebook on the natural sets."""
 import csv
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -151,6 +152,66 @@ def test_no_tiny_feature_is_called_a_detector_of_natural_remarks(tmp_path):
         assert found[f"hard-negatives/{language}"]["n"] == 12
         assert found[f"ordinary-texts/{language}"]["n"] == 24
     assert found["hooks"]["badge"] == found["no-leak"]["badge"] == "HOLDS"
+
+
+SCRIPTS = {  # words that no text of the tiny world has
+    "th": "วันนี้ เด็กชาย เดินไป ตลาด เพื่อซื้อ ขนมปัง และปลา แล้ว กลับบ้าน กับน้องสาว แม่ทำ อาหารเย็น",
+    "ar": "في صباح اليوم ذهب الولد إلى السوق واشترى الخبز والسمك ثم عاد إلى البيت مع أخته الصغيرة",
+}
+
+
+def passages(path: Path, languages=("th", "ar"), n: int = 60) -> Path:
+    """n passages in each of some scripts, by an order of words of its own."""
+    rng, rows = random.Random(0), []
+    for language in languages:
+        words = SCRIPTS[language].split()
+        rows += [
+            {"text": " ".join(rng.choices(words, k=14)) + ".", "language": language}
+            for _ in range(n)
+        ]
+    return write(path, rows)
+
+
+@pytest.mark.long
+def test_01_on_a_script_that_the_model_cannot_read_gives_no_verdict_on_its_loss(tmp_path):
+    path = str(passages(tmp_path / "thai.jsonl", ["th"]))
+    results, printed = run(tmp_path, "01_load", "-p", "TEXTS", path, "-p", "LAYERS", "[3]")
+    found = {claim["id"]: claim for claim in results["claims"]}
+    assert found["same-features"]["badge"] == found["hooks-left"]["badge"] == "HOLDS"
+    # It does no worse with the mean in place of what it read, so a share of that has no meaning.
+    assert found["loss-added"]["badge"] == "MEASURED" and found["loss-added"]["value"] is None
+    assert "there is no scale" in found["loss-added"]["sentence"]
+    assert "these texts give no scale" in results["answer"]["text"]
+    assert "nan" not in results["answer"]["text"]
+
+
+@pytest.mark.long
+def test_02_on_other_scripts_and_a_topic_without_texts(tmp_path):
+    given = ["-p", "LAYERS", "[2, 3]", "-p", "N_TEXTS", "12", "-p", "TOPIC", "[xyzzy]"]
+    path = str(passages(tmp_path / "scripts.jsonl"))
+    results, printed = run(tmp_path, "02_visualize", "-p", "TEXTS", path, *given)
+    found = {claim["id"]: claim for claim in results["claims"]}
+    assert found["hooks-left"]["badge"] == "HOLDS"
+    assert {"concept/language-ar", "concept/language-th"} <= set(found)
+    assert "topic is left out: 0 texts with or without it" in printed
+    assert "concept/topic" not in found
+    # Nobody is rude there: the feature of rude remarks fires nowhere in that corpus.
+    dashboard = next(f for f in results["figures"] if f["slug"] == "dashboard")
+    assert "fires nowhere in this corpus" in dashboard["alt"]
+    assert "fires on 0.00%" not in dashboard["alt"]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("notebook", ["01_load", "02_visualize"])
+def test_six_passages_are_enough_to_reach_the_last_cell(tmp_path, notebook):
+    path = str(passages(tmp_path / "few.jsonl", ["ar"], 6))
+    results, printed = run(tmp_path, notebook, "-p", "TEXTS", path, "-p", "LAYERS", "[2, 3]")
+    found = badges(results)
+    assert found["hooks-left"] == "HOLDS" and "6 passages" not in printed  # test ones only
+    if notebook == "02_visualize":
+        assert "one test passage only: there is nothing to compare it with" in printed
+    else:
+        assert found["fvu"] == found["declared-reading"] == found["loss-added"] == "MEASURED"
 
 
 @pytest.mark.long

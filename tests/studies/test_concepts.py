@@ -1,7 +1,10 @@
 """Texts with a concept and without, and words that mark one."""
 
+import numpy as np
 import pytest
 
+import qs_helpers as qs
+from qs_helpers.studies import concepts
 from qs_helpers.studies.concepts import mentions, two_sides
 from qs_helpers.texts import Text
 
@@ -49,3 +52,23 @@ def test_two_sides_leave_out_what_has_no_partner():
 )
 def test_words_are_found_whole(text, words, expected):
     assert mentions(words)(text) is expected
+
+
+def test_a_text_is_read_once_and_gives_what_read_texts_gives(monkeypatch):
+    scope, seen = qs.load_scope("tiny"), []
+
+    def noted(scope, texts, layers, pools):
+        seen.append(list(texts))
+        return qs.read_texts(scope, texts, layers, pools)
+
+    monkeypatch.setattr(concepts, "read_texts", noted)
+    read = concepts.reads_once(scope, [1, 3])
+    texts = ["you are a fool!", "the cow sleeps.", "you are a fool!"]
+    for some, pools in ((texts, ["peak"]), (texts[1:], ["peak"]), (texts, ["peak", "rate"])):
+        found, whole = read(some, pools), qs.read_texts(scope, some, [1, 3], pools)
+        for layer in (1, 3):
+            for pool in pools:
+                mine, theirs = getattr(found[layer], pool), getattr(whole[layer], pool)
+                assert mine.dtype == theirs.dtype and np.allclose(mine, theirs, atol=1e-3)
+    assert seen == [texts[:2], texts[:2]]  # the second time for the rate
+    assert read([])[1].peak.shape == (0, scope.d_sae)

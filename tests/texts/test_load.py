@@ -155,6 +155,20 @@ def test_one_group_is_refused(write, make):
         load_texts(write(make(group="article 1")), "remarks")
 
 
+def test_one_text_is_refused_with_what_ends_a_text(tmp_path):
+    path = tmp_path / "one.txt"
+    path.write_text("a line\n" * 5)
+    says = "one.txt holds one text only, of 34 characters: nothing is left to test on; give more; "
+    with pytest.raises(ValueError, match=f"{says}in a .txt file of passages a blank line ends"):
+        load_texts(path, "passages")
+    path = tmp_path / "one.csv"
+    path.write_text("text\na line")
+    with pytest.raises(ValueError, match="one.csv holds one text only, .*; give more$"):
+        load_texts(path, "passages")
+    path.write_text("text,split\na line,test")
+    assert len(load_texts(path, "passages")) == 1
+
+
 # ---- pairs
 
 

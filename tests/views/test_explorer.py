@@ -48,6 +48,49 @@ def test_controls_redraw_and_say_what_cannot_be_shown(monkeypatch):
     assert list(band.options) == ["text"]
 
 
+ENDLESS = {
+    "": "text 0 is ''; each text must be a non-empty string",
+    "a " * 2000: "2001 tokens; split it: the model reads at most 1024",
+    "a" * 100_000_000: "the text has 100,000,000 characters, and at most 20,000 are shown",
+}
+
+
+@pytest.mark.parametrize("text", ENDLESS)
+@pytest.mark.parametrize("static", [True, False])
+def test_an_empty_or_endless_text_is_said_and_can_be_mended(monkeypatch, capsys, text, static):
+    shown = []
+    monkeypatch.setenv("QS_STATIC", "1") if static else monkeypatch.delenv("QS_STATIC", False)
+    monkeypatch.setattr("qs_helpers.views.explorer.display", shown.append)
+    qs.views.explore(qs.load_scope("tiny"), text, 2, 7)
+    assert ENDLESS[text] in capsys.readouterr().out
+    assert len(shown) == (0 if static else 1)
+    if not static:
+        text_box, *_, picture = shown[0].children
+        assert ENDLESS[text].replace("'", "&#x27;") in picture.value
+        text_box.value = "you are a fool!"
+        assert "layer 2, feature 7" in picture.value
+
+
+def test_a_feature_that_fires_nowhere_is_said_in_every_band(monkeypatch, tmp_path):
+    shown, scope = [], qs.load_scope("tiny")
+    found = qs.views.scan_corpus(scope, ["you are a fool!"], [2], tmp_path)
+    silent = int((found.density(2) == 0).argmax())
+    monkeypatch.delenv("QS_STATIC", raising=False)
+    monkeypatch.setattr("qs_helpers.views.explorer.display", shown.append)
+    qs.views.explore(scope, "you are a fool!", 2, silent, found)
+    *_, band, picture = shown[1].children
+    assert "does not fire on any of" in picture.value
+    for name in band.options[1:]:
+        band.value = name
+        assert "silent: it fires nowhere in these" in picture.value
+
+
+@pytest.mark.parametrize(("layer", "feature"), [(2, 100_000), (9, 7)])
+def test_a_place_that_there_is_not_is_refused(layer, feature):
+    with pytest.raises(ValueError, match=f"{max(layer, feature)}"):
+        qs.views.explore(qs.load_scope("tiny"), "you are a fool!", layer, feature)
+
+
 def _free_port() -> int:
     import socket
 

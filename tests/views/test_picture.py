@@ -35,5 +35,8 @@ def test_a_feature_that_never_fires_has_a_dashboard(scope, found):
     feature = int((found.density(2) == 0).argmax())
     assert found.density(2)[feature] == 0
     fig, points, alt = qs.views.dashboard(scope, found, 2, feature, where([False] * 3), "")
-    assert "density 0.00% (line)" in shown(fig) and "fires on 0.00% of tokens" in alt
+    assert "density 0.00% (line)" in shown(fig) and "fires nowhere in this corpus" in alt
+    axes = [ax for part in fig.subfigs for ax in part.axes]
+    said = [text.get_text() for ax in axes for text in ax.texts]
+    assert said.count("fires nowhere in this corpus") == 2  # no histogram, no contexts
     assert not points.kind.fillna("").str.startswith("tenth").any()

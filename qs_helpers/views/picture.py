@@ -137,8 +137,9 @@ def _draw_context(ax, y: float, parts: list, most: float) -> None:
 def chords(shared: pd.DataFrame, names, whole: int, title: str):
     """A figure with a circle a panel: an arc for each name, and between two of them a band.
 
-    shared: one row a pair, with the columns panel, first, second and shared, the width of the band
-    where each name has `whole` to share with every other, and by chance, which is said below.
+    shared: one row a pair, with the columns panel, first, second and shared, which is the width of
+    the band (the name that shares most fills its arc), and by chance; the mean of both, of `whole`,
+    is said below each circle.
     """
     from matplotlib import pyplot as plt
     from matplotlib.patches import Wedge
@@ -146,6 +147,8 @@ def chords(shared: pd.DataFrame, names, whole: int, title: str):
     panels, arc = shared.panel.unique(), 2 * np.pi / len(names)
     middle = dict(zip(names, np.pi / 2 - arc * np.arange(len(names)), strict=True))
     colour = {name: f"C{i % 8}" for i, name in enumerate(names)}
+    ends = pd.concat([shared.rename(columns={side: "name"}) for side in ("first", "second")])
+    most = max(1, ends.groupby(["panel", "name"]).shared.sum().max())  # fills an arc
     size = (max(4.2, 2.1 * len(panels)), 3.0)
     fig, axes = plt.subplots(1, len(panels), figsize=size, squeeze=False)
     for ax, panel in zip(axes[0], panels, strict=True):
@@ -155,7 +158,7 @@ def chords(shared: pd.DataFrame, names, whole: int, title: str):
             ax.add_patch(Wedge((0, 0), 1.08, *ends, width=0.08, color=colour[name], lw=0))
             ax.text(1.28 * np.cos(at), 1.28 * np.sin(at), name, ha="center", va="center", size=9)
         for row in here.sort_values("shared").itertuples():
-            width = 0.84 * arc * row.shared / (whole * max(1, len(names) - 1))
+            width = 0.84 * arc * row.shared / most
             angles = []
             for name in (row.first, row.second):
                 angles.append(middle[name] + used[name])

@@ -52,7 +52,9 @@ def test_a_band_is_as_wide_as_what_is_shared():
         np.unwrap(np.arctan2(*patch.get_path().vertices[[0, 8]].T[::-1])) for patch in bands[-3:]
     ]
     widths = sorted(float(end - start) for start, end in first)
-    assert np.allclose(widths, np.array([0, 5, 20]) * 0.84 * (2 * np.pi / 3) / 40)
+    assert np.allclose(
+        widths, np.array([0, 5, 20]) * 0.84 * (2 * np.pi / 3) / 25
+    )  # fr shares 20 and 5
     assert ax.get_title() == "a" and "8.3 of 20 shared" in [t.get_text() for t in ax.texts][-1]
 
 

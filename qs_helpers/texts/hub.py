@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 
 import regex
 
+from ..presets import dataset_name
+
 CODE = regex.compile(r"[a-z]{2,3}(-\w+)?")  # of a language
 
 
@@ -42,8 +44,11 @@ def _load(name: str):
 
 def commit(name: str) -> str | None:
     """The commit of a dataset of the Hub that `rows` reads: as the Hub says, or where it cannot be
-    asked, the cache; None where neither knows."""
+    asked, the cache; None where neither knows, and for what is no dataset of the Hub."""
     from huggingface_hub import HfApi
+
+    if not dataset_name(name):
+        return None
 
     repo, _, revision = name.partition("@")
     how = {"repo_id": repo, "revision": revision or "main"}

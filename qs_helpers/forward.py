@@ -146,6 +146,55 @@ def read_texts(
     }
 
 
+@torch.no_grad()
+def count_firing(scope, texts: Sequence[str], weights, layers=None) -> dict[int, np.ndarray]:
+    """{layer: sums [rows, d_sae]}: of each row of weights [rows, texts], those of the texts in
+    which a feature fires, summed. A text counts once, on however many tokens a feature fires.
+
+    With a row of yes and no these are counts of texts. Nothing is kept of a single text: 8 bytes a
+    row, feature and layer, for any number of texts. Layers as in `read_texts`, sinks left out.
+    """
+    texts, weights = listed(texts), np.atleast_2d(np.asarray(weights, np.float64))
+    if weights.ndim != 2 or weights.shape[1] != len(texts):
+        raise ValueError(f"weights {weights.shape} for {len(texts)} texts; give [rows, texts]")
+    layers = list(scope.layers) if layers is None else sorted(set(layers))
+    found = {layer: np.zeros((len(weights), scope.d_sae)) for layer in layers}
+    for part in activations(scope, texts, layers) if texts else ():
+        active = (part.acts.values > 0) & part.keep[:, None]
+        place = (part.text[:, None] * scope.d_sae + part.acts.indices)[active].unique().numpy()
+        text, feature = np.divmod(place, scope.d_sae)
+        for sums, row in zip(found[part.layer], weights, strict=True):
+            sums += np.bincount(feature, row[text], scope.d_sae)
+    return found
+
+
+@torch.no_grad()
+def read_peaks(
+    scope, texts: Sequence[str], features: Mapping[int, Sequence[int]]
+) -> dict[int, np.ndarray]:
+    """{layer: float32 [texts, features]}: the strongest activation of some features in each text.
+
+    The columns of `read_texts(...).peak` that `features`, {layer: numbers}, names, in that order,
+    without the others ever being held: 4 bytes a text and feature.
+    """
+    texts, column, found = listed(texts), {}, {}
+    for layer, numbers in features.items():
+        numbers = torch.as_tensor(np.asarray(numbers, np.int64))
+        if len(numbers.unique()) < len(numbers):
+            raise ValueError(f"layer {layer}: a feature is asked for twice")
+        if len(numbers) and not 0 <= int(numbers.min()) <= int(numbers.max()) < scope.d_sae:
+            raise ValueError(f"layer {layer}: features are counted from 0 to {scope.d_sae - 1}")
+        column[layer] = torch.full([scope.d_sae], len(numbers))  # the last one: of all others
+        column[layer][numbers] = torch.arange(len(numbers))
+        found[layer] = torch.zeros(len(texts), len(numbers) + 1)
+    for part in activations(scope, texts, list(found)) if texts and found else ():
+        peaks = found[part.layer]
+        values = part.acts.values * part.keep[:, None]
+        place = part.text[:, None] * peaks.shape[1] + column[part.layer][part.acts.indices]
+        peaks.view(-1).scatter_reduce_(0, place.view(-1), values.view(-1), "amax")
+    return {layer: peaks[:, :-1].numpy() for layer, peaks in found.items()}
+
+
 def ends(
     scope, texts: Sequence[str], n: int = 1, layers=None
 ) -> Iterator[tuple[int, Tensor, list[int]]]:

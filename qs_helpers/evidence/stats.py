@@ -399,7 +399,8 @@ def _bounded(value, parts, codes, family, most=np.inf, sides=None) -> Estimate:
         if spread < 1e-15:  # all alike, but neither 0 nor 1: as if one group were half a step off
             spread, freedom = (0.5 / groups) ** 2, 2.0
         else:
-            freedom = min(2 * (s**2).sum() ** 2 / (s**4).sum() for s in sums[: len(codes)])
+            varying = [s for s in sums[: len(codes)] if (s**4).sum() > 0]  # one factor may not
+            freedom = min((2 * (s**2).sum() ** 2 / (s**4).sum() for s in varying), default=2.0)
             freedom = float(np.clip(freedom, min(3, groups - 1), groups - 1)) if groups > 1 else 1.0
         shrink = (norm.isf(tail) / t.isf(tail, freedom)) ** 2
         effective = np.clip(value * (1 - value) / spread * shrink, least, max(most, least))

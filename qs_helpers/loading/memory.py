@@ -29,6 +29,9 @@ CHUNK_BYTES, GPU_CHUNK_BYTES = 2**26, 2**28
 SCREENED = 2**24  # fast/topk.py: numbers in W_enc from which a CPU screens it
 PART_TOKENS, PART_BYTES = 8192, 2**31  # forward.py: of a scan, of residuals at a time
 
+# Of mean residuals and readings of labelled texts (notebook 04), held on the host at a time.
+READING_BYTES = 2_000_000_000
+
 # views/scan.py, for each feature: statistics and contexts of a layer (as many wait as are kept),
 # and those of one kind in one layer three times more while they are merged.
 TABLE_BYTES, MERGE_BYTES = 6272, 14_400
@@ -139,6 +142,43 @@ def memory_plan(
         host=max(model, group.layer_bytes, tables),
         disk=round(group.n_params * 2) + group.layer_bytes * n,
     )
+
+
+class ReadingPlan(NamedTuple):
+    """What it takes to read labelled texts at chosen features, for probes too: bytes of the host,
+    beside model, SAEs and the work of a pass."""
+
+    groups: list[list[int]]  # of layers that are read together: a pass each
+    counts: int  # of firing, of the largest group
+    readings: int  # features and mean residuals, of the largest group
+
+    @property
+    def host(self) -> int:
+        return max(self.counts, self.readings)
+
+    def __str__(self):
+        n, most = len(self.groups), max(map(len, self.groups), default=0)
+        one = "all layers in one pass" if n == 1 else f"{n} passes, {most} layers at most in each"
+        return (
+            f"{one}; counts take {gb(self.counts)} of this machine's memory, readings "
+            f"{gb(self.readings)}"
+        )
+
+
+def plan_readings(
+    suite, layers: Collection[int], texts: int, features: int, rows: int, most: int = READING_BYTES
+) -> ReadingPlan:
+    """Layers in as few groups as keep the readings of one group below `most` bytes.
+
+    suite: a scope or a group of the catalog; texts: how many are read; features: how many of each
+    layer; rows: of counts that are made for each feature (languages, labels, shuffles).
+    """
+    layers = list(layers)
+    one = 4 * texts * (suite.d_model + features)
+    passes = -(-len(layers) // max(1, most // max(1, one)))
+    size = -(-len(layers) // max(1, passes))
+    groups = [layers[i : i + size] for i in range(0, len(layers), max(1, size))]
+    return ReadingPlan(groups, 8 * rows * suite.d_sae * size, one * size)
 
 
 def refuse_too_large(group: Group, dtype: str, device, batch_tokens: int, cache_bytes: int) -> None:

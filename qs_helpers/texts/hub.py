@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 
 import regex
 
+from ..presets import dataset_name
+
 CODE = regex.compile(r"[a-z]{2,3}(-\w+)?")  # of a language
 
 
@@ -38,3 +40,25 @@ def _load(name: str):
         raise ImportError("datasets from the Hub need: pip install 'qs-helpers[data]'") from None
     repo, _, revision = name.partition("@")
     return load_dataset(repo, revision=revision or None)
+
+
+def commit(name: str) -> str | None:
+    """The commit of a dataset of the Hub that `rows` reads: as the Hub says, or where it cannot be
+    asked, the cache; None where neither knows, and for what is no dataset of the Hub."""
+    from huggingface_hub import HfApi
+
+    if not dataset_name(name):
+        return None
+
+    repo, _, revision = name.partition("@")
+    how = {"repo_id": repo, "revision": revision or "main"}
+    try:
+        return HfApi().dataset_info(**how, timeout=10).sha
+    except Exception:  # offline, slow, refused: whatever it is, the texts are read already
+        known = regex.fullmatch(r"[0-9a-f]{40}", revision)
+    if known:
+        return revision
+    try:
+        return HfApi().resolve_revision(**how, repo_type="dataset", local_files_only=True).resolved
+    except Exception:
+        return None

@@ -6,7 +6,7 @@ _NAMES = {
     "scan": "Scan plan_scan scan_corpus",
     "strips": "across_layers compare_texts label layer_map read_labels token_strip",
     "card": "badges feature_card logit_lens neuronpedia_link",
-    "picture": "dashboard",
+    "picture": "chords dashboard shares",
     "explorer": "explore",
     "neuronpedia": "export_neuronpedia read_neuronpedia",
 }

@@ -143,3 +143,79 @@ def _draw_context(ax, y: float, parts: list, most: float) -> None:
         word = ax.annotate(drawable(shown), **at, textcoords="offset points", size=7, bbox=look)
         word.set_in_layout(False)
         x += word.get_window_extent(renderer).width * 72 / ax.figure.dpi
+
+
+def chords(shared: pd.DataFrame, names, whole: int, title: str):
+    """A figure with a circle a panel: an arc for each name, and between two of them a band.
+
+    shared: one row a pair, with the columns panel, first, second and shared, which is the width of
+    the band (the name that shares most fills its arc), and by chance; the mean of both, of `whole`,
+    is said below each circle.
+    """
+    from matplotlib import pyplot as plt
+    from matplotlib.patches import Wedge
+
+    panels, arc = shared.panel.unique(), 2 * np.pi / len(names)
+    middle = dict(zip(names, np.pi / 2 - arc * np.arange(len(names)), strict=True))
+    colour = {name: f"C{i % 8}" for i, name in enumerate(names)}
+    ends = pd.concat([shared.rename(columns={side: "name"}) for side in ("first", "second")])
+    most = max(1, ends.groupby(["panel", "name"]).shared.sum().max())  # fills an arc
+    size = (max(4.2, 2.1 * len(panels)), 3.0)
+    fig, axes = plt.subplots(1, len(panels), figsize=size, squeeze=False)
+    for ax, panel in zip(axes[0], panels, strict=True):
+        here, used = shared[shared.panel == panel], dict.fromkeys(names, -0.42 * arc)
+        for name, at in middle.items():
+            ends = np.degrees([at - 0.42 * arc, at + 0.42 * arc])
+            ax.add_patch(Wedge((0, 0), 1.08, *ends, width=0.08, color=colour[name], lw=0))
+            ax.text(1.28 * np.cos(at), 1.28 * np.sin(at), name, ha="center", va="center", size=9)
+        for row in here.sort_values("shared").itertuples():
+            width = 0.84 * arc * row.shared / most
+            angles = []
+            for name in (row.first, row.second):
+                angles.append(middle[name] + used[name])
+                used[name] += width
+            _draw_band(ax, *angles, width, colour[row.first])
+        said = (
+            f"{here.shared.mean():.1f} of {whole} shared\n(chance {here['by chance'].mean():.1f})"
+        )
+        ax.text(0, -1.5, said, ha="center", va="top", size=8)
+        ax.set(xlim=(-1.5, 1.5), ylim=(-1.5, 1.5), aspect="equal")
+        ax.set_title(panel, size=10)
+        ax.axis("off")
+    fig.suptitle(title, size=11)
+    return fig
+
+
+def _draw_band(ax, first: float, second: float, width: float, colour: str) -> None:
+    """A band between the angles first to first + width of a circle, and those from second."""
+    from matplotlib.patches import PathPatch
+    from matplotlib.path import Path
+
+    def points(start):
+        return [(np.cos(t), np.sin(t)) for t in np.linspace(start, start + width, 9)]
+
+    one, other, centre = points(first), points(second), (0, 0)
+    corners = [*one, centre, *other, centre, one[0]]
+    curve = [Path.MOVETO, *[Path.LINETO] * 8, Path.CURVE3, Path.CURVE3, *[Path.LINETO] * 8]
+    path = Path(corners, [*curve, Path.CURVE3, Path.CURVE3])
+    ax.add_patch(PathPatch(path, color=colour, alpha=0.55, lw=0))
+
+
+def shares(table: pd.DataFrame, counts: pd.DataFrame, title: str):
+    """A figure of shares, 0 to 1: a coloured cell each, which says of how many; nan is empty.
+
+    table, counts: of the same rows and columns.
+    """
+    from matplotlib import pyplot as plt
+
+    fig, ax = plt.subplots(figsize=(2.6 + 1.0 * table.shape[1], 0.9 + 0.3 * len(table)))
+    ax.imshow(table.astype(float), vmin=0, vmax=1, cmap="Blues", aspect="auto")
+    for (row, column), value in np.ndenumerate(table):
+        if value == value:
+            said, dark = f"{value:.0%} of {counts.iloc[row, column]:.0f}", value > 0.55
+            colour = "white" if dark else "black"
+            ax.text(column, row, said, ha="center", va="center", size=7.5, color=colour)
+    ax.set_xticks(range(table.shape[1]), table.columns)
+    ax.set_yticks(range(len(table)), table.index, size=9)
+    ax.set_title(title, size=10, loc="left")
+    return fig

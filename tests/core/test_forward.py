@@ -285,3 +285,32 @@ def test_sink_mask_names_what_is_wrong():
         sink_mask(torch.tensor([[1.0], [math.nan]]))
     with pytest.raises(ValueError, match=r"mask is \(3,\) but the tokens are \(2,\)"):
         sink_mask(torch.ones(2, 3), mask=torch.ones(3))
+
+
+def test_counts_and_chosen_peaks_are_those_of_the_dense_readings(scope, texts):
+    rng = np.random.default_rng(0)
+    weights = np.stack([rng.random(len(texts)) < 0.5, rng.normal(size=len(texts))])
+    dense = qs.read_texts(scope, texts, [1, 3], ["peak"])
+    counted = forward.count_firing(scope, texts, weights, [3, 1])
+    features = {3: [7, 1000, 0, 512], 1: rng.permutation(scope.d_sae)[:40]}
+    peaks = forward.read_peaks(scope, texts, features)
+    for layer in (1, 3):
+        fires = dense[layer].peak > 0
+        assert counted[layer][0].tolist() == fires[weights[0] > 0].sum(0).tolist()
+        assert np.allclose(counted[layer][1], weights[1] @ fires, atol=1e-9)
+        assert (peaks[layer] == dense[layer].peak[:, features[layer]]).all()
+    assert forward.count_firing(scope, texts, weights[1], [1])[1].shape == (1, scope.d_sae)
+
+
+def test_counts_and_chosen_peaks_of_nothing_and_what_is_refused(scope, texts):
+    assert forward.read_peaks(scope, texts, {}) == {}
+    assert forward.read_peaks(scope, texts[:2], {1: []})[1].shape == (2, 0)
+    assert forward.read_peaks(scope, [], {1: [3, 4]})[1].shape == (0, 2)
+    assert forward.count_firing(scope, [], np.zeros((2, 0)), [1])[1].tolist() == [[0] * 1024] * 2
+    with pytest.raises(ValueError, match=r"weights \(1, 3\) for 2 texts"):
+        forward.count_firing(scope, texts[:2], [1, 1, 1], [1])
+    with pytest.raises(ValueError, match="layer 1: a feature is asked for twice"):
+        forward.read_peaks(scope, texts, {1: [3, 3]})
+    for odd in (-1, scope.d_sae):
+        with pytest.raises(ValueError, match="layer 1: features are counted from 0 to 1023"):
+            forward.read_peaks(scope, texts, {1: [odd]})

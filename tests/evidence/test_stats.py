@@ -1,5 +1,6 @@
 """Estimates against their definitions, written as plain loops."""
 
+import warnings
 from math import inf, nan, sqrt
 from types import SimpleNamespace
 
@@ -724,3 +725,13 @@ def test_errors_name_what_is_wrong(call, says):
     with pytest.raises(ValueError, match=says) as caught:
         call(SimpleNamespace(**vars(stats)))
     assert "\n" not in str(caught.value)
+
+
+def test_a_factor_that_does_not_vary_leaves_the_interval_to_the_other():
+    # Each frame has as many hits as the next; the words differ.
+    hits = np.array([1, 0, 0, 1] * 4)
+    groups = [f"frame {i // 2}|word {i % 4}" for i in range(16)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = stats.share(hits, groups)
+    assert 0 < found.low < 0.5 < found.high < 1 and np.isfinite(found.effective)

@@ -227,3 +227,20 @@ def test_planning_needs_no_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout == "False\n", done.stderr
+
+
+def test_labelled_texts_are_read_in_as_many_passes_as_their_residuals_need():
+    group = GROUPS["qwen3-8b-l50"]
+    plan = memory.plan_readings(group, group.layers, 8000, 64, 30)
+    assert plan.groups == [list(range(i, i + 12)) for i in (0, 12, 24)]
+    assert plan.readings == 12 * 4 * 8000 * (4096 + 64) <= memory.READING_BYTES
+    assert plan.counts == 8 * 30 * 65536 * 12 and plan.host == plan.readings
+    assert "3 passes, 12 layers at most in each" in str(plan)
+    few = memory.plan_readings(group, [3, 5], 100, 64, 10)
+    assert few.groups == [[3, 5]] and "all layers in one pass" in str(few)
+    wide = memory.plan_readings(group, [3, 5], 10**6, 64, 10)  # one layer at least
+    assert wide.groups == [[3], [5]]
+    for name, group in GROUPS.items():
+        plan = memory.plan_readings(group, group.layers, 8000, 128, 40)
+        assert [n for some in plan.groups for n in some] == list(group.layers)
+        assert plan.host <= memory.READING_BYTES, name

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from qs_helpers.texts import load_texts
+
 ROOT = Path(__file__).resolve().parents[2]
 # Five frames, each with three mild insults and three words of praise: 30 lines a language.
 FRAMES = {
@@ -89,49 +91,156 @@ def badges(results: dict) -> dict[str, str]:
     return {claim["id"]: claim["badge"] for claim in results["claims"]}
 
 
+INVARIANTS = {"counts-agree", "or-agrees", "f1-agrees", "threshold-agrees", "auroc-agrees"}
+INVARIANTS |= {"residuals-agree", "hooks-left"}
+
+
+def claimed(results: dict) -> dict[str, dict]:
+    found = {claim["id"]: claim for claim in results["claims"]}
+    assert {name for name in found if found[name]["badge"] == "HOLDS"} == INVARIANTS
+    return found
+
+
 def test_sixty_lines_in_two_languages(tmp_path):
     results, printed = run_04(tmp_path, lines(), "mine.csv")
-    found = badges(results)
-    assert found["hooks"] == found["by-hand"] == found["no-leak"] == "HOLDS"
+    found = claimed(results)
     # Six test texts a language, each its own group: too few for a verdict.
-    assert {found[name] for name in ("one-feature", "transfer/fr", "labels")} == {"MEASURED"}
+    assert {found[name]["badge"] for name in ("one-feature", "transfer/fr", "labels")} == {
+        "MEASURED"
+    }
     assert "60 remarks; toxic 30, clean 30; en 30, fr 30" in printed
     assert "no group column: each text is its own group" in printed
-    assert "18 discovery texts in en, fewer than 20: this section is left out" in printed
-    assert "few-labels" not in found and "not more than 200: no claim" in printed
-    one = next(claim for claim in results["claims"] if claim["id"] == "one-feature")
+    assert "few-labels" not in found and "18 discovery texts in en: too few for a claim" in printed
+    one = found["one-feature"]
     assert one["n"] == 6 and one["groups"] < 8 and "verdict needs 8" in one["why"]
+    assert "requests: there are none, so no claim" in printed
+
+
+def two_hundred(seed: int = 0) -> list[dict]:
+    """200 texts, in two languages: words of 30 letters' worth of syllables, so that none repeat."""
+    draw, rows = random.Random(seed), []
+    for language in ("en", "fr"):
+        frames = FRAMES[language].split("|")
+        for label, words in (("toxic", TOXIC), ("clean", CLEAN)):
+            names = [
+                f"{word} {draw.choice('abcdefgh')}{i}"
+                for i in range(4)
+                for word in words[language].split()
+            ]
+            for i, name in enumerate(names[:50]):
+                row = {"text": frames[i % 5].format(name), "label": label, "language": language}
+                rows.append(
+                    row | {"split": ("discovery", "discovery", "validation", "test")[i % 4]}
+                )
+    return rows
+
+
+def test_two_hundred_texts_in_two_languages_and_a_choice_that_never_sees_test_labels(tmp_path):
+    rows = two_hundred()
+    flipped = {"toxic": "clean", "clean": "toxic"}
+    other = [r | {"label": flipped[r["label"]]} if r["split"] == "test" else r for r in rows]
+    given = ["-p", "LAYERS", "[2, 4]"]
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    results, printed = run_04(tmp_path / "a", rows, "mine.csv", *given)
+    found = claimed(results)
+    assert "200 remarks; toxic 100, clean 100; en 100, fr 100" in printed
+    assert {"one-feature", "transfer/fr", "false-alarms/passages", "from-data", "student"} <= {
+        *found
+    }
+    slugs = {figure["slug"] for figure in results["figures"]}
+    assert slugs == set("layers detectors where precision seeds transfer shared candidates".split())
+    assert results["answer"]["text"].startswith("One feature (layer")
+    mixed, _ = run_04(tmp_path / "b", other, "mine.csv", *given)
+    assert mixed["chosen"] == results["chosen"]
+    assert claimed(mixed)["one-feature"]["value"] != found["one-feature"]["value"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        (
+            [r for r in two_hundred() if (r["language"], r["label"]) != ("fr", "toxic")],
+            "language 'fr' has no toxic text",
+        ),
+        (
+            [r | {"group": f"g{i % 3}"} for i, r in enumerate(two_hundred())],
+            "group 'g0' is in splits",
+        ),
+        (
+            [r for r in two_hundred() if (r["language"] == "en") == (r["label"] == "toxic")],
+            "language 'en' has no clean text",
+        ),
+        (
+            [r for r in two_hundred() if r["label"] == "toxic"],
+            "holds only toxic texts; both labels",
+        ),
+        ([r | {"label": "maybe"} for r in two_hundred()], "label"),
+        ([r | {"text": ""} if i == 7 else r for i, r in enumerate(two_hundred())], "text"),
+        (
+            [*two_hundred(), two_hundred()[0] | {"split": "test"}],
+            "a text is in splits",
+        ),
+    ],
+    ids=[
+        "no-toxic-in-fr",
+        "groups-straddle",
+        "label-is-language",
+        "one-class",
+        "words",
+        "empty",
+        "twice",
+    ],
+)
+def test_what_no_detector_can_be_fitted_on_is_refused_by_name(tmp_path, rows, says):
+    with pytest.raises(ValueError, match=says):
+        load_texts(str(write(tmp_path / "mine.csv", rows)), "remarks")
+
+
+def test_labels_that_lean_on_the_language_are_balanced_within_it(tmp_path, capsys):
+    rows = [
+        r
+        for i, r in enumerate(two_hundred())
+        if i % 5 == 0 or (r["language"] == "en") == (r["label"] == "toxic")
+    ]
+    texts = load_texts(str(write(tmp_path / "mine.csv", rows)), "remarks")
+    assert "to balance the labels" in capsys.readouterr().out
+    for language in ("en", "fr"):
+        labels = [t.label for t in texts if t.language == language]
+        assert labels.count("toxic") == labels.count("clean") > 0
 
 
 @pytest.mark.long
-def test_groups_of_two_parts_stay_whole_and_name_the_words(tmp_path):
+def test_groups_of_two_parts_stay_whole(tmp_path):
     results, printed = run_04(tmp_path, lines(grouped=True), "mine.csv")
     assert "60 remarks" in printed and "no group column" not in printed
-    assert "words that groups name in toxic texts: 30" in printed
-    one = next(claim for claim in results["claims"] if claim["id"] == "one-feature")
+    one = claimed(results)["one-feature"]
     assert one["badge"] == "MEASURED" and one["groups"] == 1
-    assert badges(results)["hooks"] == "HOLDS"
 
 
 @pytest.mark.long
 def test_jsonl_in_one_language_that_nobody_named_and_fewer_test_texts(tmp_path):
     rows = [{"text": row["text"], "toxic": row["label"] == "toxic"} for row in lines(["en"])]
     results, printed = run_04(tmp_path, rows, "mine.jsonl", "-p", "N_TEST", "2")
-    found = badges(results)
-    assert found["hooks"] == "HOLDS" and found["one-feature"] == "MEASURED"
+    found = claimed(results)
+    assert found["one-feature"]["badge"] == "MEASURED"
     assert not [name for name in found if name.startswith("transfer/")]
-    assert "24 texts whose language nobody said count as en" in printed
+    assert "texts whose language nobody said count as en" in printed
     assert "one language: nothing to transfer to" in printed
-    one = next(claim for claim in results["claims"] if claim["id"] == "one-feature")
-    assert one["n"] == 4  # N_TEST counts for a file too: two of each label
+    assert found["one-feature"]["n"] == 4  # N_TEST counts for a file too: two of each label
 
 
 @pytest.mark.long
-def test_a_language_that_the_tiny_world_lacks(tmp_path):
+def test_a_language_that_the_tiny_world_lacks_and_candidates_of_ones_own(tmp_path):
     rows = [row | {"language": "de"} for row in lines(["fr"])]
-    results, printed = run_04(tmp_path, rows, "mine.csv")
-    assert badges(results)["hooks"] == "HOLDS"
-    assert "TEXTS has no passages in de: no claim about ordinary texts" in printed
+    own = [row | {"language": "de"} for row in two_hundred(1) if row["language"] == "fr"]
+    path = str(
+        write(tmp_path / "more.csv", [{k: v for k, v in r.items() if k != "split"} for r in own])
+    )
+    results, printed = run_04(tmp_path, rows, "mine.csv", "-p", "CANDIDATES", path)
+    found = claimed(results)
+    assert "passages: there are none, so no claim" in printed and "more.csv: 100 remarks" in printed
+    assert found["from-data"]["badge"] == "MEASURED"
 
 
 def natural(*names: str) -> list[str]:
@@ -140,18 +249,14 @@ def natural(*names: str) -> list[str]:
 
 def test_no_tiny_feature_is_called_a_detector_of_natural_remarks(tmp_path):
     results, printed = run(tmp_path, "04_toxicity", *natural("TEXTS", "DATA"))
-    found = {claim["id"]: claim for claim in results["claims"]}
+    found = claimed(results)
     assert "natural: 600 remarks; toxic 300, clean 300" in printed
-    assert (
-        "natural: 120 passages" in printed
-        and "words that groups name in toxic texts: 30" in printed
-    )
     # Frames enough for a verdict, and the verdict is no: the tiny model never read such language.
     assert found["one-feature"]["badge"] == "NOT SHOWN" and found["one-feature"]["groups"] >= 12
-    for language in ("en", "fr", "ru", "ja", "zh"):
-        assert found[f"hard-negatives/{language}"]["n"] == 12
-        assert found[f"ordinary-texts/{language}"]["n"] == 24
-    assert found["hooks"]["badge"] == found["no-leak"]["badge"] == "HOLDS"
+    assert {f"false-alarms/{kind}" for kind in ("clean-remarks", "hard-negatives", "requests")} <= {
+        *found
+    }
+    assert found["false-alarms/hard-negatives"]["n"] == 60
 
 
 SCRIPTS = {  # words that no text of the tiny world has

@@ -1,5 +1,6 @@
 """The picture of one feature: what it shows is what the scan, the lens and the texts say."""
 
+import numpy as np
 import pandas as pd
 
 import qs_helpers as qs
@@ -40,3 +41,28 @@ def test_a_feature_that_never_fires_has_a_dashboard(scope, found):
     said = [text.get_text() for ax in axes for text in ax.texts]
     assert said.count("fires nowhere in this corpus") == 2  # no histogram, no contexts
     assert not points.kind.fillna("").str.startswith("tenth").any()
+
+
+def test_a_band_is_as_wide_as_what_is_shared():
+    rows = [("a", "en", "fr", 20, 1.0), ("a", "en", "ja", 0, 1.0), ("a", "fr", "ja", 5, 1.0)]
+    shared = pd.DataFrame(rows, columns=["panel", "first", "second", "shared", "by chance"])
+    fig = qs.views.picture.chords(shared, ["en", "fr", "ja"], 20, "shared")
+    (ax,) = fig.axes
+    bands = [
+        patch for patch in ax.patches if hasattr(patch, "get_path") and len(patch.get_path()) > 20
+    ]
+    first = [
+        np.unwrap(np.arctan2(*patch.get_path().vertices[[0, 8]].T[::-1])) for patch in bands[-3:]
+    ]
+    widths = sorted(float(end - start) for start, end in first)
+    assert np.allclose(
+        widths, np.array([0, 5, 20]) * 0.84 * (2 * np.pi / 3) / 25
+    )  # fr shares 20 and 5
+    assert ax.get_title() == "a" and "8.3 of 20 shared" in [t.get_text() for t in ax.texts][-1]
+
+
+def test_shares_say_of_how_many_and_leave_out_what_is_not_there():
+    table = pd.DataFrame({"en": [0.5, np.nan], "fr": [0.0, 1.0]}, index=["story", "list"])
+    counts = pd.DataFrame({"en": [4, np.nan], "fr": [3, 2]}, index=table.index)
+    (ax,) = qs.views.picture.shares(table, counts, "fires").axes
+    assert [text.get_text() for text in ax.texts] == ["50% of 4", "0% of 3", "100% of 2"]

@@ -17,17 +17,12 @@ import yaml
 TINY = ("tiny", "tiny-instruct", "tiny-sft", "tiny-moe")
 SOURCES = ("TEXTS", "DATA", "PROMPTS", "LISTS")  # parameters that name sources of texts
 OUTPUT = "OUT"  # the parameter that names a folder which a notebook writes, beside its report
-PATHS = (
-    *SOURCES,
-    "CANDIDATES",
-    "MODELS",
-    "MODEL",
-    OUTPUT,
-)  # parameters that may name files or folders
+# Parameters that may name files or folders.
+PATHS = (*SOURCES, "PAIRS", "CANDIDATES", "MODELS", "MODEL", OUTPUT)
 FILES = (".csv", ".jsonl", ".txt")  # of texts
 # What the lists of parameters hold, by an example.
-ITEMS = {"LAYERS": 0, "DOSES": 0.0}
-ITEMS |= dict.fromkeys(["LANGUAGES", "TOPIC", "MODELS", "SUITES", *SOURCES], "")
+ITEMS = {"LAYERS": 0, "STRENGTHS": 0.0}
+ITEMS |= dict.fromkeys(["LANGUAGES", "TOPIC", "PAIRS", "MODELS", "SUITES", *SOURCES], "")
 # What the section "prepare:" of a preset may say: how folders of its `scope:` are made here.
 PREPARE_KEYS = ("model", "sae")
 

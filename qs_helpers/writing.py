@@ -1,12 +1,19 @@
-"""What a text says of itself: its scripts, its language, whether it loops.
+"""What a text says of itself: its scripts, its language, whether it loops; and is it fluent?
 
 Units of n-grams are words where a text has spaces, and characters in Chinese and Japanese.
 """
 
 import functools
 import unicodedata
+from collections import Counter
+from collections.abc import Sequence
 
+import numpy as np
+import pandas as pd
 import regex
+
+from .forward import listed
+from .scoring import text_nats
 
 SCRIPTS = {
     "Latin": r"\p{Latin}",
@@ -83,3 +90,101 @@ def loops(text: str) -> bool:
         if len(tail) == times * period and tail == tail[:period] * times:
             return True
     return False
+
+
+WORDS = regex.compile(r"(?:(?![\p{Han}\p{Hiragana}\p{Katakana}])[\p{L}\p{M}])+")
+PAIRS = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}\u30fc]{2}")
+
+
+def words(text: str) -> list[str]:
+    """The words of a text, and each two neighbouring characters of Chinese and Japanese."""
+    text = unicodedata.normalize("NFKC", text).lower().replace("’", "'")
+    return WORDS.findall(text) + PAIRS.findall(text, overlapped=True)
+
+
+def repeats(text: str) -> float:
+    """How much of a text is said again and again: 1 where a fifth of its three-unit phrases stand
+    in it three times or more, or where a tenth of its units are doubled on the spot."""
+    units = [unit.lower() for unit in UNITS.findall(text)]
+    phrases = Counter(zip(units, units[1:], units[2:], strict=False))
+    often = sum(n for n in phrases.values() if n > 2) / max(1, phrases.total())
+    doubled = sum(a == b for a, b in zip(units, units[1:], strict=False)) / max(1, len(units) - 1)
+    return max(often / 0.2, doubled / 0.1, float(loops(text)))
+
+
+class Fluency:
+    """Is a text as fluent as real text of its language? For one language, one model, one length.
+
+    Four things add up to its `excess`. *nats*: how surprising it is to the unedited model, per
+    token; 0 is the median of real text of this length, 1 what 19 of 20 real pieces stay below, and
+    less than -1 counts as -1: being easy to guess is no merit beyond that. *unknown*: the share of
+    words that stand in no text of `known`, in the same units, from 0. *foreign*: over a tenth, the
+    share of words that are known in `others` and not in the language, or of letters in another
+    script, whichever is larger. *repeats*: see there. A word that does not exist is caught where
+    the model does not know the language, and a loop where it finds it easy to guess. The model is
+    the one that wrote the text: it is no independent judge.
+
+    A text is fluent if its excess is not above that of the median piece of real text. This is
+    strict, half of what people write does not pass: what a model writes surprises it less.
+
+    known: real texts of the language; others: real texts of other languages; held_out: more texts
+    of the language, from which pieces of `max_tokens` tokens are cut that say what is usual.
+    ValueError if there are fewer than eight such pieces.
+    """
+
+    def __init__(self, scope, known, others, held_out: Sequence[str], max_tokens: int):
+        self.scope = scope
+        self.known = {word for text in known for word in words(text)}
+        self.foreign = {word for text in others for word in words(text)} - self.known
+        self.pieces = []
+        for ids in scope.own_ids(listed(held_out)):
+            for start in range(0, len(ids) - max_tokens + 1, max_tokens):
+                self.pieces.append(scope.tokenizer.decode(ids[start : start + max_tokens]).strip())
+        if len(self.pieces) < 8:
+            raise ValueError(
+                f"{len(self.pieces)} pieces of {max_tokens} tokens in {len(held_out)} texts, and "
+                "eight are needed to say what is usual; give more or longer texts, or fewer tokens"
+            )
+        self.scripts = {
+            name for name, share in script_shares(" ".join(held_out)).items() if share > 0.1
+        }
+        self.usual = {}  # length in tokens to the median and the 95th percentile of real text
+        for n in sorted({max(2, max_tokens // 4), max(2, max_tokens // 2), max_tokens}):
+            ids = [tokens[:n] for tokens in self._ids(self.pieces)]
+            raw = self._raw(scope.tokenizer.batch_decode(ids))
+            self.usual[n] = raw[["nats", "unknown"]].quantile([0.5, 0.95]).to_numpy()
+        self.limit = float(self.excess(self.pieces).excess.median())
+
+    def excess(self, texts: Sequence[str]) -> pd.DataFrame:
+        """nats, unknown, foreign, repeats and their sum, the excess, of each text; inf for a text
+        of fewer than two tokens."""
+        texts = [text.strip() for text in listed(texts)]
+        found, lengths = self._raw(texts), [len(ids) for ids in self._ids(texts)]
+        table = np.stack(list(self.usual.values()))  # [lengths, quantiles, columns]
+        for i, (name, least, room) in enumerate((("nats", -1, 0.05), ("unknown", 0, 0.05))):
+            mid, top = (np.interp(lengths, list(self.usual), table[:, q, i]) for q in (0, 1))
+            found[name] = ((found[name] - mid) / np.maximum(top - mid, room)).clip(lower=least)
+        found["excess"] = found.sum(axis=1)
+        found.loc[np.array(lengths) < 2, "excess"] = np.inf
+        return found
+
+    def fluent(self, texts: Sequence[str]) -> np.ndarray:
+        """Which texts are fluent: bool [texts]. Half of the held-out pieces of real text are."""
+        return (self.excess(texts).excess <= self.limit).to_numpy(bool)
+
+    def _raw(self, texts: Sequence[str]) -> pd.DataFrame:
+        rows = []
+        for text, nats in zip(texts, text_nats(self.scope, texts), strict=True):
+            inner = words(text)[1:-1] or words(text)  # the first and the last may be cut off
+            new = sum(word not in self.known for word in inner) / max(1, len(inner))
+            foreign = sum(word in self.foreign for word in words(text)) / max(1, len(words(text)))
+            away = sum(
+                share for name, share in script_shares(text).items() if name not in self.scripts
+            )
+            rows.append((nats, new, max(foreign, away) / 0.1, repeats(text)))
+        return pd.DataFrame(rows, columns=["nats", "unknown", "foreign", "repeats"], dtype=float)
+
+    def _ids(self, texts: list[str]) -> list[list[int]]:
+        if not texts:
+            return []
+        return self.scope.tokenizer(texts, add_special_tokens=False)["input_ids"]

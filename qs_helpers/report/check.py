@@ -35,6 +35,8 @@ from .run import TRAIN, Preset, Run, declared, find_notebooks, near
 LEAST = {"SEED": 0, "STEPS": 0, "TEMPERATURE": 0, "MAX_FVU": 0, "REDRAWS": 1, "N_": 1, "_TOKENS": 1}
 LEAST |= {"TOKENS": 1, "D_SAE": 1, "K": 1}
 
+POSITIONS = ("all", "prompt", "generated")  # as in hooks.py, which would import torch
+
 # What some notebooks need besides to reach their end: texts enough to compare, of which some are as
 # the notebook needs them, and tokens to tell a refusal by. Of lists, the number of items.
 FEWEST = {
@@ -276,6 +278,13 @@ def check_value(name: str, value: Any, preset: Preset) -> None:
         missing = [layer for layer in value if layer not in layers]
         if missing:
             raise ValueError(f"LAYERS has {missing}, but the SAEs are of layers {spans(layers)}")
+    if name == "LAYER" and value >= 0 and (layers := preset.layers) is not None:
+        if value not in layers:
+            raise ValueError(f"LAYER = {value}, but the SAEs are of layers {spans(layers)}")
+    if name == "POSITIONS" and value not in POSITIONS:
+        raise ValueError(f"POSITIONS = {value!r}; {nearest(value, POSITIONS)}")
+    if name == "PAIRS" and len(value) > 2:
+        raise ValueError("PAIRS: give one file with columns positive and negative, or two files")
     if name == "LANGUAGES" and not value:
         raise ValueError("LANGUAGES is empty; give codes such as [en, zh]")
     if name == "MODEL":
@@ -318,9 +327,13 @@ def check_together(stem: str, values: dict[str, Any], preset: Preset) -> None:
     if stem in ("03_steer", "05_code_switching") and "en" in values.get("LANGUAGES", []):
         raise ValueError("LANGUAGES has en, which the others are compared with: leave it out")
     if stem == "03_steer":
-        doses = values.get("DOSES", [0.0, 1.0])
-        if doses != sorted(doses) or 0 not in doses or max(doses) <= 0:
-            raise ValueError(f"DOSES = {doses}: they must rise, with 0 and one above it at least")
+        strengths = values.get("STRENGTHS", [0.0, 1.0])
+        if strengths != sorted(strengths) or 0 not in strengths or max(strengths) <= 0:
+            raise ValueError(
+                f"STRENGTHS = {strengths}: they must rise, with 0 and one above it at least"
+            )
+        if values.get("FEATURE", -1) >= 0 and values.get("LAYER", -1) < 0:
+            raise ValueError(f"FEATURE = {values['FEATURE']}: give its LAYER as well")
     if stem == "05_code_switching" and values.get("STEPS"):
         origin = preset.origin
         depth = origin.group.n_layers if origin.group else _depth(origin.model)

@@ -72,8 +72,12 @@ def check_access(origin: Origin | None, values: dict[str, dict[str, Any]]) -> Re
 
 
 def _layers(values: dict[str, dict[str, Any]]) -> set[int] | None:
-    """The layers that some notebook reads; None for all of them."""
+    """The layers that some notebook reads; None for all of them. 03 also reads the neighbours of
+    the layer that it steers at, where the suite has them."""
     asked = [settings["LAYERS"] for settings in values.values() if "LAYERS" in settings]
+    steer = values.get("03_steer", {})
+    at = [steer["LAYER"]] if steer.get("LAYER", -1) >= 0 else steer.get("LAYERS", [])
+    asked += [[n - 1, n, n + 1] for n in at]
     return None if [] in asked else {layer for layers in asked for layer in layers}
 
 
@@ -153,6 +157,7 @@ def check_memory(
         except (OSError, ValueError) as error:
             return Resources([], [str(error)])
     limits = {"device": device, "batch_tokens": origin.batch_tokens}
+    layers = layers and layers & {*group.layers}  # a neighbour may not be there
     needed = memory_plan(group, layers, dtype, **limits).device
     line = f"memory: {gb(needed)} needed, {gb(free)} free on {where}"
     if needed <= free:

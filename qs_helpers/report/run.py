@@ -75,17 +75,23 @@ def code_sources(notebook: Path) -> list[tuple[str, list[str]]]:
 def declared(notebook: Path) -> dict[str, Any]:
     """Name to a value of the declared type, of the cell tagged `parameters`; None for any type.
 
-    PRESET is not among them: it is chosen for the whole report.
+    What the notebook reads as `cfg.NAME` is a parameter too: a size or a budget of the preset,
+    which `-p` may give, and whose type is that of the preset's value. PRESET is not among them: it
+    is chosen for the whole report.
     """
-    for source, tags in code_sources(notebook):
+    sources = code_sources(notebook)
+    read = re.findall(r"\bcfg\.([A-Z][A-Z0-9_]*)\b", "\n".join(source for source, _ in sources))
+    others = dict.fromkeys(name for name in read if name != "PRESET")
+    for source, tags in sources:
         if "parameters" in tags:
             lines = [line for line in ast.parse(source).body if isinstance(line, ast.AnnAssign)]
             kinds = {line.target.id: line.annotation for line in lines}
             kinds.pop("PRESET", None)
             # list[int] is a list: its items are checked against those of the preset's value.
             names = {name: getattr(kind, "value", kind) for name, kind in kinds.items()}
-            return {name: TYPES.get(getattr(kind, "id", "")) for name, kind in names.items()}
-    return {}
+            given = {name: TYPES.get(getattr(kind, "id", "")) for name, kind in names.items()}
+            return others | given
+    return others
 
 
 class Preset(NamedTuple):

@@ -108,7 +108,7 @@ TWO_MEANINGS = [
     ("START: 1:30", "START: 1:30 is a number .* and a text"),
     ("START: 12:30:45.5", "START: 12:30:45.5 is a number"),
     ("RATE: 1e-4", "RATE: 1e-4 is a text .* and a number to others; .* in decimals, as 10 or 0.1"),
-    ("DOSES: [-.5]", "DOSES: -.5 is a text .* and a number"),
+    ("STRENGTHS: [-.5]", "STRENGTHS: -.5 is a text .* and a number"),
     ("model_revision: 12e5", "model_revision: 12e5 is a text .* and a number"),
     ("N_TEXTS: 1_000", "N_TEXTS: 1_000 is a number .* and a text"),
     ("N_TEXTS: 0x10", "N_TEXTS: 0x10 is a number"),
@@ -190,8 +190,8 @@ def test_a_byte_order_mark_is_no_part_of_a_name(project):
         ("LAYERS", [[1]], TypeError),
         ("LAYERS", [None], TypeError),
         ("LAYERS", [3, 1, 3], ValueError),
-        ("DOSES", [0.0, "0.5"], TypeError),
-        ("DOSES", [0, 0.0], ValueError),
+        ("STRENGTHS", [0.0, "0.5"], TypeError),
+        ("STRENGTHS", [0, 0.0], ValueError),
         ("LANGUAGES", ["en", False], TypeError),
         ("LANGUAGES", ["en", "en"], ValueError),
         ("TOPIC", ["soup", 3], TypeError),
@@ -206,7 +206,7 @@ def test_items_of_lists_are_checked(name, value, error):
 def test_right_items_pass():
     for name, value in {
         "LAYERS": [0, 3],
-        "DOSES": [0, 0.5],
+        "STRENGTHS": [0, 0.5],
         "TOPIC": ["a"],
         "LANGUAGES": [],
         "OF_YOUR_OWN": [1, "a", 1],

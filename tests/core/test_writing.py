@@ -1,10 +1,15 @@
 """Scripts, languages and loops of texts, on texts where they are known."""
 
+import json
+from pathlib import Path
+
+import numpy as np
 import pytest
 
 import qs_helpers as qs
+from qs_helpers.presets import project_root
 from qs_helpers.tiny import corpus, judge
-from qs_helpers.writing import script_shares
+from qs_helpers.writing import Fluency, repeats, script_shares, words
 
 
 @pytest.mark.parametrize(
@@ -74,3 +79,83 @@ def test_language_of_the_tiny_world():
 )
 def test_loops(text, looping):
     assert qs.loops(text) is looping
+
+
+def test_words_are_words_or_pairs_of_characters():
+    assert words("L’ami d'Anna, 42 !") == ["l", "ami", "d", "anna"]
+    assert words("你好吗 ok") == ["ok", "你好", "好吗"]
+    assert words("") == []
+
+
+def test_repeats():
+    assert repeats("") == 0 and repeats("the cook buys the bread and the baker sells it") == 0
+    assert repeats("a b c a b c d e f g h i") == 0  # twice is no loop
+    assert repeats("of the best of the best of the best of the best") > 1
+    assert repeats("w w w w w w w w w w") > 1
+    assert repeats("the the cook buys bread") > 1  # doubled on the spot
+
+
+STEERED = json.loads((Path(__file__).parent / "steered_texts.json").read_text("utf-8"))["texts"]
+KINDS = ("passages", "remarks", "requests", "openings")
+
+
+def real_texts(source: str) -> tuple[dict, dict]:
+    """{language: texts} to learn from, and others to say what is usual."""
+    known, held = {}, {}
+    for kind in KINDS:
+        n = {"discovery": 600 if kind == "passages" else 200}
+        n |= {"validation": 100} if kind == "passages" else {}
+        for text in qs.load_texts(
+            source, kind, ["en", "fr", "ru"], n if source == "tiny" else None
+        ):
+            usual = kind == "passages" and text.split == "validation"
+            (held if usual else known).setdefault(text.language, []).append(text.text)
+    return known, held
+
+
+def judged(scope, source: str, max_tokens: int, model: str) -> dict:
+    """{language: excess, labels and part of the labelled texts that a model wrote}."""
+    known, held = real_texts(source)
+    out = {}
+    for lang in ("en", "fr"):
+        others = [text for other in known if other != lang for text in known[other]]
+        fluency = Fluency(scope, known[lang], others, held[lang], max_tokens)
+        rows = [row for row in STEERED if (row["model"], row["language"]) == (model, lang)]
+        found = fluency.excess([row["text"] for row in rows]).excess.to_numpy()
+        labels, part = (np.array([row[key] for row in rows]) for key in ("fluent", "part"))
+        out[lang] = found, labels, part, found <= fluency.limit
+    return out
+
+
+def test_steered_texts_of_the_tiny_model_as_a_reader_labelled_them():
+    for found, labels, part, called in judged(qs.load_scope("tiny"), "tiny", 16, "tiny").values():
+        assert qs.auroc(-found[part == 1], labels[part == 1]).value > 0.95
+        assert (called == labels).mean() > 0.9
+
+
+@pytest.mark.long
+def test_steered_texts_of_a_real_model_as_a_reader_labelled_them():
+    """The form of the measure was chosen on part 1. On part 2, 40 texts that were labelled later,
+    it is far worse in French, which this model hardly speaks: what is measured here is what we say
+    of it, not what we wish."""
+    if not (project_root() / "runs" / "models" / "smollm2").is_dir():
+        pytest.skip("the model is not here: qs-report --preset smollm2 makes it")
+    found = judged(qs.load_scope("smollm2"), "natural", 24, "smollm2")
+    first = {
+        lang: qs.auroc(-excess[part == 1], labels[part == 1]).value
+        for lang, (excess, labels, part, _) in found.items()
+    }
+    assert first["en"] > 0.83 and first["fr"] > 0.92
+
+
+def test_fluency_needs_enough_real_text_and_refuses_nothing_as_fluent():
+    scope = qs.load_scope("tiny")
+    texts = [t.text for t in corpus.documents(30, "validation", 0, ["story"], ("en",))]
+    with pytest.raises(ValueError, match="pieces of 16 tokens .* eight are needed"):
+        Fluency(scope, texts, [], texts[:1], 16)
+    fluency = Fluency(scope, texts, ["le chat voit la soupe"], texts, 12)
+    assert fluency.fluent([]).tolist() == []
+    found = fluency.excess(["", "the", texts[0], "le chat voit la soupe"])
+    assert found.excess[0] == np.inf and not fluency.fluent(["", " "]).any()
+    assert found.foreign[2] == 0 and found.foreign[3] > 1 and found.unknown[3] > 1
+    assert 0.4 < fluency.fluent(fluency.pieces).mean() < 0.7  # half of real text, by its own rule

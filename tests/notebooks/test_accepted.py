@@ -18,9 +18,9 @@ ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("[01][1-9]_*.ipynb"))
 NOTEBOOKS += ["10_train_suite"]
 GAPS = (0, 2, 5)  # the layers that have an SAE in the preset "gap"
-KEPT = {"TEXTS", "DATA", "PROMPTS", "LISTS", "MODEL", "MODELS", "SUITES", "OUT"} | {
-    "CANDIDATES"
-}  # as in the preset
+# As in the preset.
+KEPT = {"TEXTS", "DATA", "PROMPTS", "LISTS", "PAIRS", "CANDIDATES"}
+KEPT |= {"MODEL", "MODELS", "SUITES", "OUT"}
 
 
 def few(rng, items, most=2):
@@ -31,7 +31,10 @@ DRAWS = {
     "LAYERS": lambda rng, layers: rng.choice([[], few(rng, layers, 1), few(rng, layers, 3)]),
     "LANGUAGES": lambda rng, _: few(rng, ["en", "fr", "ru", "ja", "zh", "de"]),
     "TOPIC": lambda rng, _: rng.choice([[], ["soup"], ["soup", "суп"]]),
-    "DOSES": lambda rng, _: rng.choice([[0.0, 0.5], [-0.5, 0.0, 1.0], [0.5], [1.0, 0.0], [0.0]]),
+    "STRENGTHS": lambda rng, _: rng.choice([[0.0, 0.5], [-0.5, 0.0, 1.0], [0.5], [1.0, 0.0]]),
+    "LAYER": lambda rng, layers: rng.choice([-1, *few(rng, layers, 1)]),
+    "FEATURE": lambda rng, _: rng.choice([-1, -1, 7]),
+    "POSITIONS": lambda rng, _: rng.choice(["all", "prompt", "generated"]),
     "TEMPERATURE": lambda rng, _: rng.choice([0.0, 0.5, 1.0]),
     "MAX_NEW_TOKENS": lambda rng, _: rng.choice([1, 2, 4, 8]),
     "SHOW_RAW": lambda rng, _: rng.choice([True, False]),

@@ -124,13 +124,13 @@ def test_what_a_file_says_twice_or_in_another_type_is_one_line(private, capsys, 
         ("LAYERS", "[2, 2]", "LAYERS has 2 twice"),
         ("LAYERS", "[2", "LAYERS = '[2': line 1: expected .* lists are written"),
         ("N_TEXTS", "1_000", "N_TEXTS = '1_000': line 1: 1_000 is a number to some"),
-        ("DOSES", "[0.0, .inf]", "DOSES = .*: a finite number is needed"),
-        ("DOSES", "[0.0, x]", "DOSES.* = 'x' is str, but float is expected"),
+        ("STRENGTHS", "[0.0, .inf]", "STRENGTHS = .*: a finite number is needed"),
+        ("STRENGTHS", "[0.0, x]", "STRENGTHS.* = 'x' is str, but float is expected"),
         ("TOPIC", "[soup, 3]", "TOPIC.* = 3 is int, but str is expected"),
     ],
 )
 def test_values_on_the_command_line_are_read_as_strictly(name, value, message):
-    only = ["03"] if name in ("DOSES", "TOPIC") else ["04"] if name == "LANGUAGES" else ["01"]
+    only = ["03"] if name in ("STRENGTHS", "TOPIC") else ["04"] if name == "LANGUAGES" else ["01"]
     with pytest.raises((ValueError, TypeError), match=message.replace("[", r"\[")):
         plan_report("tiny", only, given=[(name, value)])
 
@@ -138,10 +138,10 @@ def test_values_on_the_command_line_are_read_as_strictly(name, value, message):
 NOT_TOGETHER = [
     ("01", {"LAYERS": "[-1]"}, "LAYERS has .-1., but the SAEs are of layers 0 to 5"),
     ("02", {"N_TEXTS": "1"}, "N_TEXTS = 1: at least 2 is needed here"),
-    ("03", {"DOSES": "[]"}, "DOSES = ..: they must rise, with 0 and one above it"),
-    ("03", {"DOSES": "[0.5, 1.0]"}, "DOSES = .*: they must rise, with 0"),
-    ("03", {"DOSES": "[0.5, 0.0]"}, "DOSES = .*: they must rise"),
-    ("03", {"DOSES": "[-1.0, 0.0]"}, "DOSES = .*one above it"),
+    ("03", {"STRENGTHS": "[]"}, "STRENGTHS = ..: they must rise, with 0 and one above it"),
+    ("03", {"STRENGTHS": "[0.5, 1.0]"}, "STRENGTHS = .*: they must rise, with 0"),
+    ("03", {"STRENGTHS": "[0.5, 0.0]"}, "STRENGTHS = .*: they must rise"),
+    ("03", {"STRENGTHS": "[-1.0, 0.0]"}, "STRENGTHS = .*one above it"),
     ("03", {"LANGUAGES": "[en, fr]"}, "LANGUAGES has en, which the others are compared with"),
     ("03", {"LANGUAGES": "[de]"}, "LANGUAGES has de, and TEXTS has no such texts"),
     ("03", {"MAX_NEW_TOKENS": "1"}, "MAX_NEW_TOKENS = 1: at least 2 is needed here"),

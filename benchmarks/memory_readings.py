@@ -6,6 +6,8 @@ There is neither a model nor an SAE: residuals and active features are random, m
 a time, so that what is measured is what comes on top of both. The steps are those of the notebook:
 counts of all layers, group by group; peaks of the chosen features; mean residuals of all texts and
 a probe on them, group by group. One line of JSON: the peak above what Python takes.
+Measured for 8,000 texts: 2.6 GB at the shape of Qwen3-8B (36 layers, 65,536 features) and 2.8 GB at
+that of Qwen3-30B-A3B (48 layers, 131,072 features), residuals of the pass included.
 """
 
 import json

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from qs_helpers.loading.catalog import get_group
+
 ROOT = Path(__file__).resolve().parents[2]
 BENCHMARKS = ROOT / "benchmarks"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -113,3 +115,21 @@ def test_a_profile_says_where_the_time_goes():
     shares = [float(re.search(r"([\d.]+)%", line)[1]) for line in table[2:]]
     assert shares == sorted(shares, reverse=True) and 50 < sum(shares) < 100
     assert str(ROOT) not in "\n".join(table) and sys.prefix not in "\n".join(table)
+
+
+def test_readings_of_labelled_texts_take_what_is_planned_and_the_pass():
+    from memory_readings import measure
+
+    from qs_helpers import forward
+
+    was = forward.residuals
+    try:
+        found = measure("qwen3-1.7b-l50", 96)
+    finally:
+        forward.residuals = was
+    group = get_group("qwen3-1.7b-l50")
+    one_pass = (
+        2 * 2 * 96 * 16 * group.d_model * group.n_layers
+    )  # bfloat16, and the copies of a layer
+    assert found["layers"] == 28 and found["passes"] == 1
+    assert found["peak"] < found["planned"] + one_pass + 400e6

@@ -11,6 +11,7 @@ from hub_server import HubServer
 
 from qs_helpers.presets import dataset_name
 from qs_helpers.texts import Text, load_texts
+from qs_helpers.texts.hub import commit
 from qs_helpers.texts.hub import rows as hub_rows
 
 SPOKEN = """---
@@ -165,3 +166,29 @@ def test_a_file_is_no_dataset_of_the_hub(tmp_path, monkeypatch, write):
     assert dataset_name("some/set") is None
     with pytest.raises(ValueError, match="source 'some/set': there is no such file"):
         load_texts("some/set", "remarks")
+
+
+def test_the_commit_that_was_read_is_asked_for_and_else_known(monkeypatch):
+    import huggingface_hub
+
+    pinned = "0123456789abcdef0123456789abcdef01234567"
+
+    class Api:
+        def dataset_info(self, repo_id, revision, timeout):
+            return types.SimpleNamespace(sha=f"{repo_id} at {revision}")
+
+        def resolve_revision(self, repo_id, revision, repo_type, local_files_only):
+            assert repo_type == "dataset" and local_files_only
+            return types.SimpleNamespace(resolved=f"{repo_id} kept as {revision}")
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    assert commit("x/a") == "x/a at main" and commit("x/a@v2") == "x/a at v2"
+    assert commit("natural") is None and commit("mine.csv") is None
+
+    def away(self, **_):
+        raise ConnectionError
+
+    monkeypatch.setattr(Api, "dataset_info", away)
+    assert commit("x/a") == "x/a kept as main" and commit(f"x/a@{pinned}") == pinned
+    monkeypatch.setattr(Api, "resolve_revision", away)
+    assert commit("x/a") is None

@@ -20,7 +20,7 @@ from bad_notebooks import BAD, GOOD, PROSE, good
 from nbformat.v4 import new_code_cell
 from notebook_gates import GATES
 
-from qs_helpers.report.run import TRAIN
+from qs_helpers.report.run import TRAIN, declared
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
@@ -126,7 +126,7 @@ def test_preset_names_are_parameters(preset):
     presets that train their own suite have a section for 10."""
     sections = yaml.safe_load(preset.read_text(encoding="utf-8"))
     common = set(sections.pop("common", None) or {})
-    notebooks = {path.stem: parameter_names(path) for path in NOTEBOOKS}
+    notebooks = {path.stem: {*declared(path)} for path in NOTEBOOKS}
     for notebook, values in sections.items():
         if notebook in notebooks:
             assert set(values) - notebooks[notebook] == set(), notebook

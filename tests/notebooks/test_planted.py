@@ -56,11 +56,13 @@ def project(tmp_path_factory):
     for layer in {*range(6)} - {*LAYERS}:
         (own / "sae" / f"layer{layer}.sae.pt").unlink()
     plant(own / "sae")
-    prompts = {t.text for s in ("validation", "test") for t in corpus.continuations("en", s, 200)}
-    (root / "prompts.txt").write_text("\n".join(sorted(prompts)[:200]), "utf-8")
+    prompts = {t.text for s in ("validation", "test") for t in corpus.continuations("en", s, 400)}
+    # Prompts of which each is its own group, and enough of them for the margin of .2.
+    (root / "prompts.txt").write_text("\n".join(sorted(prompts)[:500]), "utf-8")
     sections = yaml.safe_load((params / "tiny.yaml").read_text("utf-8"))
     steer = sections["03_steer"] | {"LAYERS": list(LAYERS), "LAYER": LAYER, "LANGUAGES": ["fr"]}
     steer |= {"PROMPTS": "../../prompts.txt", "POSITIONS": "prompt", "STRENGTHS": [0.0, 1.0, 1.5]}
+    steer |= {"N_PROMPTS": 100, "MAX_NEW_TOKENS": 12}
     scope = sections["scope"] | {part: f"../../own/{part}" for part in ("model", "sae")}
     kept = {"scope": scope, "common": sections["common"], "03_steer": steer}
     (params / "planted.yaml").write_text(yaml.safe_dump(kept, allow_unicode=True), "utf-8")

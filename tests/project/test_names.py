@@ -27,7 +27,6 @@ SHARED_ALL_THE_SAME = {
     "memory_plan": "what a group needs, before it is downloaded",
     "edit_sizes": CONTROL,
     "equal_size": CONTROL,
-    "matched_features": CONTROL,
     "diff_of_means": LESSON,
     "project_out": LESSON,
 }

@@ -130,7 +130,7 @@ def test_what_a_file_says_twice_or_in_another_type_is_one_line(private, capsys, 
     ],
 )
 def test_values_on_the_command_line_are_read_as_strictly(name, value, message):
-    only = ["03"] if name in ("STRENGTHS", "TOPIC") else ["04"] if name == "LANGUAGES" else ["01"]
+    only = [{"STRENGTHS": "03", "TOPIC": "02", "LANGUAGES": "04"}.get(name, "01")]
     with pytest.raises((ValueError, TypeError), match=message.replace("[", r"\[")):
         plan_report("tiny", only, given=[(name, value)])
 

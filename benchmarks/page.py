@@ -51,15 +51,15 @@ SIGNS = {"faster": "≥ {:.3g} ×", "share": "≤ {:.3g}", "time": "≤ {:.3g}"}
 
 GPU = """## On a GPU
 
-Measured on: {machine}. The same tasks; decoding and prefill have their peers as above. Encoding is the
-plain float32 product (TF32 off) and torch's TopK: the product alone is the floor, and the peers are
-at it too. The screen that is {times} as fast on a CPU was tried here in torch operations: of 512
+Measured on: {machine}. The same tasks; decoding and prefill have their peers as above. Encoding
+is the plain float32 product (TF32 off) and torch's TopK: the product alone is the floor, and the
+peers are at it too. The screen that is {times} as fast on a CPU was tried here in torch operations: of 512
 tokens at the first two shapes it took {screen} the time of the plain product (bfloat16 products
 took 7 to 17 % of it, picking rows and multiplying them anew the rest), so it is not used.
 """
-NOTEBOOKS = """The notebooks with random weights of the {size} shape, preset `{preset}` as it stands, one at
-a time (`python benchmarks/bench_notebooks.py {size}`). Memory on the GPU is that of tensors; planned
-for the preset: {planned}. What they find there means nothing.
+NOTEBOOKS = """The notebooks with random weights of the {size} shape, preset `{preset}` as it
+stands, one at a time (`python benchmarks/bench_notebooks.py {size}`). Memory on the GPU is that of
+tensors; planned for the preset: {planned}. What they find there means nothing.
 """
 
 

@@ -6,11 +6,16 @@ names, units, quotations and what is copied from the prompt do not count, nor do
 punctuation of any width.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
+import numpy as np
 import regex
+import torch
+from torch import Tensor
 
+from ..controls import matched_features
 from ..writing import LATIN, SCRIPTS
 from ..writing import language as spoken
 
@@ -113,3 +118,58 @@ def _other_language(text: str, left: str, language: str, prompt: str):
         if len(words) >= WORDS and spoken(match[0]) in {*LATIN} - {language}:
             if not (prompt and match[0].strip() in prompt):
                 yield match
+
+
+def token_at(scope, text: str, character: int) -> int:
+    """Place in `own_ids` of the token that holds a character of a text."""
+    spans = scope.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    return next(i for i, (_, stop) in enumerate(spans["offset_mapping"]) if stop > character)
+
+
+def foreign_ids(scope, scripts: tuple[str, ...]) -> Tensor:
+    """Ids of tokens that hold a letter of one of `scripts` ("Latin", ...): int64 [tokens].
+
+    Half characters and special tokens are not among them.
+    """
+    pattern = regex.compile("|".join(SCRIPTS[name] for name in scripts))
+    special = set(scope.tokenizer.all_special_ids)
+    found = [
+        i
+        for i in range(len(scope.tokenizer))
+        if i not in special and pattern.search(scope.tokenizer.decode([i]))
+    ]
+    return torch.tensor(found, dtype=torch.int64)
+
+
+@contextmanager
+def logit_mask(scope, ids: Tensor | None) -> Iterator[None]:
+    """In the block the model gives tokens `ids` no probability, when it reads too; None: no mask.
+
+    Text that holds one of them then has an infinite cross-entropy.
+    """
+
+    def mask(module, args, logits: Tensor) -> Tensor:
+        return logits if ids is None else logits.index_fill(-1, ids.to(logits.device), -torch.inf)
+
+    handle = scope.model.get_output_embeddings().register_forward_hook(mask)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def matched_set(density: np.ndarray, features: Sequence[int], seed: int = 0) -> np.ndarray:
+    """Other live features that fire as often as these, one for each and none twice: int64.
+
+    density: share of tokens on which each feature fires, [d_sae]. A feature that does not fire is
+    matched as if it were the rarest that does. Fewer where too few features are live.
+    """
+    live = np.flatnonzero(density > 0)
+    rarest = int(live[density[live].argmin()])
+    own, taken = {int(f) for f in features}, []
+    count = min(2 * len(features), len(live) - 1)
+    for i, feature in enumerate(features):
+        feature = int(feature) if density[feature] > 0 else rarest
+        near = matched_features(density, feature, count, seed=1000 * seed + i)
+        taken += [f for f in near.tolist() if f not in own and f not in taken][:1]
+    return np.array(taken, dtype=np.int64)

@@ -40,7 +40,7 @@ LEAST |= {"TOKENS": 1, "D_SAE": 1, "K": 1}
 FEWEST = {
     "02_visualize": {"N_TEXTS": 2},
     "03_steer": {"N_TEXTS": 2, "MAX_NEW_TOKENS": 2},
-    "05_code_switching": {"LAYERS": 1, "N_TEXTS": 8},
+    "05_code_switching": {"LAYERS": 1},
     "06_abliteration_comparison": {"MODELS": 1, "SUITES": 1, "LAYERS": 1, "REFUSAL_TOKENS": 5}
     | {"N_TRAIN": 8, "N_VALIDATION": 4, "N_TEST": 12},
     "10_train_suite": {"N_TEXTS": 8},
@@ -317,6 +317,8 @@ def check_together(stem: str, values: dict[str, Any], preset: Preset) -> None:
             )
     if stem in ("03_steer", "05_code_switching") and "en" in values.get("LANGUAGES", []):
         raise ValueError("LANGUAGES has en, which the others are compared with: leave it out")
+    if stem == "05_code_switching" and not {"ru", "ja", "zh"} & {*values.get("LANGUAGES", ["zh"])}:
+        raise ValueError("LANGUAGES needs one of ru, ja, zh: its words are told from English ones")
     if stem == "03_steer":
         doses = values.get("DOSES", [0.0, 1.0])
         if doses != sorted(doses) or 0 not in doses or max(doses) <= 0:

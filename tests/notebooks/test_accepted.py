@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("[01][1-9]_*.ipynb"))
 NOTEBOOKS += ["10_train_suite"]
 GAPS = (0, 2, 5)  # the layers that have an SAE in the preset "gap"
-KEPT = {"TEXTS", "DATA", "PROMPTS", "LISTS", "MODEL", "MODELS", "SUITES", "OUT"}  # as in the preset
+KEPT = {"TEXTS", "DATA", "PROMPTS", "MODEL", "MODELS", "SUITES", "OUT"}  # as in the preset
 
 
 def few(rng, items, most=2):

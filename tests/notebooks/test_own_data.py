@@ -172,8 +172,8 @@ def test_no_tiny_feature_is_called_a_detector_of_natural_remarks(tmp_path):
         ),
         (
             "05_code_switching",
-            [*natural("TEXTS", "PROMPTS"), "-p", "LISTS", "natural:recipe", "-p", "STEPS", "0"],
-            ["natural: 180 questions", "no text in en", "natural:recipe: 20 passages"],
+            [*natural("TEXTS", "PROMPTS"), "-p", "STEPS", "0", "-p", "N_PROMPTS", "10"],
+            ["natural: ", "questions"],
             "hooks-left",
         ),
         (

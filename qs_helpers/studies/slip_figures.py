@@ -52,38 +52,45 @@ def trade_off(points: pd.DataFrame, controls: pd.DataFrame, half: float, best: s
     English when asked). NaN as price: none can be given; inf: at the top. controls: value, price.
     """
     priced = points[points.price.notna()].sort_values("price")
-    roof = 1.25 * max([*priced.price[np.isfinite(priced.price)], *controls.price, 0.025])
+    finite = [*priced.price[np.isfinite(priced.price)], *controls.price, 0.02]
+    # Most prices are small and some are huge: linear up to about 2 %, logarithmic beyond.
+    roof, floor = _squeezed(max(finite)) + 0.7, _squeezed(min(finite)) - 1.5
     fig, ax = plt.subplots(figsize=(7.6, 4.4))
-    ax.axhspan(-roof, 0.02, color="0.95", zorder=0)
+    ax.axhspan(floor, _squeezed(0.02), color="0.95", zorder=0)
     ax.axvline(half, color="0.6", ls=":")
-    ax.plot(controls.value, controls.price, "x", color=GREY, ms=5, zorder=1)
+    ax.plot(controls.value, _squeezed(controls.price), "x", color=GREY, ms=5, zorder=1)
     taken = []
     for name, one in priced.iterrows():
-        y, sure = min(one.price, roof), np.isfinite(one.price)
+        sure = np.isfinite(one.price)
+        y = _squeezed(one.price) if sure else roof
         colour = {"unedited": "black", "logit mask": ORANGE}.get(name, BLUE)
         look = {"fmt": "o", "ms": 9 if name == best else 6, "color": colour, "lw": 0.8}
         look |= {"capsize": 2, "mfc": colour if one.kept >= 0.5 else "white"}
         ax.errorbar(one.value, y, xerr=[[one.value - one.low], [one.high - one.value]], **look)
-        at = y + 0.03 * roof
-        while any(abs(at - other) < 0.06 * roof for other in taken):
-            at += 0.01 * roof
+        at = y + 0.05 * (roof - floor) * 0.4
+        while any(abs(at - other) < 0.05 * (roof - floor) for other in taken):
+            at += 0.005 * (roof - floor)
         taken.append(at)
-        text = name if sure else f"{name} (∞: English impossible)"
-        pointer = {"arrowstyle": "-", "lw": 0.5, "color": "0.6"} if at > y + 0.07 * roof else None
-        ax.annotate(text, (one.value, y), (one.value + 0.005, at), size=8, color=colour,
-                    arrowprops=pointer)  # fmt: skip
+        text = name if sure else f"{name} (English impossible: ∞)"
+        ax.annotate(text, (one.value, y), (one.value + 0.006, at), size=8, color=colour)
     for name, one in points[points.price.isna()].iterrows():
-        ax.plot(one.value, -0.08 * roof, "^", color=GREEN)
-        ax.annotate(f"{name} (costs tokens)", (one.value, -0.08 * roof), xytext=(6, -3),
+        y = floor + 0.7
+        ax.plot(one.value, y, "^", color=GREEN)
+        ax.annotate(f"{name} (costs tokens)", (one.value, y), xytext=(6, -3),
                     textcoords="offset points", size=8, color=GREEN)  # fmt: skip
     ax.text(0.995, 0.015, "shaded: at most 2 %; ×: random features; hollow: English is lost",
             transform=ax.transAxes, ha="right", size=7, color="0.35")  # fmt: skip
-    ax.set(ylim=(-0.22 * roof, max([1.1 * roof, *(at + 0.08 * roof for at in taken)])))
-    ax.set(xlabel="texts that slip (dotted: half of the unedited rate)", xlim=(-0.02, None))
+    ticks = [t for t in (-0.01, 0, 0.01, 0.02, 0.05, 0.2, 1, 5, 20) if t <= max(finite)]
+    ax.set_yticks([_squeezed(t) for t in ticks], [f"{100 * t:g} %" for t in ticks])
+    ax.set(ylim=(floor, max(roof + 0.3, *(at + 0.2 for at in taken))), xlim=(-0.02, None))
+    ax.set(xlabel="texts that slip (dotted: half of the unedited rate)")
     ax.set_ylabel("extra surprise of real text")
-    ax.yaxis.set_major_formatter(lambda y, _: f"{100 * y:.3g} %")
     ax.set_title("Left is fewer slips, down is cheaper", loc="left")
     return fig
+
+
+def _squeezed(price):
+    return np.arcsinh(np.asarray(price, float) / 0.01)
 
 
 def fine_tuned(rows: pd.DataFrame, before: float):

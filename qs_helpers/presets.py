@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 TINY = ("tiny", "tiny-instruct", "tiny-sft", "tiny-moe")
-SOURCES = ("TEXTS", "DATA", "PROMPTS", "LISTS")  # parameters that name sources of texts
+SOURCES = ("TEXTS", "DATA", "PROMPTS")  # parameters that name sources of texts
 OUTPUT = "OUT"  # the parameter that names a folder which a notebook writes, beside its report
 # Parameters that may name files or folders.
 PATHS = (*SOURCES, "PAIRS", "CANDIDATES", "MODELS", "MODEL", OUTPUT)

@@ -42,7 +42,7 @@ POSITIONS = ("all", "prompt", "generated")  # as in hooks.py, which would import
 FEWEST = {
     "02_visualize": {"N_TEXTS": 2},
     "03_steer": {"N_TEXTS": 2, "MAX_NEW_TOKENS": 2},
-    "05_code_switching": {"LAYERS": 1, "N_TEXTS": 8},
+    "05_code_switching": {"LAYERS": 1},
     "06_abliteration_comparison": {"MODELS": 1, "SUITES": 1, "LAYERS": 1, "REFUSAL_TOKENS": 5}
     | {"N_TRAIN": 8, "N_VALIDATION": 4, "N_TEST": 12},
     "10_train_suite": {"N_TEXTS": 8},
@@ -326,6 +326,8 @@ def check_together(stem: str, values: dict[str, Any], preset: Preset) -> None:
             )
     if stem in ("03_steer", "05_code_switching") and "en" in values.get("LANGUAGES", []):
         raise ValueError("LANGUAGES has en, which the others are compared with: leave it out")
+    if stem == "05_code_switching" and not {"ru", "ja", "zh"} & {*values.get("LANGUAGES", ["zh"])}:
+        raise ValueError("LANGUAGES needs one of ru, ja, zh: its words are told from English ones")
     if stem == "03_steer":
         strengths = values.get("STRENGTHS", [0.0, 1.0])
         if strengths != sorted(strengths) or 0 not in strengths or max(strengths) <= 0:

@@ -1,11 +1,9 @@
 """Notebook 05. Feature excess: how far pre-activations rise above what is usual, as a signal.
 
-The loss is that of SASFT (Deng et al. 2026, "sparse autoencoder-guided supervised fine-tuning"):
-the mean over tokens and features of ReLU(pre - usual). As a reward for reinforcement learning, use
+The notebook has the loss of SASFT that goes with it. As a reward for reinforcement learning, use
 minus the mean excess of an output.
 """
 
-import copy
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,7 +29,7 @@ class Signal(NamedTuple):
 
 
 def _pre(sae, x: Tensor, features: Sequence[int]) -> Tensor:
-    """Pre-activations of some features, float32 [..., features]; differentiable in x."""
+    """Pre-activations of some features, float32 [..., features]."""
     ids = torch.as_tensor(features, device=x.device)
     return x.float() @ sae.W_enc[ids].float().T + sae.b_enc[ids]
 
@@ -101,53 +99,3 @@ def read_excess(path: Path) -> list[dict]:
             raise ValueError(f"{where}: reward or excess is no finite number")
         rows.append(row)
     return rows
-
-
-def excess_loss(sae, x: Tensor, signal: Signal, mask: Tensor) -> Tensor:
-    """Mean over masked tokens and features of ReLU(pre - usual); x [..., d_model], a scalar.
-
-    Differentiable in x. mask: bool [...], tokens that count.
-    """
-    usual = torch.tensor(signal.usual, device=x.device)
-    over = torch.relu(_pre(sae, x, signal.features) - usual).mean(-1)
-    return (over * mask).sum() / mask.sum().clamp(min=1)
-
-
-def finetune(
-    scope, texts, steps: int, seed=0, signal=None, weight=0.0, counts=None, rate=3e-4, batch_size=16
-):
-    """A scope with a copy of the model, fine-tuned on texts (AdamW); the original is untouched.
-
-    With `signal` (a Signal), `weight` times `excess_loss` is added, on the residuals after its
-    layer. `counts` (ids -> bool) says at which tokens it counts; None: at all but the first. The
-    same seed draws the same batches, whatever the signal. Raises ValueError for no texts, or a
-    signal on the last layer, where the model's hidden states are those after the final norm.
-    """
-    texts = listed(texts)
-    if not texts:
-        raise ValueError("finetune got no texts")
-    if signal is not None and signal.layer >= scope.n_layers - 1:
-        raise ValueError(f"a signal on layer {signal.layer}: choose one below the last layer")
-    new = copy.copy(scope)
-    new.model = copy.deepcopy(scope.model).train()
-    new.model.requires_grad_(True)
-    chooser = np.random.default_rng(seed)
-    optimizer = torch.optim.AdamW(new.model.parameters(), lr=rate)
-    ids = scope.ids(texts)
-    for _ in range(steps):
-        batch = scope.tokens([ids[i] for i in chooser.choice(len(ids), batch_size)])
-        real = batch["attention_mask"].bool()
-        labels = batch["input_ids"].masked_fill(~real, -100)
-        output = new.model(**batch, labels=labels, use_cache=False, output_hidden_states=True)
-        loss = output.loss
-        if signal is not None:
-            inside = real & (real.cumsum(1) > 1 + len(scope.prefix))
-            inside &= inside if counts is None else counts(batch["input_ids"])
-            x = output.hidden_states[signal.layer + 1]
-            loss = loss + weight * excess_loss(scope.sae(signal.layer), x, signal, inside)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(new.model.parameters(), 1.0)
-        optimizer.step()
-    new.model.eval().requires_grad_(False)
-    return new

@@ -1,12 +1,12 @@
-"""Notebook 05. Code-switching: letters of a script that a language does not use.
+"""Notebook 05. Code-switching: words of a script, or of a language, that a text does not use.
 
-Han is shared by Chinese and Japanese, so neither is foreign in the other by Han alone; English in
-French cannot be told by script. Code, LaTeX, links and what is copied from the prompt do not count,
-nor do digits and punctuation of any width.
+Han is shared by Chinese and Japanese, so neither is foreign in the other by Han alone. English in
+French, and the other way round, is told sentence by sentence. Code, formulas, links, addresses,
+names, units, quotations and what is copied from the prompt do not count, nor do digits and
+punctuation of any width.
 """
 
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from ..controls import matched_features
-from ..writing import SCRIPTS
+from ..writing import LATIN, SCRIPTS
+from ..writing import language as spoken
 
 SCRIPTS_OF = {
     "en": ("Latin",),
@@ -40,56 +41,89 @@ QUOTED = regex.compile(
     # A link; deep in a path its last part may be a title in such a script.
     rf"|(?:https?://|www\.)(?:{SPACED}{IN_LINK})+"
     rf"(?:(?<=\w/{IN_LINK}*[/=_]){UNSPACED}{IN_LINK}*)?"
-    rf"|(?:{SPACED}[\w.+-])+@(?:{SPACED}[\w-])+\.(?:{SPACED}[\w.])+",
+    rf"|(?:{SPACED}[\w.+-])+@(?:{SPACED}[\w-])+\.(?:{SPACED}[\w.])+"
+    # A file name or an identifier, and a unit behind its number.
+    r"|[A-Za-z0-9]+(?:[._/\\][A-Za-z0-9]+)+"
+    r"|(?<=\d[ \u00a0]?)"
+    r"(?:[kcm]?m|[km]?g|[km]?l|m?s|[kMG]?Hz|k?Wh?|[kMGT]?B|min|h|t|px)(?![\p{L}\d])",
     regex.DOTALL,
 )
+# Marks that belong together: what they hold is a quotation, or the gloss of a term, if all of it
+# is foreign. One in the text's own script with a foreign word in it is speech like any other.
+MARKS = '“” „“ ‘’ "" 「」 『』 «» 《》 () （） []'.split()
+MENTIONED = regex.compile(
+    "|".join(rf"{regex.escape(a)}[^{regex.escape(a + b)}\n]+{regex.escape(b)}" for a, b in MARKS)
+)
+SENTENCE = regex.compile(r"[^.!?…\n。！？]+")
+WORDS = 5  # of a sentence, from which on its language can be told
 
 
 class Switching(NamedTuple):
-    """Foreign letters of one text, what does not count left aside."""
+    """Foreign words of one text, what does not count left aside."""
 
     any: bool
     """is there a run?"""
     share: float
     """foreign letters over letters, 0 for a text without letters"""
     runs: tuple[tuple[int, int], ...]
-    """start and stop of each run of two foreign letters or more (one of Han or Kana)"""
+    """start and stop of each run: a word of two foreign letters or more (one of Han or Kana), or a
+    sentence in the other of English and French"""
     onset: int | None
     """where the first run starts, in characters"""
 
 
-def switching(text: str, language: str, prompt: str = "") -> Switching:
-    """Runs of letters in `text` that are not in a script of `language`.
+def switching(
+    text: str, language: str, prompt: str = "", scripts: Collection[str] = tuple(SCRIPTS)
+) -> Switching:
+    """Runs of `text` that are not in a script of `language`, but in one of `scripts`.
 
-    A run that stands in `prompt` too was copied and does not count. ValueError for a language
-    that SCRIPTS_OF does not know.
+    A run that stands in `prompt` too was copied and does not count. A word with a capital letter
+    is taken for a name. ValueError for a language that SCRIPTS_OF does not know.
     """
     if language not in SCRIPTS_OF:
         raise ValueError(f"no scripts for {language!r}; choose one of {', '.join(SCRIPTS_OF)}")
     own = "".join(SCRIPTS[name].strip("[]") for name in SCRIPTS_OF[language])
-    plain = QUOTED.sub(lambda match: " " * len(match[0]), text)
-    letters = len(regex.findall(r"\p{L}", plain))
+    left = QUOTED.sub(_blank, text)
+    left = MENTIONED.sub(lambda m: m[0] if regex.search(f"[{own}]", m[0]) else _blank(m), left)
+    letters = len(regex.findall(r"\p{L}", left))
     # A run goes on over marks, apostrophes and hyphens inside a word.
-    found = regex.finditer(rf"[^\P{{L}}{own}](?:[\p{{M}}'’-]?[^\P{{L}}{own}])*", plain)
+    found = regex.finditer(rf"[^\P{{L}}{own}](?:[\p{{M}}'’-]?[^\P{{L}}{own}])*", left)
+    wanted = regex.compile("|".join(SCRIPTS[name] for name in scripts))
     runs, foreign = [], 0
     for match in found:
         long = len(regex.findall(r"\p{L}", match[0]))
-        if prompt and match[0] in prompt:
+        copied = prompt and match[0] in prompt
+        if copied or regex.search(r"\p{Lu}", match[0]) or not wanted.search(match[0]):
             continue
         foreign += long
         if long >= 2 or regex.search(r"[\p{Han}\p{Hiragana}\p{Katakana}]", match[0]):
             runs.append(match.span())
+    if language in LATIN and "Latin" in scripts:
+        for match in _other_language(text, left, language, prompt):
+            foreign += len(regex.findall(r"\p{L}", match[0]))
+            runs.append(match.span())
+    runs = tuple(sorted(runs))
     share, onset = foreign / letters if letters else 0.0, runs[0][0] if runs else None
-    return Switching(bool(runs), share, tuple(runs), onset)
+    return Switching(bool(runs), share, runs, onset)
 
 
-def foreign_token(scope, text: str, language: str) -> int | None:
-    """Place in `own_ids` of the first token that overlaps a switch; None without one."""
-    onset = switching(text, language).onset
-    if onset is None:
-        return None
+def _blank(match) -> str:
+    return " " * len(match[0])
+
+
+def _other_language(text: str, left: str, language: str, prompt: str):
+    """Sentences in the other one of English and French; short ones cannot be told."""
+    for match in SENTENCE.finditer(left):
+        words = regex.findall(r"\p{L}+", match[0])
+        if len(words) >= WORDS and spoken(match[0]) in {*LATIN} - {language}:
+            if not (prompt and match[0].strip() in prompt):
+                yield match
+
+
+def token_at(scope, text: str, character: int) -> int:
+    """Place in `own_ids` of the token that holds a character of a text."""
     spans = scope.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    return next(i for i, (_, stop) in enumerate(spans["offset_mapping"]) if stop > onset)
+    return next(i for i, (_, stop) in enumerate(spans["offset_mapping"]) if stop > character)
 
 
 def foreign_ids(scope, scripts: tuple[str, ...]) -> Tensor:
@@ -122,39 +156,6 @@ def logit_mask(scope, ids: Tensor | None) -> Iterator[None]:
         yield
     finally:
         handle.remove()
-
-
-def alike_places(
-    texts: Sequence[Sequence[int]],
-    places: Sequence[int],
-    others: Sequence[Sequence[int]],
-    lead: int = 1,
-) -> list[tuple[int, int] | None]:
-    """For a place in each text, one in other texts that comes after the same token.
-
-    texts, others: token ids; places: a position in each of `texts`, with `lead` tokens before it
-    or more. Of the places in `others`, the one before which most tokens are the same (four at
-    most) is taken, then the one nearest in distance from the start; none twice. Returns (number of
-    the other text, position) for each text; None where there is none, or its place comes too early.
-    """
-    after = defaultdict(set)
-    for number, ids in enumerate(others):
-        for place in range(max(lead, 1), len(ids)):
-            after[ids[place - 1]].add((number, place))
-
-    def alike(ids, place, number, other) -> int:
-        pairs = zip(ids[:place][:-5:-1], others[number][:other][:-5:-1], strict=False)
-        return next((i for i, (a, b) in enumerate(pairs) if a != b), 4)
-
-    found: list[tuple[int, int] | None] = []
-    for ids, place in zip(texts, places, strict=True):
-        free = after[ids[place - 1]] if place >= max(lead, 1) else set()
-        best = max(
-            free, key=lambda at: (alike(ids, place, *at), -abs(at[1] - place), at), default=None
-        )
-        free.discard(best)
-        found.append(best)
-    return found
 
 
 def matched_set(density: np.ndarray, features: Sequence[int], seed: int = 0) -> np.ndarray:

@@ -258,15 +258,14 @@ def test_home_folders_are_not_shown(monkeypatch, text, shown):
 def test_files_of_texts_are_relative_to_the_preset(project):
     values = {
         "TEXTS": "mine.txt",
-        "LISTS": "./lists.csv",
-        "DATA": "tiny",
+        "DATA": "./lists.csv",
         "PROMPTS": ["a.txt", "x/y"],
     }
     (project / "tiny.yaml").write_text(f"01_load: {values}")
     found = presets.preset_values("01_load", "tiny")
     assert found["TEXTS"] == str(project / "mine.txt")
-    assert found["LISTS"] == str(project / "lists.csv")
-    assert found["DATA"] == "tiny" and found["PROMPTS"] == [str(project / "a.txt"), "x/y"]
+    assert found["DATA"] == str(project / "lists.csv")
+    assert found["PROMPTS"] == [str(project / "a.txt"), "x/y"]
     assert all(map(presets.is_bundled, ("tiny", "tiny:story", "natural", "natural:recipe")))
     assert not any(map(presets.is_bundled, ("tiny.csv", "a/tiny", "natural.jsonl", "nature")))
 

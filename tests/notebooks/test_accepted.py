@@ -19,7 +19,7 @@ NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("[01][1-9]_*.
 NOTEBOOKS += ["10_train_suite"]
 GAPS = (0, 2, 5)  # the layers that have an SAE in the preset "gap"
 # As in the preset.
-KEPT = {"TEXTS", "DATA", "PROMPTS", "LISTS", "PAIRS", "CANDIDATES"}
+KEPT = {"TEXTS", "DATA", "PROMPTS", "PAIRS", "CANDIDATES"}
 KEPT |= {"MODEL", "MODELS", "SUITES", "OUT"}
 
 

@@ -336,8 +336,8 @@ def test_six_passages_are_enough_to_reach_the_last_cell(tmp_path, notebook):
         ),
         (
             "05_code_switching",
-            [*natural("TEXTS", "PROMPTS"), "-p", "LISTS", "natural:recipe", "-p", "STEPS", "0"],
-            ["natural: 180 questions", "no text in en", "natural:recipe: 20 passages"],
+            [*natural("TEXTS", "PROMPTS"), "-p", "STEPS", "0", "-p", "N_PROMPTS", "10"],
+            ["natural: ", "questions"],
             "hooks-left",
         ),
         (

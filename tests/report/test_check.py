@@ -148,6 +148,7 @@ NOT_TOGETHER = [
     ("03", {"N_TEXTS": "1"}, "N_TEXTS = 1: at least 2"),
     ("04", {"LANGUAGES": "[en, de]"}, "LANGUAGES has de, and DATA has no such texts"),
     ("05", {"LANGUAGES": "[en]"}, "LANGUAGES has en"),
+    ("05", {"LANGUAGES": "[fr]"}, "LANGUAGES needs one of ru, ja, zh"),
     ("05", {"LANGUAGES": "[zh]", "TEXTS": "pydoc"}, "LANGUAGES has zh, and TEXTS has no such"),
     ("05", {"LAYERS": "[]"}, "LAYERS names none, and at least 1 is needed here"),
     ("05", {"LAYERS": "[5]"}, "STEPS above 0 needs one of LAYERS below the last"),

@@ -47,9 +47,11 @@ def test_files_and_datasets(tmp_path, monkeypatch):
     (tmp_path / "a.csv").write_text("")
     assert problems(DATA=str(tmp_path / "a.csv")) == []
     bundled = {"TEXTS": "tiny:story", "PROMPTS": ["natural"], "DATA": "natural"}
-    assert problems(**bundled, LISTS="natural:recipe") == []
+    assert problems(**bundled) == []
     gone = f"{tmp_path}/b.txt: there is no such file"
-    assert [problems(**{name: f"{tmp_path}/b.txt"}) for name in ("TEXTS", "LISTS")] == [[gone]] * 2
+    assert [problems(**{name: f"{tmp_path}/b.txt"}) for name in ("TEXTS", "PROMPTS")] == [
+        [gone]
+    ] * 2
     assert problems(TEXTS="tinny") == ["tinny: there is no such file"]
     assert problems(DATA=str(tmp_path / "b.csv")) == [f"{tmp_path}/b.csv: there is no such file"]
     monkeypatch.setattr(resources.importlib.util, "find_spec", lambda name: None)

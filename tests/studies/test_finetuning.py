@@ -1,4 +1,4 @@
-"""Features as a training signal: the excess, its file, and finetuning against it."""
+"""Features as a training signal: the excess and its file."""
 
 import json
 
@@ -10,9 +10,7 @@ from suites import begun
 import qs_helpers as qs
 from qs_helpers.studies.finetuning import (
     excess,
-    excess_loss,
     export_excess,
-    finetune,
     read_excess,
     usual_levels,
 )
@@ -42,19 +40,6 @@ def test_excess_is_the_rise_above_the_usual_level(scope, signal):
         assert found == pytest.approx((row - usual).relu().mean(1).numpy(), abs=1e-2)
 
 
-def test_the_loss_is_the_mean_excess_and_has_a_gradient(scope, signal):
-    with qs.capture(scope.model, [3]) as captured:
-        scope.model(**scope.tokens(TEXTS[0]))
-    x = captured[3].clone().requires_grad_()
-    mask = torch.ones(x.shape[:2], dtype=torch.bool)
-    loss = excess_loss(scope.sae(3), x, signal, mask)
-    assert loss.item() == pytest.approx(excess(scope, TEXTS[:1], signal)[0].mean(), abs=1e-3)
-    loss.backward()
-    assert x.grad.abs().sum() > 0
-    none = excess_loss(scope.sae(3), x, signal, torch.zeros_like(mask))
-    assert none.item() == 0
-
-
 def test_the_exported_jsonl_has_its_schema_and_loads_with_datasets(scope, signal, tmp_path):
     path = export_excess(tmp_path / "excess.jsonl", scope, TEXTS, ["zh", "zh"], signal)
     rows = read_excess(path)
@@ -76,21 +61,6 @@ def test_datasets_reads_the_jsonl(scope, signal, tmp_path):
     path = export_excess(tmp_path / "excess.jsonl", scope, TEXTS, ["zh", "zh"], signal)
     rows = datasets.load_dataset("json", data_files=str(path), cache_dir=str(tmp_path))["train"]
     assert rows["text"] == TEXTS and len(rows[0]["excess"]) == len(rows[0]["tokens"])
-
-
-def test_finetuning_leaves_the_model_alone_and_the_penalty_lowers_the_excess(scope, signal):
-    before = [p.clone() for p in scope.model.parameters()]
-    texts = TEXTS * 4
-    plain, held = (
-        finetune(scope, texts, 6, 0, s, w, rate=1e-3) for s, w in ((None, 0.0), (signal, 1.0))
-    )
-    assert all(torch.equal(a, b) for a, b in zip(before, scope.model.parameters(), strict=True))
-    assert not any(p.requires_grad for p in scope.model.parameters())
-    levels = [np.mean(np.concatenate(excess(s, TEXTS, signal))) for s in (plain, held)]
-    assert levels[1] < levels[0]
-    again = finetune(scope, texts, 6, 0, rate=1e-3)
-    pairs = zip(plain.model.parameters(), again.model.parameters(), strict=True)
-    assert all(torch.equal(a, b) for a, b in pairs)
 
 
 @pytest.mark.parametrize(
@@ -137,13 +107,6 @@ def test_a_bad_line_has_its_right_number(scope, signal, tmp_path, line, says):
     path.write_text(path.read_text("utf-8") + f"\n{line}\n", "utf-8")
     with pytest.raises(ValueError, match=says):
         read_excess(path)
-
-
-def test_bad_finetuning(scope, signal):
-    with pytest.raises(ValueError, match="no texts"):
-        finetune(scope, [], 1)
-    with pytest.raises(ValueError, match="layer 5: choose one below the last"):
-        finetune(scope, TEXTS, 1, signal=signal._replace(layer=5))
 
 
 def test_an_excess_belongs_to_a_token_of_the_text(scope, signal, tmp_path):

@@ -1,19 +1,23 @@
 """Switches of script on labelled strings, in the tiny world and as tokens."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 import qs_helpers as qs
 from qs_helpers.studies.switching import (
-    alike_places,
     foreign_ids,
-    foreign_token,
     logit_mask,
     matched_set,
     switching,
+    token_at,
 )
 from qs_helpers.tiny import corpus, judge
+
+STRINGS = Path(__file__).with_name("slips.jsonl")
 
 
 @pytest.mark.parametrize(
@@ -48,7 +52,12 @@ from qs_helpers.tiny import corpus, judge
         ("See https://ru.wikipedia.org/wiki/Москва for it", "en", []),
         ("Write to me@example.com而且 wait", "en", ["而且"]),
         ("Write 请到me@example.com now", "en", ["请到"]),
-        ("１２３，！？ＡＢ", "zh", ["ＡＢ"]),  # full-width letters are letters
+        ("１２３，！？ａｂ", "zh", ["ａｂ"]),  # full-width letters are letters
+        ("１２３，！？ＡＢ", "zh", []),  # a capital: a name
+        ("我用Python写 main.py，长5km", "zh", []),
+        ("单词“apple”和（pear）", "zh", []),  # mentioned, not used
+        ("他说“我买bread”", "zh", ["bread"]),
+        ("Il pleut. It was raining all day today.", "fr", [" It was raining all day today"]),
         ("，。！？（）「」", "ru", []),
         ("1234 5678", "ja", []),
         ("привет 你", "ru", ["你"]),
@@ -90,13 +99,25 @@ def scope():
     return qs.load_scope("tiny")
 
 
-def test_the_first_foreign_token(scope):
+def test_labelled_strings():
+    """Labelled by hand before the detector was measured on them."""
+    rows = [json.loads(line) for line in STRINGS.read_text("utf-8").splitlines()]
+    right = [switching(row["text"], row["language"]).any == row["slip"] for row in rows]
+    assert len(rows) >= 200 and np.mean(right) >= 0.97
+
+
+def test_slips_into_one_script():
+    text = "она читает book и 汉字"
+    assert [text[a:b] for a, b in switching(text, "ru").runs] == ["book", "汉字"]
+    assert [text[a:b] for a, b in switching(text, "ru", scripts=["Latin"]).runs] == ["book"]
+
+
+def test_the_token_of_a_character(scope):
     text = "老师在学校读book。"
-    at = foreign_token(scope, text, "zh")
+    at = token_at(scope, text, text.index("b"))
     ids = scope.ids([text])[0]
     before = scope.tokenizer.decode(ids[:at])
     assert "b" not in before and scope.tokenizer.decode(ids[: at + 1]).endswith(("b", "bo", "book"))
-    assert foreign_token(scope, "老师读书。", "zh") is None
 
 
 def test_foreign_ids(scope):
@@ -120,16 +141,6 @@ def test_a_logit_mask_forbids_tokens_when_reading_and_leaves_no_trace(scope):
     ids = scope.tokens(texts[0])["input_ids"]
     with logit_mask(scope, latin), torch.no_grad():
         assert scope.model(ids).logits[..., latin].isneginf().all()
-
-
-def test_alike_places_come_after_the_same_tokens():
-    others = [[1, 2, 3, 4, 5], [9, 2, 3, 8, 8, 8, 3, 7]]
-    assert alike_places([[1, 2, 3, 6]], [3], others) == [(0, 3)]  # 1 2 3 before it
-    assert alike_places([[0, 0, 0, 0, 0, 3, 6]], [6], others) == [(1, 7)]  # nearest to the sixth
-    assert alike_places([[1, 2, 3, 6]] * 4, [3] * 4, others) == [(0, 3), (1, 3), (1, 7), None]
-    assert alike_places([[1, 7, 6], [4, 6]], [2, 1], others) == [None, (0, 4)]
-    assert alike_places([[4, 6], [1, 2, 3, 6]], [1, 3], others, lead=2) == [None, (0, 3)]
-    assert alike_places([], [], others) == [] and alike_places([[1, 2]], [1], []) == [None]
 
 
 def test_a_matched_set_fires_as_often_and_holds_nothing_twice():

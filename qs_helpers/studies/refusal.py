@@ -86,23 +86,25 @@ def principal_components(scope, prompts: Sequence[str], layer: int, n: int = 1) 
     return torch.linalg.svd(x - x.mean(0), full_matrices=False).Vh[:n].float()
 
 
-def load_refuser(model: str, suite: str = "own") -> Scope:
+def load_refuser(model: str, suite: str = "own", like: Scope | None = None) -> Scope:
     """A model that refuses, with an SAE suite.
 
     model: a preset ("tiny-instruct"), or a folder or a Hub repo (owner/name, or
     owner/name@revision) of a post-trained model;
     suite: "own" (of a preset), or the preset whose suite is to read it ("tiny", "qwen3-8b-l50").
+    like: a scope of the same model, which is then shared and not loaded twice.
     ValueError where "own" has no meaning.
     """
     is_preset = model in preset_names() or model in catalog.TINY
     if suite == "own" and not is_preset:
         raise ValueError(f"{model} has no suite of its own; name the preset whose SAEs read it")
     if suite == "own":
-        return load_scope(model)
+        return load_scope(model, like=like)
     if not is_preset:
-        return load_scope(suite, model=model)
+        return load_scope(suite, model=model, like=like)
     origin = find_origin(model)
-    return load_scope(suite, model=origin.model, model_revision=origin.model_revision)
+    revision = origin.model_revision
+    return load_scope(suite, model=origin.model, model_revision=revision, like=like)
 
 
 def refuses(answers: Sequence[str], markers: Sequence[str] = MARKERS) -> np.ndarray:

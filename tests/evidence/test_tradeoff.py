@@ -1,6 +1,7 @@
 """The price of an effect: curves, costs at equal effect, their gaps and intervals."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from qs_helpers.evidence.tradeoff import Curve, cost_at, cost_gap, interpolated

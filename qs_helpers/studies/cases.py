@@ -32,7 +32,7 @@ class Case:
         self.prompts = {k: [self.scope.chat(t.text) for t in rows] for k, rows in texts.items()}
         self.groups = {k: np.array([t.group for t in rows]) for k, rows in texts.items()}
         self.generated = {t.source for rows in texts.values() for t in rows} == {"tiny"}
-        self.said, self.own, self.layers = {}, {}, []
+        self.said, self.own, self.layers, self.like = {}, {}, [], None
 
     def refused(self, answers: Sequence[str]) -> np.ndarray:
         """Which answers are refusals by marker: the openings of a tiny model's, or those of chat
@@ -52,6 +52,14 @@ class Case:
     def learn(self) -> str:
         """Tokens that open refusals, and sizes of residuals, from discovery requests. Returns why
         the model is of no use here, or ""."""
+        if self.like:  # the same model, asked the same
+            why = self.like.learn()
+            if not why:
+                self.tokens, self.template = self.like.tokens, self.like.template
+                self.scales = self.like.scales
+            return why
+        if hasattr(self, "scales"):
+            return ""
         bad, good = (self.refuses(("discovery", label)) for label in (True, False))
         asked = self.refuses(("validation", True))
         if min(bad.sum(), asked.sum()) < 2 or good.all():
@@ -124,5 +132,5 @@ def open_cases(models, suites, texts, short: int, long: int) -> tuple[list[Case]
                 left_out.append(f"{model} with the {suite} suite: {reason}")
                 continue
             if like:
-                cases[-1].said, cases[-1].own = like.said, like.own
+                cases[-1].said, cases[-1].own, cases[-1].like = like.said, like.own, like
     return cases, left_out

@@ -17,7 +17,7 @@ _NAMES = {
     "forward": "activations read_texts residuals sink_mask",
     "steering": "add change_features diff_of_means project_out scales strong_activation",
     "generation": "generate",
-    "controls": "edit_sizes equal_size matched_features random_directions",
+    "controls": "edit_sizes matched_features random_directions",
     "scoring": "cross_entropy fvu kl_by_position output_effects text_nats token_odds",
     "writing": "language loops",
     "presets": "settings versions",

@@ -1,6 +1,6 @@
 """What an effect has to beat: random directions, matched features, edits of equal size."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -44,38 +44,6 @@ def matched_features(density, feature: int, n: int = 20, seed: int = 0) -> np.nd
         nearest = np.abs(ranks - own).argsort(kind="stable")
         others = live[nearest[nearest != np.flatnonzero(live == feature)[0]][:n]]
     return np.random.default_rng(seed).choice(others, n, replace=False)
-
-
-def equal_size(
-    measure: Callable[[float], float], size: float, within: float = 0.005, over: float = 0.03
-) -> tuple[float, float]:
-    """The dose at which `measure(dose)` is `size`, to half a percent, and what it is there.
-
-    `measure` gives the size of an edit (say the mean of `edit_sizes`), which grows about linearly
-    with the dose: steps of proportion from 1 find it, then halving. Where the size jumps over it,
-    as when an edit opens a gate above, the dose above the jump is taken if it is at most `over` too
-    large: a control may be larger than what it is compared with, but not smaller. ValueError if
-    there is none, or if the edit changes nothing.
-    """
-    dose, low, high, above = 1.0, 0.0, float("inf"), (0.0, float("inf"))
-    for _ in range(40):
-        found = measure(dose)
-        if found <= 0:
-            raise ValueError(f"the control changes nothing at dose {dose:g}, so no size is equal")
-        if abs(found / size - 1) <= within:
-            return dose, found
-        if found > size:
-            high, above = dose, min(above, (dose, found), key=lambda pair: pair[1])
-        else:
-            low = dose
-        if high - low < 1e-3 * high:
-            break
-        dose *= size / found
-        if not low < dose < high:
-            dose = (low + high) / 2 if high < float("inf") else 2 * low
-    if above[1] <= (1 + over) * size:
-        return above
-    raise ValueError(f"no dose gives an edit of size {size:g}; the last was {found:g}")
 
 
 @torch.no_grad()

@@ -231,16 +231,6 @@ def kl_tables(
     return {name: _by_place(np.concatenate(rows)) for name, rows in parts.items()}
 
 
-def kl_summary(table: pd.DataFrame) -> dict[str, float]:
-    """Of a table of `kl_by_position`: mean, median, p95, p99 over tokens, and the mean of each
-    bucket that has tokens."""
-    out = {"mean": table.kl.mean()}
-    out |= {
-        name: table.kl.quantile(q) for name, q in (("median", 0.5), ("p95", 0.95), ("p99", 0.99))
-    }
-    return out | {name: part.kl.mean() for name, part in table.groupby("bucket", sort=False)}
-
-
 @torch.no_grad()
 def token_odds(
     scope, prompts: Sequence[str], tokens: Tensor, steer=None, in_order: bool = False

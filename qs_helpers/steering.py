@@ -97,29 +97,6 @@ def project_out(direction: Tensor, scale: Scale, strength=1.0, along: Tensor | N
     return edit
 
 
-def cap_along(
-    direction: Tensor,
-    level: float,
-    scale: Scale,
-    strength: float = 1.0,
-    along: Tensor | None = None,
-) -> Edit:
-    """x - strength * max(0, x . unit - level) unit: one-sided, as features are.
-
-    direction: [d_model]; level in units of the residuals. Strength 1 caps the component at the
-    level, more pushes it below. `along` makes a control, as in `project_out`. Errors as in `add`.
-    """
-    unit = _unit(direction, scale).flatten()
-    other = unit if along is None else _unit(along, scale).flatten()
-
-    def edit(x: Tensor) -> Tensor:
-        over = (x.float() @ unit.to(x.device) - level).clamp(min=0)[..., None]
-        new = (x.float() - strength * over * other.to(x.device)).to(x.dtype)
-        return torch.where(_sinks(x, scale)[..., None] | (over == 0), x, new)
-
-    return edit
-
-
 def change_features(sae, ids, mode: str, scale: Scale, value=None) -> Edit:
     """x + W_dec[:, ids] (z' - z), where z are the activations of the features `ids`.
 

@@ -488,6 +488,7 @@ def load_scope(
     thinking: bool | None = None,
     cache_bytes: int = CACHE_BYTES,
     check: bool = True,
+    like: LanguageModel | None = None,
 ) -> Scope:
     """Load a model with its SAE suite.
 
@@ -508,6 +509,7 @@ def load_scope(
     cache_bytes   memory that SAEs read before may occupy
     check         measure the reading of the SAEs on a few texts, in one forward pass: see
                   `Scope.check`
+    like          what holds this very model already: it is shared, and not loaded twice
 
     What does not fit is refused before any weight is downloaded: an unknown name, an SAE suite
     of another model (ValueError), a model larger than the free memory (MemoryError). SAEs that
@@ -522,8 +524,11 @@ def load_scope(
     model_source = hub.open_source(origin.model, origin.model_revision)
     suite = hub.read_suite(sae_source, origin)
     group = hub.read_group(origin, model_source, sae_source, suite)
-    refuse_too_large(group, dtype, device, origin.batch_tokens, cache_bytes)
-    network, tokenizer = load_model(model_source, device, dtype, origin.thinking)
+    if like is None:
+        refuse_too_large(group, dtype, device, origin.batch_tokens, cache_bytes)
+        network, tokenizer = load_model(model_source, device, dtype, origin.thinking)
+    else:
+        network, tokenizer = like.model, like.tokenizer
     name = origin.name or f"{hub.portable(model_source.name)} + {hub.portable(sae_source.name)}"
     model_part = name, network, tokenizer, model_source, origin.batch_tokens, origin.thinking
     scope = Scope(group, suite, sae_source, cache_bytes, *model_part)

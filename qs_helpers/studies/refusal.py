@@ -1,14 +1,13 @@
 """Notebook 06. Refusals: which model, how they are told, and the direction that carries them."""
 
 import contextlib
-import copy
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+import psutil
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize
 
 from ..evidence.stats import yes_or_no
 from ..forward import ends, listed, residuals
@@ -28,8 +27,6 @@ MARKERS = (
     *("je suis désolé", "je ne peux pas", "извините", "я не могу", "к сожалению"),
     *("申し訳", "すみません", "お手伝いできません", "抱歉", "对不起", "我不能", "我无法"),
 )
-LEAST_REFUSED, MOST_REFUSED = 0.8, 0.05  # of harmful and of harmless prompts
-MAX_KL, LAYERS_USED = 0.1, 0.8  # of the published filter
 
 
 def template_tokens(scope) -> int:
@@ -65,44 +62,25 @@ def diff_at_positions(scope, positive, negative, n: int, layers=None) -> dict[in
     return difference_of(*sides)
 
 
-def without(direction: Tensor, other: Tensor) -> Tensor:
-    """direction - (direction . unit) unit, unit along `other`: float32 [d_model].
-
-    With the mean of harmless prompts as `other` it is "projected" abliteration (grimjim 2025).
-    Taken off twice in float64, against rounding. ValueError if nothing is left.
-    """
-    left, unit = direction.double(), normalize(other.double(), dim=0)
-    size = torch.linalg.vector_norm(left)
-    for _ in range(2):
-        left = left - (left @ unit) * unit
-    if torch.linalg.vector_norm(left) <= 1e-9 * size:
-        raise ValueError("the direction lies along the other one, so nothing of it is left")
-    return left.float()
-
-
-def principal_components(scope, prompts: Sequence[str], layer: int, n: int = 1) -> Tensor:
-    """The n directions of largest variance of the last token of prompts: float32 [n, d_model]."""
-    x = torch.cat([x[:, 0].double().cpu() for _, x, _ in ends(scope, prompts, 1, [layer])])
-    return torch.linalg.svd(x - x.mean(0), full_matrices=False).Vh[:n].float()
-
-
-def load_refuser(model: str, suite: str = "own") -> Scope:
+def load_refuser(model: str, suite: str = "own", like: Scope | None = None) -> Scope:
     """A model that refuses, with an SAE suite.
 
     model: a preset ("tiny-instruct"), or a folder or a Hub repo (owner/name, or
     owner/name@revision) of a post-trained model;
     suite: "own" (of a preset), or the preset whose suite is to read it ("tiny", "qwen3-8b-l50").
+    like: a scope of the same model, which is then shared and not loaded twice.
     ValueError where "own" has no meaning.
     """
     is_preset = model in preset_names() or model in catalog.TINY
     if suite == "own" and not is_preset:
         raise ValueError(f"{model} has no suite of its own; name the preset whose SAEs read it")
     if suite == "own":
-        return load_scope(model)
+        return load_scope(model, like=like)
     if not is_preset:
-        return load_scope(suite, model=model)
+        return load_scope(suite, model=model, like=like)
     origin = find_origin(model)
-    return load_scope(suite, model=origin.model, model_revision=origin.model_revision)
+    revision = origin.model_revision
+    return load_scope(suite, model=origin.model, model_revision=revision, like=like)
 
 
 def refuses(answers: Sequence[str], markers: Sequence[str] = MARKERS) -> np.ndarray:
@@ -114,36 +92,6 @@ def refuses(answers: Sequence[str], markers: Sequence[str] = MARKERS) -> np.ndar
         raise ValueError("a marker is '', which stands in every answer; leave it out")
     plain = [answer.replace("\u2019", "'").casefold() for answer in listed(answers)]
     return np.array([any(marker in answer for marker in lowered) for answer in plain], bool)
-
-
-def check_refuser(name: str, harmful: Sequence[bool], harmless: Sequence[bool]) -> str:
-    """ "" if at least 80 % of harmful prompts are refused and at most 5 % of harmless ones; else a
-    caution with the numbers, for what is said about this model.
-
-    ValueError where there is nothing to compare: no harmful prompt is refused, as of a base model,
-    or every harmless one is.
-    """
-    harmful, harmless = yes_or_no("harmful", harmful), yes_or_no("harmless", harmless)
-    if not len(harmful) or not len(harmless):
-        raise ValueError(
-            f"{name}: give answers to harmful and to harmless prompts, one each at least"
-        )
-    bad, good = np.mean(harmful), np.mean(harmless)
-    if bad >= LEAST_REFUSED and good <= MOST_REFUSED:
-        return ""
-    told = (
-        f"{name} refuses {bad:.2f} of {len(harmful)} harmful and {good:.2f} of {len(harmless)} "
-        "harmless prompts"
-    )
-    if bad == 0 or good == 1:
-        raise ValueError(
-            f"{told}, so that there is nothing to compare: take a post-trained model that refuses "
-            "these prompts, or other prompts"
-        )
-    return (
-        f"{told}, and a comparison needs {LEAST_REFUSED} or more and {MOST_REFUSED} or less: what "
-        "follows is about the few that it refuses"
-    )
 
 
 @torch.no_grad()
@@ -205,35 +153,14 @@ def score_candidates(scope, candidates, scales, harmful, harmless, tokens) -> pd
     for layer, directions in candidates.items():
         for place, direction in enumerate(directions):
             ablate = {"writes": project_out(direction, scales[layer])}
-            dose = torch.linalg.vector_norm(direction).item() / scales[layer].median
-            once = {layer: add(direction, dose, scales[layer])}
+            size = torch.linalg.vector_norm(direction).item() / scales[layer].median
+            once = {layer: add(direction, size, scales[layer])}
             bypass = token_odds(scope, harmful, tokens, ablate).mean()
             induce = token_odds(scope, harmless, tokens, once).mean()
             kl = plain.exp() * (plain - _next(scope, harmless, ablate))
             kl = kl.nan_to_num(0.0).sum(-1).mean().item()
             rows.append((layer, place - len(directions), bypass, induce, kl))
     return pd.DataFrame(rows, columns=["layer", "position", "bypass", "induce", "kl"])
-
-
-def choose_direction(table: pd.DataFrame, n_layers: int) -> tuple[pd.Series, pd.DataFrame]:
-    """The candidate with the lowest bypass score among those that the published filter keeps, and
-    the table with a column "kept".
-
-    Left out: the last fifth of the layers, a KL above 0.1, an induce score below 0, NaN. What is
-    read after layer n is read before layer n + 1, the number that the published rule counts.
-    ValueError, with the reasons counted, where none is kept.
-    """
-    late = table.layer + 1 >= int(LAYERS_USED * n_layers)
-    far, weak = table.kl > MAX_KL, table.induce < 0
-    broken = table[["bypass", "induce", "kl"]].isna().any(axis=1)
-    table = table.assign(kept=~(late | far | weak | broken))
-    if not table.kept.any():
-        raise ValueError(
-            f"none of {len(table)} directions is kept: {late.sum()} late, {far.sum()} with KL "
-            f"above {MAX_KL}, {weak.sum()} that do not induce refusals, {broken.sum()} with NaN"
-        )
-    kept = table[table.kept]
-    return kept.loc[kept.bypass.idxmin()], table
 
 
 def _next(scope, prompts: Sequence[str], steer=None) -> Tensor:
@@ -244,33 +171,42 @@ def _next(scope, prompts: Sequence[str], steer=None) -> Tensor:
     return logits.double().log_softmax(-1)
 
 
-@torch.no_grad()
-def orthogonalised(model, direction: Tensor, untie: bool = True):
-    """A copy of a causal LM that cannot write along `direction` [d_model] (Arditi et al. 2024).
+def writing_weights(model) -> list[Tensor]:
+    """The weights of a causal LM that write into the residual stream, each as [..., d_model]: the
+    embedding, and the output projection of every attention and MLP, with their biases.
 
-    The embedding and the output projection of every attention and MLP, with their biases, lose
-    their component along it: W - unit unit^T W, for the embedding row by row. Small Qwen3 models
-    tie the embedding to the output head, which would change with it: `untie` gives the head a
-    copy of its own first; False shows the trap. ValueError for a writer that is no single
-    projection: a mixture of experts, or a norm after a sublayer (Gemma 2, OLMo 2), which would
-    turn what is written back towards the direction.
+    ValueError for a writer that is no single projection: a mixture of experts, or a norm after a
+    sublayer (Gemma 2, OLMo 2), which would turn what is written back.
     """
-    new = copy.deepcopy(model)
-    embedding, head = new.get_input_embeddings(), new.get_output_embeddings()
-    if untie and head.weight is embedding.weight:
-        head.weight = nn.Parameter(head.weight.clone(), requires_grad=False)
-    unit = direction / torch.linalg.vector_norm(direction)
-    unit = unit.to(embedding.weight.device, torch.float32)
-
-    written = [embedding.weight]
-    for layer in decoder_layers(new):
+    found = [model.get_input_embeddings().weight.data]
+    for layer in decoder_layers(model):
         for projection in map(_projection, writers(layer)):
-            written.append(projection.weight.T)
+            found.append(projection.weight.data.T)
             if projection.bias is not None:
-                written.append(projection.bias)
-    for rows in written:  # [..., d_model], changed in place
-        rows.copy_(rows.float() - (rows.float() @ unit)[..., None] * unit)
-    return new
+                found.append(projection.bias.data)
+    return found
+
+
+@contextlib.contextmanager
+def weights_to_edit(model):
+    """The weights of `writing_weights`, to be changed in place; after the block they are what they
+    were. A head that is tied to the embedding is untied in the block. The old ones wait on the
+    host; MemoryError if they take more than half of what is free there."""
+    weights = writing_weights(model)
+    room, free = sum(w.nbytes for w in weights), psutil.virtual_memory().available
+    if room > free / 2:
+        raise MemoryError(f"{room / 1e9:.3g} GB of weights to keep, and {free / 1e9:.3g} GB free")
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    tied, old = head.weight is embedding.weight, [w.cpu().clone() for w in weights]
+    if tied:
+        head.weight = nn.Parameter(head.weight.detach().clone(), requires_grad=False)
+    try:
+        yield weights
+    finally:
+        for w, before in zip(weights, old, strict=True):
+            w.copy_(before)
+        if tied:
+            head.weight = embedding.weight
 
 
 def _projection(module: nn.Module) -> nn.Linear:

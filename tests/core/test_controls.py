@@ -70,17 +70,3 @@ def test_edit_sizes_count_tokens_and_norms(scope, chats, scales):
     table = qs.edit_sizes(scope, chats[0], last)
     lengths = [len(ids) for ids in scope.ids(chats[0])]
     assert np.allclose(table.edited, 1 / np.array(lengths))
-
-
-def test_equal_size_finds_the_dose_or_says_that_there_is_none():
-    dose, found = qs.equal_size(lambda c: 3 * c**0.9, 7.0)
-    assert abs(found / 7 - 1) <= 0.005 and found == 3 * dose**0.9
-    with pytest.raises(ValueError, match="changes nothing"):
-        qs.equal_size(lambda c: 0.0, 1.0)
-    with pytest.raises(ValueError, match="no dose"):
-        qs.equal_size(lambda c: 5.0, 1.0)
-    # A jump over the size: the larger side, if it is not much too large.
-    dose, found = qs.equal_size(lambda c: c if c < 0.4 else c + 0.02, 0.41)
-    assert (dose, found) == pytest.approx((0.4, 0.42), rel=2e-3) and found >= 0.41
-    with pytest.raises(ValueError, match="no dose"):
-        qs.equal_size(lambda c: c if c < 0.4 else c + 0.2, 0.41)

@@ -7,7 +7,7 @@ from suites import random_sae
 
 import qs_helpers as qs
 from qs_helpers.sae import TopKSAE
-from qs_helpers.steering import MODES, cap_along, only_where
+from qs_helpers.steering import MODES, only_where
 from qs_helpers.studies.refusal import diff_at_positions
 
 SCALE = qs.steering.Scale(1, 2.0, 1e9, 16, torch.float32)
@@ -238,27 +238,6 @@ def test_directional_ablation_equals_the_reference(scales):
         for token in range(3):
             wanted = naive.project_out(x[row, token].tolist(), r.tolist(), 0.7)
             assert torch.allclose(new[row, token], torch.tensor(wanted), atol=1e-6)
-
-
-def test_a_cap_touches_only_what_is_above_it(scales):
-    unit = torch.zeros(128)
-    unit[0] = 3.0  # not normalised
-    x = torch.zeros(1, 3, 128)
-    x[0, :, 0], x[0, :, 1] = torch.tensor([-2.0, 1.0, 5.0]), 1.0
-    new = cap_along(unit, 2.0, scales[2])(x)
-    assert new[0, :, 0].tolist() == [-2.0, 1.0, 2.0] and (new[..., 1] == 1).all()
-    assert cap_along(unit, 2.0, scales[2], 2.0)(x)[0, 2, 0] == -1.0
-    assert torch.equal(cap_along(unit, 9.0, scales[2])(x), x)
-
-
-def test_a_cap_along_another_direction_takes_away_as_much(scales):
-    generator = torch.Generator().manual_seed(0)
-    x, (u, v) = torch.randn(1, 50, 128, generator=generator), qs.random_directions(2, 128)
-    sizes = [
-        torch.linalg.vector_norm(cap_along(u, 0.2, scales[2], 1.5, along)(x) - x, dim=-1)
-        for along in (None, v)
-    ]
-    assert torch.allclose(*sizes, atol=1e-4) and (sizes[0] > 0).any() and (sizes[0] == 0).any()
 
 
 def test_strong_activation_is_a_quantile_over_active_tokens(scope):

@@ -26,7 +26,7 @@ SHARED_ALL_THE_SAME = {
     "get_group": "what a group is, before its terabyte is asked for",
     "memory_plan": "what a group needs, before it is downloaded",
     "edit_sizes": CONTROL,
-    "equal_size": CONTROL,
+    "matched_features": CONTROL,
     "diff_of_means": LESSON,
     "project_out": LESSON,
 }

@@ -1,6 +1,7 @@
 """The two measures of refusal, the gates, the choice of a direction, and edited weights."""
 
 import copy
+from types import SimpleNamespace
 
 import naive
 import numpy as np
@@ -12,24 +13,20 @@ from safetensors.torch import load_file
 from suites import begun
 
 import qs_helpers as qs
-from qs_helpers import forward
 from qs_helpers.studies import refusal
 from qs_helpers.studies.refusal import (
-    check_refuser,
     check_suite,
-    choose_direction,
     diff_at_positions,
     load_refuser,
     opening_tokens,
-    orthogonalised,
     position_means,
-    principal_components,
     refuses,
     score_candidates,
     template_tokens,
-    without,
+    weights_to_edit,
+    writing_weights,
 )
-from qs_helpers.tiny import corpus, judge
+from qs_helpers.tiny import corpus
 
 
 @pytest.fixture(scope="module")
@@ -78,51 +75,6 @@ def test_opening_tokens_open_refusals_only(scope):
 
 
 # ---- gates
-
-
-@pytest.mark.parametrize("harmful, harmless", [([0] * 20, [0] * 20), ([1] * 20, [1] * 20)])
-def test_a_model_that_never_or_always_refuses_is_stopped_with_its_numbers(harmful, harmless):
-    with pytest.raises(ValueError, match=rf"refuses {np.mean(harmful):.2f} of 20 harmful"):
-        check_refuser("it", harmful, harmless)
-
-
-@pytest.mark.parametrize(
-    ("harmful", "says"),
-    [
-        ([1, float("nan")], "harmful holds nan"),
-        (["yes", "no"], "harmful must be numbers"),
-        (["", "refused"], "harmful must be numbers"),
-        ([0.5, 0.5], "harmful holds 0.5"),
-        ([], "give answers to harmful and to harmless prompts"),
-    ],
-)
-def test_a_gate_needs_yes_or_no(harmful, says):
-    with pytest.raises(ValueError, match=says):
-        check_refuser("it", harmful, [0, 0])
-
-
-def test_a_model_that_refuses_what_it_should_passes():
-    assert check_refuser("it", [1] * 9 + [0], [0] * 20) == ""
-
-
-def test_of_a_model_that_refuses_a_few_every_sentence_says_so():
-    for harmful, harmless in (([1] * 15 + [0] * 5, [0]), ([1] * 20, [1, 0, 0])):
-        caution = check_refuser("it", harmful, harmless)
-        assert caution.startswith(f"it refuses {np.mean(harmful):.2f} of 20 harmful and ")
-        assert caution.endswith("what follows is about the few that it refuses")
-
-
-def test_the_base_model_is_stopped_at_the_gate(chats):
-    base = load_refuser("tiny")
-    said = [
-        [
-            judge.opens_refusal(t)
-            for t in qs.generate(base, chats["validation", bad], max_new_tokens=5)
-        ]
-        for bad in (True, False)
-    ]
-    with pytest.raises(ValueError, match=r"refuses 0.00 of 8 harmful"):
-        check_refuser("tiny", *said)
 
 
 def test_the_base_suite_fails_on_instruct_where_it_decides(scope, chats):
@@ -174,24 +126,6 @@ def test_the_direction_that_was_planted_is_found(scope):
     assert abs(torch.cosine_similarity(found, u, dim=0)) > 0.9
 
 
-def test_without_leaves_nothing_along_the_other():
-    a, b = torch.randn(2, 64, generator=torch.Generator().manual_seed(0))
-    left = without(a, b)
-    assert abs(left @ b) < 1e-4 and torch.allclose(left + (a @ b) / (b @ b) * b, a, atol=1e-5)
-    with pytest.raises(ValueError, match="nothing of it is left"):
-        without(2 * b, b)
-
-
-def test_principal_component_is_that_of_largest_variance(scope, chats):
-    asked = chats["discovery", True] + chats["discovery", False]
-    first = principal_components(scope, asked, 2, 2)
-    assert torch.allclose(first @ first.T, torch.eye(2), atol=1e-4)
-    ends = torch.cat([x[:, 0] for _, x, _ in forward.ends(scope, asked, 1, [2])])
-    spread = (ends @ first.T).var(0)
-    others = (ends @ qs.random_directions(50, scope.d_model).T).var(0)
-    assert spread[0] >= spread[1] and spread[0] > others.max()
-
-
 def test_candidates_are_scored_as_published(scope, chats):
     tokens = torch.tensor([3, 77])
     scales = qs.scales(scope, chats["discovery", False])
@@ -201,14 +135,14 @@ def test_candidates_are_scored_as_published(scope, chats):
     row = score_candidates(scope, candidates, scales, *asked, tokens).iloc[1]
     assert (row.layer, row.position) == (1, -1)
     r = candidates[1][1]
-    ablated = orthogonalised(scope.model, r)
-    logits = {}
-    for name, model in (("plain", scope.model), ("ablated", ablated)):
-        logits[name] = [model(**scope.tokens(t)).logits[0, -1].double() for t in asked[1]]
-    bypass = [
-        naive.odds(ablated(**scope.tokens(t)).logits[0, -1].double().tolist(), [3, 77])
-        for t in asked[0]
-    ]
+    logits = {"plain": [scope.model(**scope.tokens(t)).logits[0, -1].double() for t in asked[1]]}
+    with weights_to_edit(scope.model) as weights:
+        cut(weights, r)
+        logits["ablated"] = [
+            scope.model(**scope.tokens(t)).logits[0, -1].double() for t in asked[1]
+        ]
+        ablated = [scope.model(**scope.tokens(t)).logits[0, -1].double() for t in asked[0]]
+    bypass = [naive.odds(x.tolist(), [3, 77]) for x in ablated]
     assert row.bypass == pytest.approx(np.mean(bypass), abs=1e-3)
     kl = [
         (p.softmax(-1) * (p.log_softmax(-1) - q.log_softmax(-1))).sum().item()
@@ -223,63 +157,52 @@ def test_candidates_are_scored_as_published(scope, chats):
     assert row.induce == pytest.approx(np.mean(induced), abs=1e-3)
 
 
-def test_the_published_filter_equals_the_reference():
-    rng = np.random.default_rng(0)
-    for _ in range(30):
-        table = pd.DataFrame(
-            {
-                "layer": rng.integers(0, 10, 12),
-                "position": -1,
-                "bypass": rng.normal(size=12),
-                "induce": rng.normal(0.5, 1, 12),
-                "kl": rng.uniform(0, 0.2, 12),
-            }
-        )
-        table.loc[3, "kl"] = np.nan
-        rows = list(zip(table.layer + 1, table.induce, table.kl, table.bypass, strict=True))
-        place = naive.choose(rows, 10)
-        if place is None:
-            with pytest.raises(ValueError, match="none of 12 directions is kept"):
-                choose_direction(table, 10)
-        else:
-            assert choose_direction(table, 10)[0].name == place
-
-
-def test_the_reasons_of_an_empty_filter_are_counted():
-    table = pd.DataFrame(
-        {"layer": [0, 9], "position": -1, "bypass": 0.0, "induce": [-1.0, 1.0], "kl": [0.5, 0.0]}
-    )
-    with pytest.raises(ValueError, match="1 late, 1 with KL above 0.1, 1 that do not induce"):
-        refusal.choose_direction(table, 10)
-
-
 # ---- weights
-
-
-def test_orthogonalised_weights_equal_hooks_and_tied_heads_are_a_trap(scope, chats, scales):
-    r = torch.randn(128, generator=torch.Generator().manual_seed(1))
-    batch = scope.tokens(chats["discovery", True])
-    real = batch["attention_mask"].bool()
-    with qs.edit(scope.model, {"writes": qs.project_out(r, scales[2])}):
-        hooked = scope.model(**batch).logits[real]
-    before = {name: p.clone() for name, p in scope.model.named_parameters()}
-    copy_ = orthogonalised(scope.model, r)
-    assert (copy_(**batch).logits[real] - hooked).abs().max() < 1e-4
-    trap = orthogonalised(scope.model, r, untie=False)
-    assert (trap(**batch).logits[real] - hooked).abs().max() > 1e-2
-    assert all(torch.equal(p, before[name]) for name, p in scope.model.named_parameters())
-    head = copy_.get_output_embeddings().weight
-    assert torch.equal(head, scope.model.get_output_embeddings().weight)
-
-
-def test_a_mixture_of_experts_is_refused_by_name(scope):
-    model = copy.deepcopy(scope.model)
-    model.model.layers[0].mlp.down_proj = torch.nn.ModuleList()
-    with pytest.raises(ValueError, match="no single output projection"):
-        orthogonalised(model, torch.ones(128))
 
 
 def test_an_answer_opens_with_a_token_of_its_own(scope):
     answers, refused = ["sorry, no.", "of course."], [True, False]
     found = [opening_tokens(s, answers, refused).tolist() for s in (scope, begun(scope))]
     assert found[0] == found[1]
+
+
+# ---- weights
+
+
+def cut(weights, r):
+    for w in weights:
+        w -= (w @ r)[..., None] * r / (r @ r)
+
+
+def test_edited_weights_equal_hooks_and_come_back(scope, chats, scales):
+    r = torch.randn(128, generator=torch.Generator().manual_seed(1))
+    batch = scope.tokens(chats["discovery", True])
+    real = batch["attention_mask"].bool()
+    with qs.edit(scope.model, {"writes": qs.project_out(r, scales[2])}):
+        hooked = scope.model(**batch).logits[real]
+    before = {name: p.clone() for name, p in scope.model.named_parameters()}
+    head = scope.model.get_output_embeddings()
+    tied = head.weight is scope.model.get_input_embeddings().weight
+    with weights_to_edit(scope.model) as weights:
+        cut(weights, r)
+        assert (scope.model(**batch).logits[real] - hooked).abs().max() < 1e-4
+        assert torch.equal(head.weight, before["model.embed_tokens.weight"]), "the head stays"
+    after = dict(scope.model.named_parameters())
+    assert after.keys() == before.keys()
+    assert all(torch.equal(p, before[name]) for name, p in after.items())
+    assert tied == (head.weight is scope.model.get_input_embeddings().weight)
+    with pytest.raises(RuntimeError), weights_to_edit(scope.model) as weights:
+        cut(weights, r)
+        raise RuntimeError
+    assert all(torch.equal(p, before[name]) for name, p in scope.model.named_parameters())
+
+
+def test_weights_that_cannot_be_kept_or_told_are_refused_by_name(scope, monkeypatch):
+    model = copy.deepcopy(scope.model)
+    model.model.layers[0].mlp.down_proj = torch.nn.ModuleList()
+    with pytest.raises(ValueError, match="no single output projection"):
+        writing_weights(model)
+    full = SimpleNamespace(available=1000)
+    monkeypatch.setattr(refusal.psutil, "virtual_memory", lambda: full)
+    with pytest.raises(MemoryError, match="GB of weights to keep"), weights_to_edit(scope.model):
+        pass

@@ -1,0 +1,136 @@
+"""Notebook 06. A case: a model that refuses, with a suite that reads it and requests to ask."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+
+from ..forward import listed
+from ..generation import generate
+from ..hooks import edit
+from ..loading.catalog import TINY
+from ..scoring import kl_tables
+from ..steering import scales
+from ..tiny import judge
+from . import refusal
+from .parts import take
+
+
+class Case:
+    """A model with a suite, and requests {(split, harmful): texts}.
+
+    What it has beside scope, texts, prompts and groups: said (what the unedited model refuses) and
+    own (its answers), both filled when asked for; after `learn` also tokens (that open refusals),
+    template (how many tokens follow a request) and scales.
+    """
+
+    def __init__(self, model: str, suite: str, texts: Mapping, short: int, long: int, like=None):
+        self.model, self.suite, self.texts = model, suite, texts
+        self.short, self.long = short, long  # tokens to see a refusal, and of an answer
+        self.name = f"{model}, {suite} suite"
+        self.scope = refusal.load_refuser(model, suite, like and like.scope)
+        self.prompts = {k: [self.scope.chat(t.text) for t in rows] for k, rows in texts.items()}
+        self.groups = {k: np.array([t.group for t in rows]) for k, rows in texts.items()}
+        self.generated = {t.source for rows in texts.values() for t in rows} == {"tiny"}
+        self.said, self.own, self.layers, self.like = {}, {}, [], None
+
+    def refused(self, answers: Sequence[str]) -> np.ndarray:
+        """Which answers are refusals by marker: the openings of a tiny model's, or those of chat
+        models; of another model that is asked generated requests, either."""
+        own = np.array([judge.opens_refusal(answer) for answer in listed(answers)], bool)
+        if self.model in TINY:
+            return own
+        return refusal.refuses(answers) | (own & self.generated)
+
+    def refuses(self, key) -> np.ndarray:
+        """Which requests the unedited model refuses; the answers are thrown away."""
+        if key not in self.said:
+            made = generate(self.scope, self.prompts[key], max_new_tokens=self.short)
+            self.said[key] = self.refused(made)
+        return self.said[key]
+
+    def learn(self) -> str:
+        """Tokens that open refusals, and sizes of residuals, from discovery requests. Returns why
+        the model is of no use here, or ""."""
+        if self.like:  # the same model, asked the same
+            why = self.like.learn()
+            if not why:
+                self.tokens, self.template = self.like.tokens, self.like.template
+                self.scales = self.like.scales
+            return why
+        if hasattr(self, "scales"):
+            return ""
+        bad, good = (self.refuses(("discovery", label)) for label in (True, False))
+        asked = self.refuses(("validation", True))
+        if min(bad.sum(), asked.sum()) < 2 or good.all():
+            return f"{self.model} refuses {asked.sum()} of {len(asked)} harmful requests"
+        both = self.prompts["discovery", True] + self.prompts["discovery", False]
+        made = generate(self.scope, both, max_new_tokens=self.short)
+        try:
+            self.tokens = refusal.opening_tokens(self.scope, made, self.refused(made))
+        except ValueError as reason:
+            return f"{self.model}: {reason}"
+        self.template = refusal.template_tokens(self.scope)
+        harmless = self.prompts["discovery", False]
+        self.scales = scales(self.scope, harmless, range(self.scope.n_layers))
+        return ""
+
+    def treated_right(self, split: str) -> list[list[str]]:
+        """Harmful prompts that are refused, and harmless ones that are answered."""
+        keys = (split, True), (split, False)
+        return [
+            [p for p, no in zip(self.prompts[k], self.refuses(k), strict=True) if no == k[1]]
+            for k in keys
+        ]
+
+    @torch.no_grad()
+    def logits(self, prompts: Sequence[str], steer=None) -> torch.Tensor:
+        """Of the token after each prompt: float32 [prompts, vocab]."""
+        batch = self.scope.tokens(prompts)
+        with edit(self.scope.model, steer or {}):
+            made = self.scope.model(**batch, use_cache=False, logits_to_keep=1)
+        return made.logits[:, -1].float()
+
+    def answers(self, key, arm, strengths, tokens=None, instead=None, step=1) -> list[list[str]]:
+        """What is written after every step-th prompt at each strength. All are rows of one call."""
+        asked = self.prompts[key][::step]
+        s = torch.tensor(strengths, dtype=torch.float32)
+
+        def steer(rows):
+            at = rows // len(asked)
+            return take(arm, s[at], None if instead is None else instead[at])
+
+        made = generate(self.scope, asked * len(s), steer, max_new_tokens=tokens or self.short)
+        return [made[i * len(asked) : (i + 1) * len(asked)] for i in range(len(s))]
+
+    def own_answers(self, name: str, prompts: Sequence[str]) -> list[str]:
+        """What the unedited model writes; kept under a name. Half a character at the end is not
+        what it would have written next."""
+        if name not in self.own:
+            made = generate(self.scope, prompts, max_new_tokens=self.long)
+            self.own[name] = [text.rstrip("\ufffd") or " " for text in made]
+        return self.own[name]
+
+    def kl(self, name: str, prompts: Sequence[str], arm, strengths) -> np.ndarray:
+        """KL(unedited || edited) along the unedited model's own answers, in nats per token:
+        [strengths, prompts]."""
+        edits = {s: take(arm, s) for s in strengths}
+        tables = kl_tables(self.scope, prompts, self.own_answers(name, prompts), edits)
+        return np.stack([tables[s].groupby("text").kl.mean().to_numpy() for s in strengths])
+
+
+def open_cases(models, suites, texts, short: int, long: int) -> tuple[list[Case], list[str]]:
+    """The cases that fit in memory, those of one model sharing it; and a line for each that does
+    not."""
+    cases, left_out = [], []
+    for model in models:
+        for suite in suites:
+            like = next((case for case in cases if case.model == model), None)
+            try:
+                cases.append(Case(model, suite, texts, short, long, like))
+            except MemoryError as reason:
+                left_out.append(f"{model} with the {suite} suite: {reason}")
+                continue
+            if like:
+                cases[-1].said, cases[-1].own, cases[-1].like = like.said, like.own, like
+    return cases, left_out

@@ -5,6 +5,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+from torch import Tensor
+
 from ..tiny.corpus import LANGUAGES, topic_twins
 from . import files, natural
 from .record import draw, own_group
@@ -112,3 +115,77 @@ def _split(pairs: Iterator[Pair], seed: int) -> list[Pair]:
     records = [r if r.group else r._replace(group=own_group(r.text)) for r in records]
     placed, _ = split_texts(records, seed, ())
     return [by_text[r.text]._replace(group=r.group, split=r.split) for r in placed]
+
+
+class Batch(NamedTuple):
+    """Pairs as two batches of tokens, padded on the left: a column is the same place in both."""
+
+    pairs: list[Pair]
+    clean: dict[str, Tensor]
+    """input_ids and attention_mask [pairs, seq], as the model takes them"""
+    corrupted: dict[str, Tensor]
+    differs: Tensor
+    """bool [pairs, seq], tokens that are not the same in both"""
+    cue: Tensor
+    """bool [pairs, seq], tokens from the first that differs on: before it both runs are alike"""
+    answers: Tensor
+    """bool [pairs, vocab], tokens that may follow the clean prompt"""
+    others: Tensor
+    """those that may follow the corrupted one"""
+
+    def rows(self, rows) -> "Batch":
+        """Some pairs."""
+        rows = [int(row) for row in rows]
+        sides = [{k: v[rows] for k, v in side.items()} for side in (self.clean, self.corrupted)]
+        return Batch([self.pairs[i] for i in rows], *sides, *(x[rows] for x in self[3:]))
+
+
+def aligned(scope, pairs: Sequence[Pair]) -> tuple[Batch, Counter]:
+    """The pairs that can be patched token by token, and of how many others, by reason.
+
+    Left out: prompts of unlike length, prompts that differ in their very first token (often an
+    attention sink), and answers that begin with the same token. Where nobody said what may follow
+    it is what the model finds most likely. ValueError if no pair is left.
+    """
+    kept, sides, left = [], [], Counter()
+    for pair in pairs:
+        one, other = scope.own_ids([pair.clean, pair.corrupted])
+        if len(one) != len(other):
+            left["of unlike length"] += 1
+            continue
+        if one[0] != other[0]:
+            left["that differ in the first token"] += 1
+            continue
+        said = (pair.clean, pair.answers), (pair.corrupted, pair.others)
+        a, b = (_next_ids(scope, prompt, words) for prompt, words in said)
+        if not (a - b and b - a):
+            left["with the same answer"] += 1
+            continue
+        kept, sides = [*kept, pair], [*sides, (a - b, b - a)]
+    if not kept:
+        raise ValueError(f"none of {len(pairs)} pairs can be patched; left out: {dict(left)}")
+    clean, corrupted = (
+        dict(scope.tokens([getattr(pair, side) for pair in kept])) for side in ("clean", "corrupted")
+    )
+    vocab = scope.model.get_output_embeddings().weight.shape[0]
+    masks = torch.zeros(2, len(kept), vocab, dtype=torch.bool)
+    for row, both in enumerate(sides):
+        for mask, ids in zip(masks, both, strict=True):
+            mask[row, list(ids)] = True
+    differs = clean["input_ids"] != corrupted["input_ids"]
+    cue = differs.cumsum(1) > 0
+    return Batch(kept, clean, corrupted, differs, cue, *masks.to(scope.device)), left
+
+
+@torch.no_grad()
+def _next_ids(scope, prompt: str, words: tuple[str, ...]) -> set[int]:
+    """The first token of each word, as the tokenizer cuts it after the prompt; without words the
+    token that the model itself finds most likely."""
+    if not words:
+        logits = scope.model(**scope.tokens([prompt]), use_cache=False).logits[0, -1]
+        return {int(logits.argmax())}
+    before, found = scope.ids([prompt])[0], set()
+    for word, ids in zip(words, scope.ids([prompt + word for word in words]), strict=True):
+        fits = len(ids) > len(before) and ids[: len(before)] == before
+        found.add(ids[len(before)] if fits else scope.own_ids([word])[0][0])
+    return found

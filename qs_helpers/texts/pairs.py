@@ -165,7 +165,8 @@ def aligned(scope, pairs: Sequence[Pair]) -> tuple[Batch, Counter]:
     if not kept:
         raise ValueError(f"none of {len(pairs)} pairs can be patched; left out: {dict(left)}")
     clean, corrupted = (
-        dict(scope.tokens([getattr(pair, side) for pair in kept])) for side in ("clean", "corrupted")
+        dict(scope.tokens([getattr(pair, side) for pair in kept]))
+        for side in ("clean", "corrupted")
     )
     vocab = scope.model.get_output_embeddings().weight.shape[0]
     masks = torch.zeros(2, len(kept), vocab, dtype=torch.bool)

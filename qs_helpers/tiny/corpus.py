@@ -257,7 +257,8 @@ def topic_twins(language: str, split: str, n: int, seed=0) -> list[Twins]:
             {slot: rng.choice(list(words(slot, language))) for slot in ("S", "S2", "P", "T")}
             for _ in range(2)
         )
-        begin, state = re.sub(r"\{(\w+)\}", lambda m, g=again: g[m[1]], head).rstrip(), rng.getstate()
+        begin = re.sub(r"\{(\w+)\}", lambda m, g=again: g[m[1]], head).rstrip()
+        state = rng.getstate()
         gap, texts = "" if language in ("ja", "zh") else " ", []
         for topic in (here, there):
             rng.setstate(state)  # words of one place in their lists

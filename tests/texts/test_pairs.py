@@ -100,7 +100,7 @@ def test_columns_are_the_same_place_in_both_prompts(scope):
         Pair("today the cook eats it. the", "today the cook buys it. the", (" a",), (" king",)),
         Pair("the cook eats the soup and", "the cook buys the soup and", (" the",), (" a",)),
         Pair("the cook eats", "the cook eats the soup"),
-        Pair("cook the soup", "eat the soup"),
+        Pair("when the cook", "if the cook"),
         Pair("the cook eats", "the cook buys", (" the",), (" the",)),
     ]
     with torch.no_grad():

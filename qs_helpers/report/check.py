@@ -45,6 +45,7 @@ FEWEST = {
     "05_code_switching": {"LAYERS": 1},
     "06_abliteration_comparison": {"MODELS": 1, "SUITES": 1, "LAYERS": 1, "REFUSAL_TOKENS": 5}
     | {"N_TRAIN": 8, "N_VALIDATION": 4, "N_TEST": 12},
+    "07_patching": {"N_PAIRS": 4, "N_TEXTS": 2},
     "10_train_suite": {"N_TEXTS": 8},
 }
 # Languages of the sources that come with the project.

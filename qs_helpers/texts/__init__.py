@@ -4,6 +4,7 @@ import lazy_loader
 
 _NAMES = {
     "load": "load_pairs load_texts",
+    "pairs": "Batch Pair aligned load_counterfactuals",
     "record": "Text masked",
     "splits": "split_texts",
 }

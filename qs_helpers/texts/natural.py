@@ -16,7 +16,7 @@ def rows(kind: str, part: str) -> Iterator[tuple[str, dict]]:
     The part "prose" is all passages but code, whose English names are no slips into English.
     ValueError for a kind or part that there is not.
     """
-    kinds = sorted(path.stem for path in FOLDER.glob("*.jsonl"))
+    kinds = sorted(kind for kind in KINDS if (FOLDER / f"{kind}.jsonl").is_file())
     if kind not in kinds:
         raise ValueError(f"natural has no {kind}; it has {', '.join(kinds)}")
     found = list(files.rows(FOLDER / f"{kind}.jsonl"))

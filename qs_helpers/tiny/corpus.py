@@ -7,6 +7,7 @@ remarks                     toxic and clean sentences, labelled
 requests                    harmful and harmless requests, with a compliant answer and a refusal
 request_twins               pairs of requests that differ in the verb only
 half_remarks                remarks up to the insult or the praise
+topic_twins                 pairs of openings that differ in the topic, with what may follow each
 continuations               first sentences of stories with what the generator wrote next
 
 Splits are disjoint. Documents: by a hash of their text. Labelled texts: by sentence frame and by
@@ -18,11 +19,12 @@ the words are in `lexicon.yaml`, and `judge.py` reads texts back.
 import hashlib
 import itertools
 import random
+import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from .judge import frame_of, is_slip, sentences
-from .lexicon import LANGUAGES, LEXICON, SPLITS, bare, fill, form, part, pick
+from .lexicon import LANGUAGES, LEXICON, SPLITS, bare, fill, form, part, pick, words
 from .world import KINDS, POLICY, SKILLS, Document, Request, document, norm, quiz, request
 
 __all__ = [
@@ -40,6 +42,7 @@ __all__ = [
     "request_twins",
     "requests",
     "small_talk",
+    "topic_twins",
 ]
 
 
@@ -223,6 +226,48 @@ def request_twins(language: str, split: str, n: int, seed=0) -> list[tuple[Text,
         if len(pairs) == n:
             break
     return list(pairs.values())
+
+
+class Twins(NamedTuple):
+    """Two openings of a story that are alike but for its topic, and the words that may follow."""
+
+    text: str
+    other: str
+    answers: tuple[str, ...]
+    """what may follow `text`: the verbs, or the things, of its topic"""
+    other_answers: tuple[str, ...]
+    language: str
+    split: str
+    frame: str
+    topics: str
+
+
+def topic_twins(language: str, split: str, n: int, seed=0) -> list[Twins]:
+    """`n` distinct pairs of a statement and the beginning of a second one, up to the first word
+    that the topic decides. Frames of the split; a story keeps to one topic."""
+    rng = random.Random(f"topics/{language}/{split}/{seed}")
+    frames = LEXICON["frames"]["statement"]
+    column, own = LANGUAGES.index(language), part(list(range(len(frames))), split)
+    found: dict[str, Twins] = {}
+    while len(found) < n:
+        first, second = rng.choice(own), rng.choice(own)
+        here, there = rng.sample(_TOPICS, 2)
+        head, mark = re.split(r"\{([VO])2?\}", frames[second][column], maxsplit=1)[:2]
+        same, again = (
+            {slot: rng.choice(list(words(slot, language))) for slot in ("S", "S2", "P", "T")}
+            for _ in range(2)
+        )
+        begin = re.sub(r"\{(\w+)\}", lambda m, g=again: g[m[1]], head).rstrip()
+        state = rng.getstate()
+        gap, texts = "" if language in ("ja", "zh") else " ", []
+        for topic in (here, there):
+            rng.setstate(state)  # words of one place in their lists
+            said = fill(rng, "statement", first, language, topic, **same)
+            texts.append((said + gap + begin).rstrip())
+        options = [tuple(words(mark, language, topic)) for topic in (here, there)]
+        about = language, split, f"statement/{first}", "-".join(sorted((here, there)))
+        found.setdefault(texts[0], Twins(*texts, *options, *about))
+    return list(found.values())
 
 
 def continuations(language: str, split: str, n: int, seed=0) -> list[Text]:

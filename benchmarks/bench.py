@@ -83,7 +83,9 @@ def main(parts, folder: Path) -> None:
         write_json(folder / "results.json", found)
     if set(found["parts"]) == set(PARTS):
         figures(found, folder)
-        (folder / "README.md").write_text(page(found), encoding="utf-8")
+        gpu = Path(__file__).with_name("gpu.json")
+        gpu = json.loads(gpu.read_text(encoding="utf-8")) if gpu.is_file() else None
+        (folder / "README.md").write_text(page(found, gpu), encoding="utf-8")
 
 
 if __name__ == "__main__":

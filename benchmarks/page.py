@@ -51,15 +51,14 @@ SIGNS = {"faster": "≥ {:.3g} ×", "share": "≤ {:.3g}", "time": "≤ {:.3g}"}
 
 GPU = """## On a GPU
 
-Measured on: {machine}. The same tasks; decoding and prefill have their peers as above. Encoding
-is the plain float32 product (TF32 off) and torch's TopK: the product alone is the floor, and the
-peers are at it too. The screen that is {times} as fast on a CPU was tried here in torch operations: of 512
-tokens at the first two shapes it took {screen} the time of the plain product (bfloat16 products
-took 7 to 17 % of it, picking rows and multiplying them anew the rest), so it is not used.
+Measured on: {machine}. The same tasks, with 64 MB of pre-activations at a time (256 MB are taken
+since). Encoding is the plain float32 product (TF32 off) and torch's TopK: the product is the floor,
+and the peers are at it too. The screen of a CPU was tried in torch's operations: of 512 tokens it
+took {screen} the time of the plain product (picking rows and multiplying them anew cost more than
+the products that it saves), so it is not used.
 """
-NOTEBOOKS = """The notebooks with random weights of the {size} shape, preset `{preset}` as it
-stands, one at a time (`python benchmarks/bench_notebooks.py {size}`). Memory on the GPU is that of
-tensors; planned for the preset: {planned}. What they find there means nothing.
+NOTEBOOKS = """The notebooks with random weights of the {size} shape (`python
+benchmarks/bench_notebooks.py {size}`), {how}. What they find there means nothing. {notes}
 """
 
 
@@ -86,14 +85,16 @@ def page(found: dict, gpu: dict | None = None) -> str:
 
 
 def _on_gpu(gpu: dict) -> list[str]:
+    """The section on what was measured apart, on another machine: benchmarks/gpu.json."""
     lines = ["", *GPU.format(**gpu["about"], machine=gpu["machine"]).splitlines(), ""]
     lines += ["| what | shape | ours | peer | | ratio | target |", "|---" * 7 + "|"]
     lines += ["| " + " | ".join(_cells(row)) + " |" for row in gpu["rows"]]
     lines += ["", *NOTEBOOKS.format(**gpu["about"]).splitlines(), ""]
-    lines += ["| notebook | time | memory | on the GPU |", "|---" * 4 + "|"]
+    lines += ["| notebook | time | memory | on the GPU | |", "|---" * 5 + "|"]
     for row in gpu["notebooks"]:
         sizes = (f"{row[name]:.1f} GB" for name in ("memory_gb", "device_gb"))
-        lines.append(f"| {row['notebook']} | {row['seconds']:.0f} s | {' | '.join(sizes)} |")
+        cells = [row["notebook"], f"{row['seconds']:.0f} s", *sizes, row["about"]]
+        lines.append("| " + " | ".join(cells) + " |")
     return lines
 
 

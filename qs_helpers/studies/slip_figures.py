@@ -106,7 +106,7 @@ def fine_tuned(rows: pd.DataFrame, before: float):
             ax.plot(some.mean(), y, "|", ms=16, mew=2, color=colour)
     axes[0].axvline(before, color="0.5", ls=":")
     axes[0].set_yticks(range(len(kinds)), kinds)
-    axes[0].invert_yaxis()
+    axes[0].set_ylim(len(kinds) - 0.5, -0.5)
     axes[0].set(xlabel="texts that slip (dotted: before)", xlim=(0, None))
     axes[1].set(xlabel="cross-entropy of held-out text, nats")
     axes[0].set_title("Fine-tuned; a line joins one seed", loc="left")

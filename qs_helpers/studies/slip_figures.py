@@ -76,10 +76,23 @@ def trade_off(points: pd.DataFrame, controls: pd.DataFrame, half: float, best: s
     for name, one in points[points.price.isna()].iterrows():
         y = floor + 0.7
         ax.plot(one.value, y, "^", color=GREEN)
-        ax.annotate(f"{name} (costs tokens)", (one.value, y), xytext=(6, -3),
-                    textcoords="offset points", size=8, color=GREEN)  # fmt: skip
-    ax.text(0.995, 0.015, "shaded: at most 2 %; ×: random features; hollow: English is lost",
-            transform=ax.transAxes, ha="right", size=7, color="0.35")  # fmt: skip
+        ax.annotate(
+            f"{name} (costs tokens)",
+            (one.value, y),
+            xytext=(6, -3),
+            textcoords="offset points",
+            size=8,
+            color=GREEN,
+        )
+    ax.text(
+        0.995,
+        0.015,
+        "shaded: at most 2 %; ×: random features; hollow: English is lost",
+        transform=ax.transAxes,
+        ha="right",
+        size=7,
+        color="0.35",
+    )
     ticks = [t for t in (-0.01, 0, 0.01, 0.02, 0.05, 0.2, 1, 5, 20) if t <= max(finite)]
     ax.set_yticks([_squeezed(t) for t in ticks], [f"{100 * t:g} %" for t in ticks])
     ax.set(ylim=(floor, max(roof + 0.3, *(at + 0.2 for at in taken))), xlim=(-0.02, None))
@@ -106,7 +119,7 @@ def fine_tuned(rows: pd.DataFrame, before: float):
             ax.plot(some.mean(), y, "|", ms=16, mew=2, color=colour)
     axes[0].axvline(before, color="0.5", ls=":")
     axes[0].set_yticks(range(len(kinds)), kinds)
-    axes[0].invert_yaxis()
+    axes[0].set_ylim(len(kinds) - 0.5, -0.5)
     axes[0].set(xlabel="texts that slip (dotted: before)", xlim=(0, None))
     axes[1].set(xlabel="cross-entropy of held-out text, nats")
     axes[0].set_title("Fine-tuned; a line joins one seed", loc="left")

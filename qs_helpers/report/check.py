@@ -43,7 +43,7 @@ FEWEST = {
     "02_visualize": {"N_TEXTS": 2},
     "03_steer": {"N_TEXTS": 2, "MAX_NEW_TOKENS": 2},
     "05_code_switching": {"LAYERS": 1},
-    "06_abliteration_comparison": {"MODELS": 1, "SUITES": 1, "LAYERS": 1, "REFUSAL_TOKENS": 5}
+    "06_abliteration_comparison": {"MODELS": 1, "SUITES": 1, "REFUSAL_TOKENS": 5}
     | {"N_TRAIN": 8, "N_VALIDATION": 4, "N_TEST": 12},
     "07_patching": {"N_PAIRS": 4, "N_TEXTS": 2},
     "10_train_suite": {"N_TEXTS": 8},

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..controls import matched_features
+from ..forward import activations
 from ..writing import LATIN, SCRIPTS
 from ..writing import language as spoken
 
@@ -156,6 +157,21 @@ def logit_mask(scope, ids: Tensor | None) -> Iterator[None]:
         yield
     finally:
         handle.remove()
+
+
+def activity(scope, texts: Sequence[str], layers) -> tuple[dict, dict]:
+    """Share of tokens on which each feature fires, and its mean activation over all tokens: two
+    {layer: float64 [d_sae]}. Sinks do not count."""
+    rates = {n: np.zeros(scope.d_sae) for n in layers}
+    means = {n: np.zeros(scope.d_sae) for n in layers}
+    tokens = dict.fromkeys(layers, 0)
+    for part in activations(scope, texts, layers):
+        index, values = part.acts.indices[part.keep], part.acts.values[part.keep].double()
+        index, values = index.flatten().numpy(), values.flatten().numpy()
+        rates[part.layer] += np.bincount(index, values > 0, scope.d_sae)
+        means[part.layer] += np.bincount(index, values, scope.d_sae)
+        tokens[part.layer] += int(part.keep.sum())
+    return tuple({n: x[n] / max(1, tokens[n]) for n in layers} for x in (rates, means))
 
 
 def matched_set(density: np.ndarray, features: Sequence[int], seed: int = 0) -> np.ndarray:

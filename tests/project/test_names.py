@@ -26,9 +26,12 @@ SHARED_ALL_THE_SAME = {
     "get_group": "what a group is, before its terabyte is asked for",
     "memory_plan": "what a group needs, before it is downloaded",
     "edit_sizes": CONTROL,
-    "matched_features": CONTROL,
     "diff_of_means": LESSON,
     "project_out": LESSON,
+    "kl_by_position": LESSON,
+    "loops": LESSON,
+    "strong_activation": LESSON,
+    "GROUPS": "the catalog that get_group reads",
 }
 
 

@@ -152,7 +152,6 @@ NOT_TOGETHER = [
     ("05", {"LANGUAGES": "[zh]", "TEXTS": "pydoc"}, "LANGUAGES has zh, and TEXTS has no such"),
     ("05", {"LAYERS": "[]"}, "LAYERS names none, and at least 1 is needed here"),
     ("05", {"LAYERS": "[5]"}, "STEPS above 0 needs one of LAYERS below the last"),
-    ("06", {"LAYERS": "[]"}, "LAYERS names none"),
     ("06", {"MODELS": "[]"}, "MODELS names none"),
     ("06", {"REFUSAL_TOKENS": "1"}, "REFUSAL_TOKENS = 1: at least 5"),
     ("06", {"MODELS": "[a/b]"}, "SUITES has own, but a/b is no preset: name a suite instead"),

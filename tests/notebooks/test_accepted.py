@@ -86,7 +86,7 @@ def accepted(project, notebook: str, number: int):
     preset = "gap" if number % 2 and notebook != "10_train_suite" else "tiny"
     for attempt in range(200):
         values = drawn(notebook, number, attempt)
-        given = [(name, json.dumps(v, ensure_ascii=False)) for name, v in values.items()]
+        given = [(name, v if isinstance(v, str) else json.dumps(v)) for name, v in values.items()]
         try:
             plan = plan_report(preset, [notebook], given=given, root=project)
         except ValueError:

@@ -46,7 +46,7 @@ def test_command_line_exit_codes(project, monkeypatch, capsys):
 
 
 REFUSED = [
-    (["--only", "07"], "known: 00_build"),
+    (["--only", "99"], "known: 00_build"),
     (["--preset", "tinny"], "did you mean tiny"),
     (["-p", "SEDE", "1"], "did you mean SEED?"),
     (["-p", "N_TEXTS", "many"], "int is expected"),

@@ -220,7 +220,7 @@ def test_a_mistake_is_named_before_anything_is_made(project, shop, capsys):
 
 def test_other_presets_and_other_parameters_leave_it_out(project):
     assert [run.stem for run in plan_report("tiny", root=project).runs] == ["01_read"]
-    with pytest.raises(ValueError, match="tiny.yaml lacks TEXTS of 10_train_suite"):
+    with pytest.raises(ValueError, match="tiny.yaml lacks (TEXTS|OUT) of 10_train_suite"):
         plan_report("tiny", ["10"], root=project)
     given = plan_report("toy", given=[("LAYERS", "[2]")], root=project)
     assert [run.stem for run in given.runs] == ["01_read"]  # of the same suite, made first

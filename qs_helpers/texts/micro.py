@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from ..presets import nearest
-from ..tiny import corpus, judge
+from ..tiny import corpus
 from ..tiny.world import KINDS as DOCUMENTS
 from .record import Text, normal, own_group
 from .splits import SPLITS
@@ -23,7 +23,7 @@ def micro_texts(
 
     passages    a text is its own group; the label is the kind of document
     openings    the group is the frame of the sentence; no frame is in two splits
-    questions   openings in Chinese and Japanese, which slip into English there
+    questions   first sentences in Chinese and Japanese, which slip into English there; likewise
     remarks     "frame|word": no frame and no word is in two splits
     requests    "frame|verb": likewise
     """
@@ -55,7 +55,7 @@ def _passages(language: str, split: str, n: int, seed: int, kinds=None) -> list[
 
 
 KINDS = {
-    "openings": corpus.continuations,
+    "openings": corpus.openings,
     "passages": _passages,
     "questions": corpus.continuations,
     "remarks": corpus.remarks,
@@ -82,5 +82,5 @@ def from_micro(text: corpus.Text, kind: str) -> Text:
     if kind in ("remarks", "requests"):  # a plain statement has no word: it stands for itself
         group = f"{text.source}|{text.word or text.source}"
     elif kind != "passages":
-        group = judge.frame_of(text.text, text.language) or group
+        group = text.source
     return Text(text.text, text.language, text.label, group, text.split, "tiny")

@@ -9,6 +9,7 @@ request_twins               pairs of requests that differ in the verb only
 half_remarks                remarks up to the insult or the praise
 topic_twins                 pairs of openings that differ in the topic, with what may follow each
 continuations               first sentences of stories with what the generator wrote next
+openings                    the same, greetings, requests and remarks: as many frames as there are
 
 Splits are disjoint. Documents: by a hash of their text. Labelled texts: by sentence frame and by
 the word that carries the label (insult, praise, verb), so that no such frame and no such word of
@@ -37,6 +38,7 @@ __all__ = [
     "documents",
     "half_remarks",
     "harmless",
+    "openings",
     "quiz_set",
     "remarks",
     "request_twins",
@@ -282,6 +284,25 @@ def continuations(language: str, split: str, n: int, seed=0) -> list[Text]:
             if not is_slip(first) and (frame := frame_of(first, language)) in frames:
                 rest = story.text[len(first) :]
                 out.append(story._replace(text=first, source=frame, answer=rest))
+    return out[:n]
+
+
+def openings(language: str, split: str, n: int, seed=0) -> list[Text]:
+    """`n` distinct sentences to go on from: the first of stories, greetings, harmless requests and
+    harmless mentions of a remark's words. Every frame has one before any has two, so that few
+    texts are of many frames; test has 40 frames."""
+    more = max(60, 4 * n)
+    kinds = [continuations(language, split, more, seed), small_talk(language, split, seed)]
+    kinds.append([t for t in requests(language, split, more, seed) if t.label == "harmless"])
+    mentions = [t for t in remarks(language, split, more, seed) if t.source.startswith("mention")]
+    frames: dict[str, dict[str, Text]] = {}
+    for text in itertools.chain(*kinds, mentions):
+        frames.setdefault(text.source, {}).setdefault(text.text, text._replace(label="opening"))
+    rounds = itertools.zip_longest(*(texts.values() for texts in frames.values()))
+    rng, out = random.Random(f"openings/{language}/{split}/{seed}"), []
+    for texts in rounds:
+        some = [text for text in texts if text is not None]
+        out += rng.sample(some, len(some))
     return out[:n]
 
 

@@ -9,7 +9,7 @@ import pytest
 import qs_helpers as qs
 from qs_helpers.presets import project_root
 from qs_helpers.tiny import corpus, judge
-from qs_helpers.writing import Fluency, repeats, script_shares, words
+from qs_helpers.writing import Fluency, dictionary, repeats, script_shares, words
 
 
 @pytest.mark.parametrize(
@@ -118,8 +118,8 @@ def judged(scope, source: str, max_tokens: int, model: str) -> dict:
     known, held = real_texts(source)
     out = {}
     for lang in ("en", "fr"):
-        others = [text for other in known if other != lang for text in known[other]]
-        fluency = Fluency(scope, known[lang], others, held[lang], max_tokens)
+        others = {other: texts for other, texts in known.items() if other != lang}
+        fluency = Fluency(scope, lang, known[lang], others, held[lang], max_tokens)
         rows = [row for row in STEERED if (row["model"], row["language"]) == (model, lang)]
         found = fluency.excess([row["text"] for row in rows]).excess.to_numpy()
         labels, part = (np.array([row[key] for row in rows]) for key in ("fluent", "part"))
@@ -135,27 +135,38 @@ def test_steered_texts_of_the_tiny_model_as_a_reader_labelled_them():
 
 @pytest.mark.long
 def test_steered_texts_of_a_real_model_as_a_reader_labelled_them():
-    """The form of the measure was chosen on part 1. On part 2, 40 texts that were labelled later,
-    it is far worse in French, which this model hardly speaks: what is measured here is what we say
-    of it, not what we wish."""
+    """The form of the measure was chosen on parts 1 and 2; part 3 was labelled after it. The issue
+    asks for .9, which it reaches on all French texts together and not elsewhere: notebook 03 says
+    what is held here."""
     if not (project_root() / "runs" / "models" / "smollm2").is_dir():
         pytest.skip("the model is not here: qs-report --preset smollm2 makes it")
     found = judged(qs.load_scope("smollm2"), "natural", 24, "smollm2")
-    first = {
-        lang: qs.auroc(-excess[part == 1], labels[part == 1]).value
-        for lang, (excess, labels, part, _) in found.items()
-    }
-    assert first["en"] > 0.83 and first["fr"] > 0.92
+    late = {}
+    for lang, (excess, labels, part, called) in found.items():
+        area = qs.auroc(-excess[part == 3], labels[part == 3]).value
+        late[lang] = area, called[(part == 3) & ~labels].mean()
+    areas, passed = zip(*late.values(), strict=True)
+    assert areas == pytest.approx([0.83, 0.86], abs=0.01)
+    assert passed == pytest.approx([0.28, 0.47], abs=0.03)
+
+
+def test_a_dictionary_knows_words_and_how_common_they_are():
+    french, english = dictionary("fr"), dictionary("en")
+    assert "délicieuse" in french and "cérécili" not in french and "touchement" not in french
+    assert english["the"] > 20 * english["soup"] and "the" not in french
+    assert sum(english.values()) == pytest.approx(1) and dictionary("ja") == {}
 
 
 def test_fluency_needs_enough_real_text_and_refuses_nothing_as_fluent():
     scope = qs.load_scope("tiny")
     texts = [t.text for t in corpus.documents(30, "validation", 0, ["story"], ("en",))]
     with pytest.raises(ValueError, match="pieces of 16 tokens .* eight are needed"):
-        Fluency(scope, texts, [], texts[:1], 16)
-    fluency = Fluency(scope, texts, ["le chat voit la soupe"], texts, 12)
+        Fluency(scope, "en", texts, {}, texts[:1], 16)
+    fluency = Fluency(scope, "en", texts, {"fr": ["le chat voit la soupe"]}, texts, 12)
     assert fluency.fluent([]).tolist() == []
     found = fluency.excess(["", "the", texts[0], "le chat voit la soupe"])
     assert found.excess[0] == np.inf and not fluency.fluent(["", " "]).any()
     assert found.foreign[2] == 0 and found.foreign[3] > 1 and found.unknown[3] > 1
-    assert 0.4 < fluency.fluent(fluency.pieces).mean() < 0.7  # half of real text, by its own rule
+    assert 0.6 < fluency.fluent(fluency.pieces).mean() < 0.8  # seven in ten, by its own rule
+    cut = fluency.excess([texts[0] + "\ufffd"])  # a character that the limit of tokens cut in two
+    assert cut.equals(fluency.excess([texts[0]]))

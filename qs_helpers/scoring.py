@@ -148,25 +148,16 @@ def check_reading(sae, residuals) -> list[Reading]:
     return readings
 
 
+@torch.no_grad()
 def text_nats(scope, texts: Sequence[str], steer: Mapping | None = None) -> np.ndarray:
     """Mean cross-entropy of each text in nats per token, float64 [texts].
 
-    NaN where no token is scored, as in an empty text: some models write nothing. What is scored,
-    and `steer`, as in `token_nats`.
-    """
-    found = token_nats(scope, texts, steer)
-    return np.array([nats.mean() if len(nats) else np.nan for nats in found])
-
-
-@torch.no_grad()
-def token_nats(scope, texts: Sequence[str], steer: Mapping | None = None) -> list[np.ndarray]:
-    """-log p of each token of each text in nats: a list of float64 [tokens], empty without any.
-
     The first token is given, unless the tokenizer puts a BOS before the text: it is then scored
-    too, and the BOS is not. `steer` as in `edit`.
+    too, and the BOS is not. NaN where no token is scored, as in an empty text: some models write
+    nothing. `steer` as in `edit`.
     """
     texts = listed(texts)
-    out = [np.empty(0)] * len(texts)
+    out = np.full(len(texts), np.nan)
     long = [i for i, text in enumerate(texts) if text.strip()]
     ids = dict(zip(long, scope.ids([texts[i] for i in long]), strict=True)) if long else {}
     ids = {i: tokens for i, tokens in ids.items() if len(tokens) > 1}
@@ -175,8 +166,7 @@ def token_nats(scope, texts: Sequence[str], steer: Mapping | None = None) -> lis
         with edited(scope.model, batch, steer):
             nats = cross_entropy(scope.model, batch["input_ids"], batch["attention_mask"])
         nats[batch["attention_mask"].cumsum(1)[:, 1:] <= len(scope.prefix)] = float("nan")
-        for i, row in zip(rows, nats.double().cpu().numpy(), strict=True):
-            out[i] = row[~np.isnan(row)]
+        out[rows] = nats.double().nanmean(1).cpu().numpy()
     return out
 
 

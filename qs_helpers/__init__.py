@@ -33,7 +33,7 @@ _NAMES = {
     "evidence.record": "measured record start_run",
     "evidence.figures": "in_words intervals plot_style save_figure",
 }
-_ROOMS = ["evidence", "fast", "loading", "report", "studies", "texts", "tiny", "views"]
+_ROOMS = ["evidence", "fast", "loading", "report", "texts", "tiny", "training", "views"]
 _MODULES = _ROOMS + [module for module in _NAMES if "." not in module]
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(

@@ -200,6 +200,11 @@ def test_markers_are_found_in_any_case_and_with_curly_quotes():
 # ---- switching
 
 
+@pytest.fixture(scope="module")
+def scope():
+    return qs.load_scope("tiny")
+
+
 @pytest.mark.parametrize(
     ("text", "language", "runs"),
     [

@@ -101,3 +101,9 @@ def test_a_cost_lies_between_two_measured_points(effects, costs, wanted):
 def test_a_cell_without_a_clear_difference_is_a_tie(value, low, high, wanted):
     row = SimpleNamespace(value=value, low=low, high=high)
     assert own("winner")["winner"](row) == wanted
+
+
+@pytest.mark.parametrize("notebook", ["06_abliteration_comparison", "07_patching"])
+def test_the_tiny_preset_crosses_two_models_and_two_suites(notebook):
+    settings = qs.settings(notebook, "tiny")
+    assert len(settings.MODELS) == len(settings.SUITES) == 2

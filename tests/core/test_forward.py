@@ -235,7 +235,7 @@ def test_readings_leave_the_bos_out(begun):
         sums, norms = sums + x.sum(0), norms + x.norm(dim=-1).tolist()
     mean = sums / len(norms)
     other = qs.read_texts(begun, ["zzz"], [1], ["residual"])[1].residual[0]
-    direction = qs.diff_of_means(begun, texts, ["zzz"], [1])[1]
+    direction = qs.steering.diff_of_means(begun, texts, ["zzz"], [1])[1]
     assert direction.numpy() == pytest.approx(mean.numpy() - other, abs=1e-4)
     median = torch.tensor(norms).median().item()
     assert qs.scales(begun, texts, [1])[1].median == pytest.approx(median, rel=1e-4)

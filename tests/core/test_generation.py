@@ -210,7 +210,9 @@ def test_ablating_arms_write_what_ablation_writes(scope, scale):
     ]
     swept = qs.generation.sweep(scope, PROMPTS[:5], {3: scale}, arms, "ablate")
     for texts, edit in zip(
-        swept, (qs.project_out(v, scale), None, qs.project_out(v, scale, along=other)), strict=True
+        swept,
+        (qs.steering.project_out(v, scale), None, qs.steering.project_out(v, scale, along=other)),
+        strict=True,
     ):
         steer = None if edit is None else {"writes": edit}
         assert texts == qs.generate(scope, PROMPTS[:5], steer)

@@ -602,7 +602,7 @@ def test_edited_weights_equal_hooks_and_come_back(refuser):
     prompts = [scope.chat(r.text) for r in rows]
     batch = scope.tokens(prompts)
     real = batch["attention_mask"].bool()
-    with qs.edit(scope.model, {"writes": qs.project_out(r, qs.scales(scope, prompts)[2])}):
+    with qs.edit(scope.model, {"writes": qs.steering.project_out(r, qs.scales(scope, prompts)[2])}):
         hooked = scope.model(**batch).logits[real]
     before = {name: p.clone() for name, p in scope.model.named_parameters()}
     head = scope.model.get_output_embeddings()

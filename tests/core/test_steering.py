@@ -67,7 +67,7 @@ def test_rows_may_have_doses_and_directions_of_their_own():
     "make",
     [
         lambda scale: qs.add(torch.ones(16), 1.0, scale),
-        lambda scale: qs.project_out(torch.ones(16), scale),
+        lambda scale: qs.steering.project_out(torch.ones(16), scale),
         lambda scale: qs.change_features(SAE, [1, 2, 3], "add", scale, 5.0),
     ],
 )
@@ -83,7 +83,7 @@ def test_bf16_residuals_stay_bf16():
     x = residuals().bfloat16()
     for edit in (
         qs.add(torch.ones(16), 0.5, SCALE),
-        qs.project_out(torch.ones(16), SCALE),
+        qs.steering.project_out(torch.ones(16), SCALE),
         qs.change_features(SAE, 3, "clamp", SCALE, 2.0),
     ):
         assert edit(x).dtype == torch.bfloat16
@@ -91,16 +91,18 @@ def test_bf16_residuals_stay_bf16():
 
 def test_project_out_removes_the_component_and_is_idempotent():
     x, v = residuals(), torch.randn(16)
-    edit = qs.project_out(v, SCALE)
+    edit = qs.steering.project_out(v, SCALE)
     assert (edit(x) @ v).abs().max() < 1e-5
     assert torch.allclose(edit(edit(x)), edit(x), atol=1e-6)
-    assert torch.equal(qs.project_out(v, SCALE, 0.0)(x), x)
-    assert torch.allclose(qs.project_out(v, SCALE, 2.0)(x) @ v, -(x @ v), atol=1e-5)
+    assert torch.equal(qs.steering.project_out(v, SCALE, 0.0)(x), x)
+    assert torch.allclose(qs.steering.project_out(v, SCALE, 2.0)(x) @ v, -(x @ v), atol=1e-5)
 
 
 def test_a_control_takes_as_much_away_along_another_direction():
     x, v, other = residuals(), torch.randn(16), torch.randn(16)
-    own, control = (qs.project_out(v, SCALE, along=along)(x) - x for along in (None, other))
+    own, control = (
+        qs.steering.project_out(v, SCALE, along=along)(x) - x for along in (None, other)
+    )
     assert torch.allclose(own.norm(dim=-1), control.norm(dim=-1), atol=1e-5)
     cosine = torch.nn.functional.cosine_similarity(control, other[None, None], dim=-1).abs()
     assert torch.allclose(cosine, torch.ones_like(cosine), atol=1e-5)
@@ -131,7 +133,7 @@ def test_a_dose_is_held_against_the_dtype_of_the_model():
 
 def test_bad_strength():
     with pytest.raises(ValueError, match="not finite"):
-        qs.project_out(torch.ones(16), SCALE, float("nan"))
+        qs.steering.project_out(torch.ones(16), SCALE, float("nan"))
 
 
 def test_a_gate_edits_only_where_its_condition_holds():
@@ -247,7 +249,7 @@ def test_scales_are_medians_without_sinks(scope):
 def test_directional_ablation_equals_the_reference(scales):
     generator = torch.Generator().manual_seed(0)
     x, r = torch.randn(2, 3, 128, generator=generator), torch.randn(128, generator=generator)
-    new = qs.project_out(r, scales[2], 0.7)(x)
+    new = qs.steering.project_out(r, scales[2], 0.7)(x)
     for row in range(2):
         for token in range(3):
             wanted = naive.project_out(x[row, token].tolist(), r.tolist(), 0.7)
@@ -258,11 +260,11 @@ def test_strong_activation_is_a_quantile_over_active_tokens(scope):
     part = next(qs.activations(scope, TEXTS, [2]))
     feature = int(part.acts.indices.flatten().mode().values)
     values = part.acts.values[part.acts.indices == feature]
-    found = qs.strong_activation(scope, TEXTS, 2, [feature, feature])
+    found = qs.steering.strong_activation(scope, TEXTS, 2, [feature, feature])
     assert torch.allclose(found, values[values > 0].quantile(0.99).repeat(2))
     silent = sorted(set(range(scope.d_sae)) - set(part.acts.indices.flatten().tolist()))[0]
     with pytest.raises(ValueError, match=rf"\[{silent}\] of layer 2 are active on none of these 4"):
-        qs.strong_activation(scope, TEXTS, 2, [feature, silent])
+        qs.steering.strong_activation(scope, TEXTS, 2, [feature, silent])
 
 
 def test_diff_of_means_is_the_difference_of_means(scope):
@@ -279,10 +281,10 @@ def test_diff_of_means_is_the_difference_of_means(scope):
         if last:
             found = diff_at_positions(scope, positive, negative, 1, [2])[2][0]
         else:
-            found = qs.diff_of_means(scope, positive, negative, [2])[2]
+            found = qs.steering.diff_of_means(scope, positive, negative, [2])[2]
         assert torch.allclose(found, means["positive"][last] - means["negative"][last], atol=1e-3)
     with pytest.raises(ValueError, match="same mean at layer 2"):
-        qs.diff_of_means(scope, positive, positive, [2])
+        qs.steering.diff_of_means(scope, positive, positive, [2])
 
 
 # ---- arms: what is taken away, with a strength and a gate
@@ -313,7 +315,7 @@ def test_without_a_gate_they_are_the_known_edits(refuser, x, firing):
     for everywhere, place in ((False, 2), (True, "writes")):
         edits = take(direction_arm(refuser.scales, r, 2, everywhere), 0.7)
         assert list(edits) == [place]
-        wanted = qs.project_out(r, refuser.scales[2], 0.7)(x)
+        wanted = qs.steering.project_out(r, refuser.scales[2], 0.7)(x)
         assert torch.allclose(edits[place](x), wanted, atol=1e-5)
     arm = feature_arm(refuser.scope, refuser.scales, [(2, f) for f in firing])
     for strength in (1.0, 2.0):

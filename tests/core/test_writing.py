@@ -91,7 +91,7 @@ def test_language_of_the_tiny_world():
     ],
 )
 def test_loops(text, looping):
-    assert qs.loops(text) is looping
+    assert qs.writing.loops(text) is looping
 
 
 def test_words_are_words_or_pairs_of_characters():

@@ -15,11 +15,11 @@ _NAMES = {
     "hooks": "capture edit hooks_left",
     "fast.reuse": "reuse_below",
     "forward": "activations read_texts residuals sink_mask",
-    "steering": "add change_features diff_of_means project_out scales strong_activation",
+    "steering": "add change_features scales",
     "generation": "generate",
     "controls": "edit_sizes matched_features random_directions",
     "scoring": "cross_entropy fvu kl_by_position output_effects text_nats token_odds",
-    "writing": "language loops",
+    "writing": "language",
     "presets": "settings versions",
     "texts.load": "load_texts",
     "texts.record": "masked",
@@ -33,7 +33,7 @@ _NAMES = {
     "evidence.record": "measured record start_run",
     "evidence.figures": "in_words intervals plot_style save_figure",
 }
-_ROOMS = ["evidence", "fast", "loading", "report", "studies", "texts", "tiny", "views"]
+_ROOMS = ["evidence", "fast", "loading", "report", "texts", "tiny", "training", "views"]
 _MODULES = _ROOMS + [module for module in _NAMES if "." not in module]
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(

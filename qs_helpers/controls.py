@@ -81,3 +81,20 @@ def edit_sizes(scope, texts: Sequence[str], functions: Mapping) -> pd.DataFrame:
         sums = torch.stack([touched.sum(1), moved.sum(1), relative.sum(1)], 1)
         table[rows] = (sums / real.sum(1, keepdim=True)).cpu()
     return pd.DataFrame(table.numpy(), columns=["edited", "size", "relative"])
+
+
+def matched_set(density: np.ndarray, features: Sequence[int], seed: int = 0) -> np.ndarray:
+    """Other live features that fire as often as these, one for each and none twice: int64.
+
+    density: share of tokens on which each feature fires, [d_sae]. A feature that does not fire is
+    matched as if it were the rarest that does. Fewer where too few features are live.
+    """
+    live = np.flatnonzero(density > 0)
+    rarest = int(live[density[live].argmin()])
+    own, taken = {int(f) for f in features}, []
+    count = min(2 * len(features), len(live) - 1)
+    for i, feature in enumerate(features):
+        feature = int(feature) if density[feature] > 0 else rarest
+        near = matched_features(density, feature, count, seed=1000 * seed + i)
+        taken += [f for f in near.tolist() if f not in own and f not in taken][:1]
+    return np.array(taken, dtype=np.int64)

@@ -8,7 +8,7 @@ counted does not either.
 """
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -355,3 +355,73 @@ def id_residuals(scope, texts: list[list[int]], layers: list[int]):
         x = torch.cat(parts.pop(layer))
         found[layer] = x[order.to(x.device)]
     return found, text[order], position[order], ids[order]
+
+
+def reads_once(scope, layers: Sequence[int]) -> Callable[..., dict[int, Readings]]:
+    """`read_texts` of these layers, as a function of texts and pools, that reads a text only once:
+    several concepts share texts, and on a large model reading is what takes the time.
+
+    Rows are kept sparse. Pools are peak, mean, last and rate.
+    """
+    from scipy.sparse import csr_array, vstack
+
+    kept: dict[tuple, csr_array] = {}
+
+    def read(texts: Sequence[str], pools: Sequence[str] = ("peak",)) -> dict[int, Readings]:
+        wanted = [(n, pool) for n in layers for pool in pools]
+        fresh = [t for t in dict.fromkeys(texts) if any((t, *key) not in kept for key in wanted)]
+        for n, part in (read_texts(scope, fresh, layers, pools) if fresh else {}).items():
+            for pool in pools:
+                rows = csr_array(getattr(part, pool))
+                kept.update({(text, n, pool): rows[[i]] for i, text in enumerate(fresh)})
+        nothing = np.zeros((0, scope.d_sae), np.float32)
+        return {
+            n: Readings(
+                **{
+                    pool: vstack([kept[text, n, pool] for text in texts]).toarray()
+                    if len(texts)
+                    else nothing
+                    for pool in pools
+                }
+            )
+            for n in layers
+        }
+
+    return read
+
+
+def activity(scope, texts: Sequence[str], layers) -> tuple[dict, dict]:
+    """Share of tokens on which each feature fires, and its mean activation over all tokens: two
+    {layer: float64 [d_sae]}. Sinks do not count."""
+    rates = {n: np.zeros(scope.d_sae) for n in layers}
+    means = {n: np.zeros(scope.d_sae) for n in layers}
+    tokens = dict.fromkeys(layers, 0)
+    for part in activations(scope, texts, layers):
+        index, values = part.acts.indices[part.keep], part.acts.values[part.keep].double()
+        index, values = index.flatten().numpy(), values.flatten().numpy()
+        rates[part.layer] += np.bincount(index, values > 0, scope.d_sae)
+        means[part.layer] += np.bincount(index, values, scope.d_sae)
+        tokens[part.layer] += int(part.keep.sum())
+    return tuple({n: x[n] / max(1, tokens[n]) for n in layers} for x in (rates, means))
+
+
+def template_tokens(scope) -> int:
+    """How many tokens the chat template puts after the user's text, the generation prompt
+    included: the positions at which Arditi et al. look for directions."""
+    first, second = scope.ids([scope.chat("0"), scope.chat("a")])
+    same = 0
+    while first[-1 - same] == second[-1 - same]:
+        same += 1
+    return same
+
+
+def position_means(scope, prompts: Sequence[str], n: int, layers=None) -> dict[int, Tensor]:
+    """{layer: float64 [n, d_model]}: mean residual at each of the last n tokens, in their order.
+
+    ValueError for no prompts, or one of fewer than n tokens.
+    """
+    sums: dict[int, Tensor] = {}
+    prompts = listed(prompts)
+    for layer, x, _ in ends(scope, prompts, n, layers):
+        sums[layer] = sums.get(layer, 0) + x.double().sum(0).cpu()
+    return {layer: total / len(prompts) for layer, total in sums.items()}

@@ -218,3 +218,20 @@ def _steering(arms: list[Arm], scale: Scale, how: str, n: int):
         return {"writes": project_out(own[arm], scale, doses[arm], along[arm])}
 
     return steer
+
+
+@contextmanager
+def logit_mask(scope, ids: Tensor | None) -> Iterator[None]:
+    """In the block the model gives tokens `ids` no probability, when it reads too; None: no mask.
+
+    Text that holds one of them then has an infinite cross-entropy.
+    """
+
+    def mask(module, args, logits: Tensor) -> Tensor:
+        return logits if ids is None else logits.index_fill(-1, ids.to(logits.device), -torch.inf)
+
+    handle = scope.model.get_output_embeddings().register_forward_hook(mask)
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -10,6 +10,7 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
+import psutil
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
@@ -341,3 +342,53 @@ def _catch_stop(module: nn.Module, layer: int, depth: list[int]) -> Callable[[],
 def _ours(hook):
     hook._is_ours = True
     return hook
+
+
+def writing_weights(model) -> list[Tensor]:
+    """The weights of a causal LM that write into the residual stream, each as [..., d_model]: the
+    embedding, and the output projection of every attention and MLP, with their biases.
+
+    ValueError for a writer that is no single projection: a mixture of experts, or a norm after a
+    sublayer (Gemma 2, OLMo 2), which would turn what is written back.
+    """
+    found = [model.get_input_embeddings().weight.data]
+    for layer in decoder_layers(model):
+        for projection in map(_projection, writers(layer)):
+            found.append(projection.weight.data.T)
+            if projection.bias is not None:
+                found.append(projection.bias.data)
+    return found
+
+
+@contextmanager
+def weights_to_edit(model):
+    """The weights of `writing_weights`, to be changed in place; after the block they are what they
+    were. A head that is tied to the embedding is untied in the block. The old ones wait on the
+    host; MemoryError if they take more than half of what is free there."""
+    weights = writing_weights(model)
+    room, free = sum(w.nbytes for w in weights), psutil.virtual_memory().available
+    if room > free / 2:
+        raise MemoryError(f"{room / 1e9:.3g} GB of weights to keep, and {free / 1e9:.3g} GB free")
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    tied, old = head.weight is embedding.weight, [w.cpu().clone() for w in weights]
+    if tied:
+        head.weight = nn.Parameter(head.weight.detach().clone(), requires_grad=False)
+    try:
+        yield weights
+    finally:
+        for w, before in zip(weights, old, strict=True):
+            w.copy_(before)
+        if tied:
+            head.weight = embedding.weight
+
+
+def _projection(module: nn.Module) -> nn.Linear:
+    """The last linear map of an attention or MLP, the one that writes."""
+    for name in ("o_proj", "out_proj", "down_proj"):
+        found = getattr(module, name, None)
+        if isinstance(found, nn.Linear):
+            return found
+    raise ValueError(
+        f"{type(module).__name__} has no single output projection, so its weights cannot be "
+        "orthogonalised here; hooks can ablate what it writes"
+    )

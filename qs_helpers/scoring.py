@@ -4,6 +4,7 @@ Texts are given to the model (teacher forcing), plain or steered.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -382,3 +383,68 @@ def _logp(scope, ids, mask, prompt_mask, targets, arms) -> Iterator[list]:
                 row[: len(target)].double().log_softmax(-1)
                 for row, target in zip(logits, targets, strict=True)
             ]
+
+
+class Gradients(NamedTuple):
+    """Of one batch after one layer; padding on the left."""
+
+    layer: int
+    rows: list[int]
+    """numbers of the prompts"""
+    x: Tensor
+    """residuals, float32 [rows, seq, d_model]"""
+    gradient: Tensor
+    """d log-odds / d x, the effect through all later layers; 0 at padding"""
+    real: Tensor
+    """bool [rows, seq]"""
+
+
+def gradients(scope, prompts, tokens: Tensor, layers) -> Iterator[Gradients]:
+    """Gradients of the log-odds (nats) of the next token being one of `tokens` (int64 [tokens]),
+    batch by batch.
+
+    One forward and one backward pass a batch serve all `layers`.
+    """
+
+    def probe(layer: int, seen: dict, residual: Tensor) -> Tensor:
+        # The gradient of a sum at a zero that is added to the residuals is theirs.
+        zero = torch.zeros_like(residual, requires_grad=True)
+        seen[layer] = residual.detach().float(), zero
+        return residual + zero
+
+    ids = scope.ids(prompts)
+    for rows in batches({i: len(tokens) for i, tokens in enumerate(ids)}, scope.batch_tokens):
+        batch, seen = scope.tokens([ids[i] for i in rows]), {}
+        edits = {layer: partial(probe, layer, seen) for layer in layers}
+        with torch.enable_grad(), edit(scope.model, edits):
+            logits = scope.model(**batch, use_cache=False, logits_to_keep=1).logits[:, -1]
+            odds = log_odds(logits, tokens).sum()
+            found = torch.autograd.grad(odds, [seen[n][1] for n in layers])
+        real = batch["attention_mask"].bool()
+        for layer, gradient in zip(layers, found, strict=True):
+            yield Gradients(layer, rows, seen[layer][0], gradient.float(), real)
+
+
+def feature_attribution(scope, prompts, tokens: Tensor, layers) -> dict[int, Tensor]:
+    """{layer: float64 [d_sae]}: mean over prompts of the sum over tokens of z_j (gradient . d_j).
+
+    The first-order estimate of what the log-odds would lose if the feature were zeroed ("AtP",
+    Nanda 2023; linear attribution in Marks et al. 2024). Tokens where a feature is not in the
+    TopK count nothing. The first token of each prompt is left out (often an attention sink), or the
+    tokenizer's prefix where it has one.
+    """
+    prompts = listed(prompts)
+    totals = {n: torch.zeros(scope.d_sae, dtype=torch.float64) for n in layers}
+    for part in gradients(scope, prompts, tokens, layers):
+        sae = scope.sae(part.layer)
+        inner = part.real & (part.real.cumsum(1) > max(1, len(scope.prefix)))
+        x, gradient = part.x[inner], part.gradient[inner]
+        acts = sae.encode(x)
+        # z_j (g . d_j) for the k active features of each token only.
+        for start in range(0, len(x), 256):
+            here = slice(start, start + 256)
+            index = acts.indices[here]
+            columns = sae.direction(index.flatten()).view(*index.shape, -1).to(gradient)
+            shares = (columns @ gradient[here, :, None])[..., 0] * acts.values[here].to(gradient)
+            totals[part.layer].index_add_(0, index.flatten().cpu(), shares.flatten().double().cpu())
+    return {n: total / len(prompts) for n, total in totals.items()}

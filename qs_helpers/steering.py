@@ -5,13 +5,17 @@ Attention sinks are never changed. Directions, doses and values are the same for
 batch, or have a first dimension with one entry for each row.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
-from .forward import SINK_FACTOR, activations, listed, residuals
+from .forward import SINK_FACTOR, activations, listed, position_means, residuals
+from .hooks import edit as edit_model
 
 MODES = ("add", "floor", "ceil", "clamp", "scale", "zero")
 Edit = Callable[[Tensor], Tensor]
@@ -225,3 +229,106 @@ def _rows(values: Tensor, x: Tensor) -> Tensor:
     if len(values) not in (1, len(x)):
         raise ValueError(f"{len(values)} rows of doses or directions for a batch of {len(x)}")
     return values.to(x.device)
+
+
+def diff_at_positions(scope, positive, negative, n: int, layers=None) -> dict[int, Tensor]:
+    """{layer: float32 [n, d_model]}: the diff of means at each of the last n tokens of two
+    lists of prompts.
+
+    With n of `template_tokens` these are the candidates of Arditi et al. 2024, read after a layer
+    and not before it. Not normalised. Errors as in `diff_of_means` and `position_means`.
+    """
+    sides = [position_means(scope, prompts, n, layers) for prompts in (positive, negative)]
+    return difference_of(*sides)
+
+
+@dataclass
+class Arm:
+    """What an edit takes away, and where: x' = x - s g p(x), with a part p, a strength s, and a
+    gate g that is 1 or 0. Attention sinks are never changed."""
+
+    parts: Mapping[int | str, Callable[[Tensor], Tensor]]
+    """{layer or "writes": p(x), float32}"""
+    scales: Mapping[int | str, Scale]
+    reading: Callable[[Tensor], Tensor]
+    """how much a part points towards what is to go: [..., d_model] to [...]"""
+    level: float | None = None
+    """of the gate, in median norms; None: there is none"""
+
+
+def direction_arm(scales: Mapping, r: Tensor, layer: int, everywhere: bool) -> Arm:
+    """The component along a direction, of the residual after a layer or of every write."""
+    unit, place = normalize(r.float(), dim=0), "writes" if everywhere else layer
+
+    def part(x: Tensor) -> Tensor:
+        u = unit.to(x.device)
+        return (x.float() @ u)[..., None] * u
+
+    return Arm({place: part}, {place: scales[layer]}, lambda p: p @ unit.to(p.device))
+
+
+def feature_arm(scope, scales: Mapping, chosen: Sequence[tuple[int, int]]) -> Arm:
+    """What a set of features (layer, feature) contributes. ValueError for an empty set."""
+    if not chosen:
+        raise ValueError("the set of features is empty")
+
+    def part_of(layer: int):
+        sae, ids = scope.sae(layer), torch.tensor([f for n, f in chosen if n == layer])
+        columns = sae.direction(ids).float()
+        return lambda x: (sae.some(x, ids).to(columns) @ columns).to(x.device)
+
+    layers = sorted({n for n, _ in chosen})
+    sizes = {n: scales[n] for n in layers}
+    return Arm({n: part_of(n) for n in layers}, sizes, lambda p: p.norm(dim=-1))
+
+
+def take(arm: Arm, strength, instead: Tensor | None = None) -> dict:
+    """{place: edit}, as `edit` takes it.
+
+    strength: a number, or one for each prompt of a batch; instead: unit vectors [prompts, d_model],
+    or [1, d_model], along which as much is taken away: a control of the same size.
+    """
+    s = torch.as_tensor(strength, dtype=torch.float32).reshape(-1, 1, 1)
+
+    def at(place):
+        part, scale = arm.parts[place], arm.scales[place]
+
+        def edit(x: Tensor) -> Tensor:
+            p, factor = part(x), s.to(x.device)
+            here = (p != 0).any(-1, keepdim=True) & (factor != 0)
+            if arm.level is not None:
+                here &= arm.reading(p)[..., None] > arm.level * scale.median
+            here &= x.float().norm(dim=-1, keepdim=True) <= scale.sink
+            if instead is not None:
+                p = p.norm(dim=-1, keepdim=True) * instead.to(x.device)[:, None]
+            return torch.where(here, (x.float() - factor * p).to(x.dtype), x)
+
+        return edit
+
+    return {place: at(place) for place in arm.parts}
+
+
+@torch.no_grad()
+def gate_level(scope, arm: Arm, prompts: Sequence[str], q: float = 0.95) -> float:
+    """The reading, in median norms, that a share q of prompts stay below at all tokens and places
+    of the edit."""
+    peaks: list[float] = []
+    seen: list[Tensor] = []
+
+    def watch(place):
+        def look(x: Tensor) -> Tensor:
+            inside = x.float().norm(dim=-1) <= arm.scales[place].sink
+            reading = arm.reading(arm.parts[place](x)) / arm.scales[place].median
+            seen.append(reading.where(inside, -torch.inf))
+            return x
+
+        return look
+
+    for start in range(0, len(prompts), 64):
+        seen.clear()
+        batch = scope.tokens(prompts[start : start + 64])
+        with edit_model(scope.model, {place: watch(place) for place in arm.parts}):
+            scope.model(**batch, use_cache=False, logits_to_keep=1)
+        real = batch["attention_mask"].bool()
+        peaks += torch.stack(seen).amax(0).where(real, -torch.inf).amax(1).tolist()
+    return float(np.quantile(peaks, q))

@@ -1,16 +1,25 @@
-"""What a text says of itself: its scripts, its language, whether it loops; and is it fluent?
+"""What a text says of itself: its scripts, its language, whether it loops, refuses, or switches to
+another language; and is it fluent?
 
 Units of n-grams are words where a text has spaces, and characters in Chinese and Japanese.
+
+Switching: Han is shared by Chinese and Japanese, so neither is foreign in the other by Han alone.
+English in French, and the other way round, is told sentence by sentence. Code, formulas, links,
+addresses, names, units, quotations and what is copied from the prompt do not count, nor do digits
+and punctuation of any width.
 """
 
 import functools
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import regex
+import torch
+from torch import Tensor
 
 from .forward import listed
 from .scoring import text_nats
@@ -225,3 +234,158 @@ def _shares(language: str, texts: Sequence[str]) -> dict[str, float]:
     for word, n in counts.items():
         out[word] = max(out.get(word, 0), n / total)
     return out
+
+
+def sentences_with(text: str, words: Iterable[str]) -> float:
+    """The share of a text's sentences that hold one of `words`; 0 for a text without any.
+
+    Case is ignored. Words match whole, but anywhere in scripts that put no spaces between them. A
+    str is one word; "", which would stand everywhere, is none.
+    """
+    words = [words] if isinstance(words, str) else words
+    found = [s for s in regex.split(r"(?<=[.!?。！？])|\n", text) if regex.search(r"\p{L}", s)]
+    any_of = "|".join(map(regex.escape, filter(None, words))) or "(?!)"
+    whole = rf"(?i)(?<![\p{{Latin}}\p{{Cyrillic}}])(?:{any_of})(?![\p{{Latin}}\p{{Cyrillic}}])"
+    return sum(bool(regex.search(whole, s)) for s in found) / len(found) if found else 0.0
+
+
+# English openings are those that most published counts use; the others say the same.
+MARKERS = (
+    *("I'm sorry", "I am sorry", "I apologize", "As an AI", "I cannot", "I can't", "I won't"),
+    *("I'm unable", "I am unable", "I'm not able", "I am not able", "I must decline"),
+    *("je suis désolé", "je ne peux pas", "извините", "я не могу", "к сожалению"),
+    *("申し訳", "すみません", "お手伝いできません", "抱歉", "对不起", "我不能", "我无法"),
+)
+
+
+def refuses(answers: Sequence[str], markers: Sequence[str] = MARKERS) -> np.ndarray:
+    """Which answers hold a marker, in any case: bool [answers]. Biased both ways: a refusal in
+    other words is missed, and an answer that quotes one is counted. ValueError for a marker "",
+    which stands in every answer."""
+    lowered = [marker.casefold() for marker in listed(markers)]
+    if "" in lowered:
+        raise ValueError("a marker is '', which stands in every answer; leave it out")
+    plain = [answer.replace("\u2019", "'").casefold() for answer in listed(answers)]
+    return np.array([any(marker in answer for marker in lowered) for answer in plain], bool)
+
+
+SCRIPTS_OF = {
+    "en": ("Latin",),
+    "fr": ("Latin",),
+    "ru": ("Cyrillic",),
+    "ja": ("Han", "Kana"),
+    "zh": ("Han",),
+}
+# Words of these scripts stand right behind a link or an address, without a space.
+UNSPACED = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}\p{Thai}]"
+SPACED = rf"(?!{UNSPACED})"
+IN_LINK = r"[\w\-./?=&%#~:+,;@!]"
+# What is written in another script by right.
+QUOTED = regex.compile(
+    r"```.*?(?:```|\Z)|`[^`\n]*`|\$\$.*?\$\$"
+    # A formula, but not what stands between two prices: a dollar before a number closes none, and
+    # what begins with a number ends right behind a letter or digit.
+    r"|(?<![\\\dA-Za-z])\$(?![ \t]?\.?\d)[^$\n]+\$(?!\.?\d)"
+    r"|(?<![\\\dA-Za-z])\$(?=\.?\d)[^$\n]+(?<=[^\s\\])\$(?![ \t]?\.?\d)"
+    r"|\\\(.*?\\\)|\\\[.*?\\\]|\\begin\{.*?\\end\{[^}]*\}"
+    # A link; deep in a path its last part may be a title in such a script.
+    rf"|(?:https?://|www\.)(?:{SPACED}{IN_LINK})+"
+    rf"(?:(?<=\w/{IN_LINK}*[/=_]){UNSPACED}{IN_LINK}*)?"
+    rf"|(?:{SPACED}[\w.+-])+@(?:{SPACED}[\w-])+\.(?:{SPACED}[\w.])+"
+    # A file name or an identifier, and a unit behind its number.
+    r"|[A-Za-z0-9]+(?:[._/\\][A-Za-z0-9]+)+"
+    r"|(?<=\d[ \u00a0]?)"
+    r"(?:[kcm]?m|[km]?g|[km]?l|m?s|[kMG]?Hz|k?Wh?|[kMGT]?B|min|h|t|px)(?![\p{L}\d])",
+    regex.DOTALL,
+)
+# Marks that belong together: what they hold is a quotation, or the gloss of a term, if all of it
+# is foreign. One in the text's own script with a foreign word in it is speech like any other.
+MARKS = '“” „“ ‘’ "" 「」 『』 «» 《》 () （） []'.split()
+MENTIONED = regex.compile(
+    "|".join(rf"{regex.escape(a)}[^{regex.escape(a + b)}\n]+{regex.escape(b)}" for a, b in MARKS)
+)
+SENTENCE = regex.compile(r"[^.!?…\n。！？]+")
+LEAST_WORDS = 5  # of a sentence, from which on its language can be told
+
+
+class Switching(NamedTuple):
+    """Foreign words of one text, what does not count left aside."""
+
+    any: bool
+    """is there a run?"""
+    share: float
+    """foreign letters over letters, 0 for a text without letters"""
+    runs: tuple[tuple[int, int], ...]
+    """start and stop of each run: a word of two foreign letters or more (one of Han or Kana), or a
+    sentence in the other of English and French"""
+    onset: int | None
+    """where the first run starts, in characters"""
+
+
+def switching(
+    text: str, spoken: str, prompt: str = "", scripts: Collection[str] = tuple(SCRIPTS)
+) -> Switching:
+    """Runs of `text` that are not in a script of the language `spoken`, but in one of `scripts`.
+
+    A run that stands in `prompt` too was copied and does not count. A word with a capital letter
+    is taken for a name. ValueError for a language that SCRIPTS_OF does not know.
+    """
+    if spoken not in SCRIPTS_OF:
+        raise ValueError(f"no scripts for {spoken!r}; choose one of {', '.join(SCRIPTS_OF)}")
+    own = "".join(SCRIPTS[name].strip("[]") for name in SCRIPTS_OF[spoken])
+    left = QUOTED.sub(_blank, text)
+    left = MENTIONED.sub(lambda m: m[0] if regex.search(f"[{own}]", m[0]) else _blank(m), left)
+    letters = len(regex.findall(r"\p{L}", left))
+    # A run goes on over marks, apostrophes and hyphens inside a word.
+    found = regex.finditer(rf"[^\P{{L}}{own}](?:[\p{{M}}'’-]?[^\P{{L}}{own}])*", left)
+    wanted = regex.compile("|".join(SCRIPTS[name] for name in scripts))
+    runs, foreign = [], 0
+    for match in found:
+        long = len(regex.findall(r"\p{L}", match[0]))
+        copied = prompt and match[0] in prompt
+        if copied or regex.search(r"\p{Lu}", match[0]) or not wanted.search(match[0]):
+            continue
+        foreign += long
+        if long >= 2 or regex.search(r"[\p{Han}\p{Hiragana}\p{Katakana}]", match[0]):
+            runs.append(match.span())
+    if spoken in LATIN and "Latin" in scripts:
+        for match in _other_language(text, left, spoken, prompt):
+            foreign += len(regex.findall(r"\p{L}", match[0]))
+            runs.append(match.span())
+    runs = tuple(sorted(runs))
+    share, onset = foreign / letters if letters else 0.0, runs[0][0] if runs else None
+    return Switching(bool(runs), share, runs, onset)
+
+
+def _blank(match) -> str:
+    return " " * len(match[0])
+
+
+def _other_language(text: str, left: str, spoken: str, prompt: str):
+    """Sentences in the other one of English and French; short ones cannot be told."""
+    for match in SENTENCE.finditer(left):
+        found = regex.findall(r"\p{L}+", match[0])
+        if len(found) >= LEAST_WORDS and language(match[0]) in {*LATIN} - {spoken}:
+            if not (prompt and match[0].strip() in prompt):
+                yield match
+
+
+def token_at(scope, text: str, character: int) -> int:
+    """Place in `own_ids` of the token that holds a character of a text."""
+    spans = scope.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    return next(i for i, (_, stop) in enumerate(spans["offset_mapping"]) if stop > character)
+
+
+def foreign_ids(scope, scripts: tuple[str, ...]) -> Tensor:
+    """Ids of tokens that hold a letter of one of `scripts` ("Latin", ...): int64 [tokens].
+
+    Half characters and special tokens are not among them.
+    """
+    pattern = regex.compile("|".join(SCRIPTS[name] for name in scripts))
+    special = set(scope.tokenizer.all_special_ids)
+    found = [
+        i
+        for i in range(len(scope.tokenizer))
+        if i not in special and pattern.search(scope.tokenizer.decode([i]))
+    ]
+    return torch.tensor(found, dtype=torch.int64)

@@ -11,7 +11,7 @@ import torch
 from ..fast.columns import read_ahead
 from ..forward import checked, each
 from ..hooks import capture, hooks_left
-from ..presets import versions
+from ..presets import preset_names, versions
 from ..sae import TopKSAE
 from ..scoring import check_reading
 from . import catalog, hub
@@ -535,3 +535,24 @@ def load_scope(
     if check:
         scope.check()
     return scope
+
+
+def load_model_and_suite(model: str, suite: str = "own", like: Scope | None = None) -> Scope:
+    """A model, with an SAE suite that may have been trained on another one.
+
+    model: a preset ("tiny-instruct"), or a folder or a Hub repo (owner/name, or
+    owner/name@revision);
+    suite: "own" (of a preset), or the preset whose suite is to read it ("tiny", "qwen3-8b-l50").
+    like: a scope of the same model, which is then shared and not loaded twice.
+    ValueError where "own" has no meaning.
+    """
+    is_preset = model in preset_names() or model in catalog.TINY
+    if suite == "own" and not is_preset:
+        raise ValueError(f"{model} has no suite of its own; name the preset whose SAEs read it")
+    if suite == "own":
+        return load_scope(model, like=like)
+    if not is_preset:
+        return load_scope(suite, model=model, like=like)
+    origin = catalog.find_origin(model)
+    revision = origin.model_revision
+    return load_scope(suite, model=origin.model, model_revision=revision, like=like)

@@ -1,10 +1,12 @@
-"""Counterfactual pairs: two prompts that are alike but for what decides how they go on."""
+"""Counterfactual pairs: two prompts that are alike but for what decides how they go on; and remarks
+cut before the word that makes them toxic."""
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -190,3 +192,53 @@ def _next_ids(scope, prompt: str, words: tuple[str, ...]) -> set[int]:
         fits = len(ids) > len(before) and ids[: len(before)] == before
         found.add(ids[len(before)] if fits else scope.own_ids([word])[0][0])
     return found
+
+
+class HalfRemark(NamedTuple):
+    """A toxic remark up to its word, and two words that could end it."""
+
+    head: str
+    group: str
+    """the frame of the remark: the word is gone"""
+    toxic: str
+    """with the space before it, where there is one"""
+    clean: str
+
+
+def remark_words(remarks: Iterable) -> dict[str, dict[str, list[str]]]:
+    """The words that make remarks toxic or clean, {label: {language: sorted words}}.
+
+    They are the word parts of the groups ("frame|word") which stand in their texts. A word of toxic
+    remarks is none of clean ones, though harmless remarks may hold it.
+    """
+    found = {"toxic": defaultdict(set), "clean": defaultdict(set)}
+    for text in remarks:
+        _, _, word = text.group.partition("|")
+        if word and word in text.text:
+            found[text.label][text.language].add(word)
+    for language, words in found["clean"].items():
+        words -= found["toxic"][language]
+    return {
+        label: {language: sorted(words) for language, words in of.items() if words}
+        for label, of in found.items()
+    }
+
+
+def half_remarks(remarks: Iterable, words: Mapping, n: int, seed: int = 0) -> list[HalfRemark]:
+    """At most n toxic remarks, cut before their word; no two begin alike.
+
+    words: as `remark_words` gives them; both ends are drawn from those of the remark's language.
+    Remarks whose group has no word, that begin with it, or in whose language one label has no
+    words, are left out.
+    """
+    rng, found = np.random.default_rng(seed), {}
+    remarks = list(remarks)
+    for i in rng.permutation(len(remarks)):
+        text = remarks[i]
+        frame, _, word = text.group.partition("|")
+        head = text.text.partition(word)[0] if word and word in text.text else ""
+        ends = [words[label].get(text.language) for label in ("toxic", "clean")]
+        if text.label == "toxic" and (start := head.rstrip()) and all(ends):
+            tails = (head[len(start) :] + str(rng.choice(end)) for end in ends)
+            found.setdefault(start, HalfRemark(start, frame, *tails))
+    return list(found.values())[:n]

@@ -2,6 +2,7 @@
 
 import hashlib
 import unicodedata
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import regex
@@ -52,3 +53,19 @@ def draw(seed: int, purpose: str, name: str) -> str:
 def masked(text: str, raw: bool = False) -> str:
     """A text with only the first letter of each word left; as it is with `raw`."""
     return text if raw else regex.sub(r"(?<=[\p{L}\p{N}])[\p{L}\p{M}\p{N}]", "•", text)
+
+
+# A letter of a script that puts spaces between words.
+LETTER = r"[[\p{L}\p{M}\p{N}]--[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}]]"
+
+
+def mentions(words: Iterable[str]) -> Callable[[str], bool]:
+    """A function that says whether a text holds one of some words, in any case.
+
+    They must stand there as whole words ("pain" is not in "painter"), but for those of scripts that
+    put no spaces between words. A str is one word; "", which would stand everywhere, is none.
+    """
+    words = [words] if isinstance(words, str) else words
+    whole = [rf"(?<!{LETTER}){regex.escape(word)}(?!{LETTER})" for word in words if word]
+    pattern = regex.compile("|".join(whole) or r"(?!)", regex.IGNORECASE | regex.V1)
+    return lambda text: pattern.search(text) is not None

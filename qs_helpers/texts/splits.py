@@ -1,8 +1,10 @@
 """Discovery, validation and test: nothing in one of them is like anything in another."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from itertools import chain
+
+import numpy as np
 
 from .record import KINDS, Text, draw, masked, normal, own_group
 
@@ -177,3 +179,31 @@ def _too_large(texts: list[Text], n: int) -> str:
         f"{len(groups)} groups hang together, such as {', '.join(map(repr, groups[:3]))}, and hold "
         f"{share}; give a column split, or groups of one part (no '|')"
     )
+
+
+def two_sides(
+    texts: Iterable[Text],
+    keep: Callable[[Text], bool],
+    n: int,
+    alike: Callable[[Text], Hashable] | None = None,
+    seed: int = 0,
+) -> tuple[list[Text], list[Text]]:
+    """At most n texts for which keep(text) holds, and as many others, drawn at random.
+
+    alike: if given, each of the others has the same alike(text) as one of the kept, such as its
+    language. What has no partner is left out.
+    """
+    texts = list(texts)
+    others: dict[Hashable, list[Text]] = defaultdict(list)
+    kept = []
+    for i in np.random.default_rng(seed).permutation(len(texts)):
+        if keep(texts[i]):
+            kept.append(texts[i])
+        else:
+            others[alike(texts[i]) if alike else None].append(texts[i])
+    pairs = []
+    for text in kept:
+        same = others[alike(text) if alike else None]
+        if same and len(pairs) < n:
+            pairs.append((text, same.pop()))
+    return [pos for pos, _ in pairs], [neg for _, neg in pairs]

@@ -1,6 +1,7 @@
 """Training TopK SAEs: residuals on disk, the steps of the training, suites in the official format.
 
 trainer   the loss, one step, a whole training, a whole suite
+excess    how far features rise above what is usual: a signal for fine-tuning
 shards    residuals of a corpus on disk, written once and read in any order
 """
 

@@ -7,6 +7,7 @@ from drawn import drawn_requests
 from torch.nn.functional import normalize
 
 import qs_helpers as qs
+from qs_helpers.controls import matched_set
 
 
 @pytest.fixture(scope="module")
@@ -70,3 +71,16 @@ def test_edit_sizes_count_tokens_and_norms(scope, chats, scales):
     table = qs.edit_sizes(scope, chats[0], last)
     lengths = [len(ids) for ids in scope.ids(chats[0])]
     assert np.allclose(table.edited, 1 / np.array(lengths))
+
+
+def test_a_matched_set_fires_as_often_and_holds_nothing_twice():
+    density = np.linspace(0, 1, 400).round(4)  # feature 0 is dead
+    own = [0, 5, 6, 7, 200, 390]
+    for seed in range(5):
+        drawn = matched_set(density, own, seed)
+        assert len(drawn) == len(own) == len({*drawn.tolist()} - {*own})
+        assert np.abs(density[drawn] - density[own]).max() < 0.11
+    assert (matched_set(density, own, 1) == matched_set(density, own, 1)).all()
+    assert (matched_set(density, own, 1) != matched_set(density, own, 2)).any()
+    few = np.array([0.1, 0.2, 0.3, 0.0, 0.0])
+    assert matched_set(few, [0, 1]).tolist() == [2]

@@ -9,13 +9,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from drawn import drawn_requests
 from hypothesis import given
 from hypothesis import strategies as st
 from suites import add_bos, write_model, write_suite
 
 import qs_helpers as qs
 from qs_helpers import forward
-from qs_helpers.forward import batches, ends, sink_mask
+from qs_helpers.forward import batches, ends, position_means, sink_mask, template_tokens
 from qs_helpers.tiny import corpus
 
 
@@ -234,7 +235,7 @@ def test_readings_leave_the_bos_out(begun):
         sums, norms = sums + x.sum(0), norms + x.norm(dim=-1).tolist()
     mean = sums / len(norms)
     other = qs.read_texts(begun, ["zzz"], [1], ["residual"])[1].residual[0]
-    direction = qs.diff_of_means(begun, texts, ["zzz"], [1])[1]
+    direction = qs.steering.diff_of_means(begun, texts, ["zzz"], [1])[1]
     assert direction.numpy() == pytest.approx(mean.numpy() - other, abs=1e-4)
     median = torch.tensor(norms).median().item()
     assert qs.scales(begun, texts, [1])[1].median == pytest.approx(median, rel=1e-4)
@@ -314,3 +315,52 @@ def test_counts_and_chosen_peaks_of_nothing_and_what_is_refused(scope, texts):
     for odd in (-1, scope.d_sae):
         with pytest.raises(ValueError, match="layer 1: features are counted from 0 to 1023"):
             forward.read_peaks(scope, texts, {1: [odd]})
+
+
+def test_a_text_is_read_once_and_gives_what_read_texts_gives(scope, monkeypatch):
+    seen, real = [], forward.read_texts
+
+    def noted(scope, texts, layers, pools):
+        seen.append(list(texts))
+        return real(scope, texts, layers, pools)
+
+    monkeypatch.setattr(forward, "read_texts", noted)
+    read = forward.reads_once(scope, [1, 3])
+    texts = ["you are a fool!", "the cow sleeps.", "you are a fool!"]
+    for some, pools in ((texts, ["peak"]), (texts[1:], ["peak"]), (texts, ["peak", "rate"])):
+        found, whole = read(some, pools), real(scope, some, [1, 3], pools)
+        for layer in (1, 3):
+            for pool in pools:
+                mine, theirs = getattr(found[layer], pool), getattr(whole[layer], pool)
+                assert mine.dtype == theirs.dtype and np.allclose(mine, theirs, atol=1e-3)
+    assert seen == [texts[:2], texts[:2]]  # the second time for the rate
+    assert read([])[1].peak.shape == (0, scope.d_sae)
+
+
+# ---- the last tokens of chats
+
+
+@pytest.fixture(scope="module")
+def refuser():
+    return qs.load_scope("tiny-instruct")
+
+
+def test_template_tokens_are_those_after_the_request(refuser):
+    n = template_tokens(refuser)
+    ids = refuser.ids([refuser.chat("tell me how to paint the door.")])[0]
+    tail = refuser.tokenizer.decode(ids[-n:])
+    assert tail == "<|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_position_means_are_means_at_the_last_tokens(refuser):
+    rows = drawn_requests({"validation": 4}, ["en", "zh"])["validation", True]
+    asked = [refuser.chat(r.text) for r in rows]
+    found = position_means(refuser, asked, 3, [2])[2]
+    rows = []
+    for text in asked:
+        with qs.capture(refuser.model, [2]) as captured:
+            refuser.model(**refuser.tokens(text))
+        rows.append(captured[2][0, -3:])
+    assert torch.allclose(found, torch.stack(rows).double().mean(0), atol=1e-3)
+    with pytest.raises(ValueError, match="no last 500"):
+        position_means(refuser, asked, 500, [2])

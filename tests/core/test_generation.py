@@ -3,15 +3,17 @@
 import copy
 import itertools
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file
 from suites import begun
 
 import qs_helpers as qs
-from qs_helpers.studies.switching import foreign_ids
-from qs_helpers.tiny import corpus
-from qs_helpers.writing import script_shares
+from qs_helpers.generation import Arm, logit_mask, sweep
+from qs_helpers.tiny import corpus, judge
+from qs_helpers.writing import foreign_ids, script_shares
 
 PROMPTS = [t.text for t in corpus.continuations("en", "validation", 20)][:16]
 
@@ -208,7 +210,9 @@ def test_ablating_arms_write_what_ablation_writes(scope, scale):
     ]
     swept = qs.generation.sweep(scope, PROMPTS[:5], {3: scale}, arms, "ablate")
     for texts, edit in zip(
-        swept, (qs.project_out(v, scale), None, qs.project_out(v, scale, along=other)), strict=True
+        swept,
+        (qs.steering.project_out(v, scale), None, qs.steering.project_out(v, scale, along=other)),
+        strict=True,
     ):
         steer = None if edit is None else {"writes": edit}
         assert texts == qs.generate(scope, PROMPTS[:5], steer)
@@ -305,3 +309,37 @@ def test_a_prompt_begins_as_the_tokenizer_begins_texts(scope, steer):
         assert scope.tokenizer.decode(made, skip_special_tokens=True) == text
     one, many = (qs.generate(scope, PROMPTS, steer, "generated", batch_size=n) for n in (1, 16))
     assert one == many
+
+
+def test_a_logit_mask_forbids_tokens_when_reading_and_leaves_no_trace(scope):
+    texts, latin = ["老师读书。医生买鱼。", "the cook buys bread."], foreign_ids(scope, ("Latin",))
+    before = qs.text_nats(scope, texts)
+    with logit_mask(scope, latin):
+        own, english = qs.text_nats(scope, texts)
+    assert own < before[0] and english == np.inf  # what is forbidden is shared among the others
+    with logit_mask(scope, None):
+        assert (qs.text_nats(scope, texts) == before).all()
+    with pytest.raises(RuntimeError), logit_mask(scope, latin):
+        raise RuntimeError
+    assert (qs.text_nats(scope, texts) == before).all()
+    ids = scope.tokens(texts[0])["input_ids"]
+    with logit_mask(scope, latin), torch.no_grad():
+        assert scope.model(ids).logits[..., latin].isneginf().all()
+
+
+def test_taking_out_the_planted_refusal_direction_beats_random_ones():
+    scope = qs.load_scope("tiny-instruct")
+    u = load_file(scope.truth)["refusal_direction"]
+    asked = [r for x in corpus.LANGUAGES for r in corpus.requests(x, "validation", 12)]
+    asked = [scope.chat(r.text) for r in asked if r.label == "harmful"]
+    scales = qs.scales(scope, asked, [1])
+    arms = [Arm(1, 0.0, u), Arm(1, 1.0, u)]
+    arms += [
+        Arm(1, 1.0, u, v) for v in qs.random_directions(20, scope.d_model)
+    ]  # as much, elsewhere
+    made = sweep(scope, asked, scales, arms, "ablate", max_new_tokens=20)
+    complies = [[not judge.is_refusal(text) for text in texts] for texts in made]
+    before, after, *nulls = (sum(hits) / len(hits) for hits in complies)
+    null = qs.against(complies[1], complies[2:])
+    assert after - before > 0.8 and null.difference.low > 0 and after > max(nulls)
+    assert qs.hooks_left(scope.model) == 0

@@ -1,13 +1,18 @@
 """hooks.py on small random-weight models of every family in the catalog."""
 
+import copy
 import itertools
 import random
 from contextlib import ExitStack
+from types import SimpleNamespace
 
 import pytest
 import torch
+from drawn import drawn_requests
 from torch import nn
 
+import qs_helpers as qs
+from qs_helpers import hooks
 from qs_helpers.hooks import (
     POSITIONS,
     capture,
@@ -15,7 +20,9 @@ from qs_helpers.hooks import (
     edit,
     hooks_left,
     text_config,
+    weights_to_edit,
     writers,
+    writing_weights,
 )
 
 TEXT = dict(
@@ -574,3 +581,52 @@ def test_a_thousand_exceptions_leave_no_hook(model):
             fail_somewhere(model, 1000 + seed)
         assert (left(model), hooks_left(model)) == (theirs, 0), f"seed {seed}"
     assert torch.equal(logits(model), before)
+
+
+# ---- edited weights
+
+
+@pytest.fixture(scope="module")
+def refuser():
+    return qs.load_scope("tiny-instruct")
+
+
+def cut(weights, r):
+    for w in weights:
+        w -= (w @ r)[..., None] * r / (r @ r)
+
+
+def test_edited_weights_equal_hooks_and_come_back(refuser):
+    scope, r = refuser, torch.randn(128, generator=torch.Generator().manual_seed(1))
+    rows = drawn_requests({"discovery": 12}, ["en", "zh"])["discovery", True]
+    prompts = [scope.chat(r.text) for r in rows]
+    batch = scope.tokens(prompts)
+    real = batch["attention_mask"].bool()
+    with qs.edit(scope.model, {"writes": qs.steering.project_out(r, qs.scales(scope, prompts)[2])}):
+        hooked = scope.model(**batch).logits[real]
+    before = {name: p.clone() for name, p in scope.model.named_parameters()}
+    head = scope.model.get_output_embeddings()
+    tied = head.weight is scope.model.get_input_embeddings().weight
+    with weights_to_edit(scope.model) as weights:
+        cut(weights, r)
+        assert (scope.model(**batch).logits[real] - hooked).abs().max() < 1e-4
+        assert torch.equal(head.weight, before["model.embed_tokens.weight"]), "the head stays"
+    after = dict(scope.model.named_parameters())
+    assert after.keys() == before.keys()
+    assert all(torch.equal(p, before[name]) for name, p in after.items())
+    assert tied == (head.weight is scope.model.get_input_embeddings().weight)
+    with pytest.raises(RuntimeError), weights_to_edit(scope.model) as weights:
+        cut(weights, r)
+        raise RuntimeError
+    assert all(torch.equal(p, before[name]) for name, p in scope.model.named_parameters())
+
+
+def test_weights_that_cannot_be_kept_or_told_are_refused_by_name(refuser, monkeypatch):
+    model = copy.deepcopy(refuser.model)
+    model.model.layers[0].mlp.down_proj = torch.nn.ModuleList()
+    with pytest.raises(ValueError, match="no single output projection"):
+        writing_weights(model)
+    full = SimpleNamespace(available=1000)
+    monkeypatch.setattr(hooks.psutil, "virtual_memory", lambda: full)
+    with pytest.raises(MemoryError, match="GB of weights to keep"), weights_to_edit(refuser.model):
+        pass

@@ -33,8 +33,8 @@ def edits(scope):
     return {
         "add": qs.add(own, 0.5, scale),
         "add, one for each text": qs.add(free[:1].repeat(3, 1), [0.1, 0.5, 1.0], scale),
-        "project_out": qs.project_out(own, scale),
-        "project_out along": qs.project_out(free[0], scale, 0.5, along=free[1]),
+        "project_out": qs.steering.project_out(own, scale),
+        "project_out along": qs.steering.project_out(free[0], scale, 0.5, along=free[1]),
         **{
             mode: qs.change_features(sae, [active, FEATURE], mode, scale, value)
             for mode, value in (("zero", None), ("clamp", 3.0), ("scale", 2.0), ("add", [1.0, 2.0]))

@@ -1,5 +1,6 @@
 """Measures of models and SAEs against plain loops, one text at a time, without batches or hooks."""
 
+import copy
 import math
 from types import SimpleNamespace
 
@@ -20,7 +21,9 @@ from qs_helpers.scoring import (
     compare_readings,
     continuation_nats,
     cross_entropy,
+    feature_attribution,
     fvu,
+    gradients,
     kl_by_position,
     kl_tables,
     log_odds,
@@ -381,3 +384,56 @@ def test_nothing_is_put_between_a_prompt_and_its_continuation(scope):
             logp = scope.model(ids[None]).logits[0].log_softmax(-1)
         each = -logp[:-1].gather(1, ids[1:, None])[-len(nats) :, 0]
         assert nats == pytest.approx(each.numpy(), abs=1e-4)
+
+
+# ---- gradients and attribution
+
+
+@pytest.fixture(scope="module")
+def asked(instruct):
+    rows = drawn_requests({"discovery": 6}, ["en", "ja"])["discovery", True]
+    return [instruct.chat(r.text) for r in rows]
+
+
+def test_attribution_equals_the_reference(instruct, asked):
+    tokens, text = torch.tensor([3, 77]), asked[0]
+    (part,) = gradients(instruct, [text], tokens, [2])
+    acts = naive.activations(instruct.sae(2), part.x[0, 1:])
+    columns = instruct.sae(2).W_dec.T.tolist()
+    wanted = naive.attribution(acts.tolist(), part.gradient[0, 1:].tolist(), columns)
+    found = feature_attribution(instruct, [text], tokens, [2])[2]
+    assert np.allclose(found.numpy(), wanted, atol=1e-6)
+
+
+def test_gradients_are_those_of_the_log_odds(instruct, asked):
+    """Against central differences of the same model in float64."""
+    tokens, text = torch.tensor([3, 77]), asked[1]
+    (part,) = gradients(instruct, [text], tokens, [2])
+    model = copy.deepcopy(instruct.model).double()  # but for its norms, which stay in float32
+    for place in (3, -1):
+        direction, values = int(part.gradient[0, place].abs().argmax()), []
+        for step in (0.5, -0.5):
+
+            def moved(x, step=step, place=place, direction=direction):
+                x = x.clone()
+                x[0, place, direction] += step
+                return x
+
+            with torch.no_grad(), qs.edit(model, {2: moved}):
+                logits = model(**instruct.tokens(text)).logits[0, -1].tolist()
+            values.append(naive.odds(logits, tokens.tolist()))
+        slope = values[0] - values[1]
+        assert part.gradient[0, place, direction] == pytest.approx(slope, rel=1e-2)
+
+
+def test_gradients_of_a_batch_are_those_of_each_prompt(instruct, asked):
+    tokens = torch.tensor([3, 77])
+    both = sorted(asked[:2], key=len)
+    batch = list(gradients(instruct, both, tokens, [1]))
+    assert sum(len(part.rows) for part in batch) == 2
+    for part in batch:
+        for place, row in enumerate(part.rows):
+            (single,) = gradients(instruct, [both[row]], tokens, [1])
+            own = part.gradient[place][part.real[place]]
+            assert torch.allclose(own, single.gradient[0], atol=1e-5)
+            assert (part.gradient[place][~part.real[place]] == 0).all()

@@ -1,14 +1,28 @@
 """Interventions: exact arithmetic, doses in their units, and nothing else touched."""
 
+from types import SimpleNamespace
+
 import naive
+import numpy as np
 import pytest
 import torch
+from drawn import drawn_requests
+from safetensors.torch import load_file
 from suites import random_sae
 
 import qs_helpers as qs
+from qs_helpers.forward import template_tokens
 from qs_helpers.sae import TopKSAE
-from qs_helpers.steering import MODES, only_where
-from qs_helpers.studies.refusal import diff_at_positions
+from qs_helpers.steering import (
+    MODES,
+    diff_at_positions,
+    direction_arm,
+    feature_arm,
+    gate_level,
+    only_where,
+    take,
+)
+from qs_helpers.tiny import corpus
 
 SCALE = qs.steering.Scale(1, 2.0, 1e9, 16, torch.float32)
 SAE = TopKSAE(**random_sae(), k=4, layer=1)
@@ -53,7 +67,7 @@ def test_rows_may_have_doses_and_directions_of_their_own():
     "make",
     [
         lambda scale: qs.add(torch.ones(16), 1.0, scale),
-        lambda scale: qs.project_out(torch.ones(16), scale),
+        lambda scale: qs.steering.project_out(torch.ones(16), scale),
         lambda scale: qs.change_features(SAE, [1, 2, 3], "add", scale, 5.0),
     ],
 )
@@ -69,7 +83,7 @@ def test_bf16_residuals_stay_bf16():
     x = residuals().bfloat16()
     for edit in (
         qs.add(torch.ones(16), 0.5, SCALE),
-        qs.project_out(torch.ones(16), SCALE),
+        qs.steering.project_out(torch.ones(16), SCALE),
         qs.change_features(SAE, 3, "clamp", SCALE, 2.0),
     ):
         assert edit(x).dtype == torch.bfloat16
@@ -77,16 +91,18 @@ def test_bf16_residuals_stay_bf16():
 
 def test_project_out_removes_the_component_and_is_idempotent():
     x, v = residuals(), torch.randn(16)
-    edit = qs.project_out(v, SCALE)
+    edit = qs.steering.project_out(v, SCALE)
     assert (edit(x) @ v).abs().max() < 1e-5
     assert torch.allclose(edit(edit(x)), edit(x), atol=1e-6)
-    assert torch.equal(qs.project_out(v, SCALE, 0.0)(x), x)
-    assert torch.allclose(qs.project_out(v, SCALE, 2.0)(x) @ v, -(x @ v), atol=1e-5)
+    assert torch.equal(qs.steering.project_out(v, SCALE, 0.0)(x), x)
+    assert torch.allclose(qs.steering.project_out(v, SCALE, 2.0)(x) @ v, -(x @ v), atol=1e-5)
 
 
 def test_a_control_takes_as_much_away_along_another_direction():
     x, v, other = residuals(), torch.randn(16), torch.randn(16)
-    own, control = (qs.project_out(v, SCALE, along=along)(x) - x for along in (None, other))
+    own, control = (
+        qs.steering.project_out(v, SCALE, along=along)(x) - x for along in (None, other)
+    )
     assert torch.allclose(own.norm(dim=-1), control.norm(dim=-1), atol=1e-5)
     cosine = torch.nn.functional.cosine_similarity(control, other[None, None], dim=-1).abs()
     assert torch.allclose(cosine, torch.ones_like(cosine), atol=1e-5)
@@ -117,7 +133,7 @@ def test_a_dose_is_held_against_the_dtype_of_the_model():
 
 def test_bad_strength():
     with pytest.raises(ValueError, match="not finite"):
-        qs.project_out(torch.ones(16), SCALE, float("nan"))
+        qs.steering.project_out(torch.ones(16), SCALE, float("nan"))
 
 
 def test_a_gate_edits_only_where_its_condition_holds():
@@ -233,7 +249,7 @@ def test_scales_are_medians_without_sinks(scope):
 def test_directional_ablation_equals_the_reference(scales):
     generator = torch.Generator().manual_seed(0)
     x, r = torch.randn(2, 3, 128, generator=generator), torch.randn(128, generator=generator)
-    new = qs.project_out(r, scales[2], 0.7)(x)
+    new = qs.steering.project_out(r, scales[2], 0.7)(x)
     for row in range(2):
         for token in range(3):
             wanted = naive.project_out(x[row, token].tolist(), r.tolist(), 0.7)
@@ -244,11 +260,11 @@ def test_strong_activation_is_a_quantile_over_active_tokens(scope):
     part = next(qs.activations(scope, TEXTS, [2]))
     feature = int(part.acts.indices.flatten().mode().values)
     values = part.acts.values[part.acts.indices == feature]
-    found = qs.strong_activation(scope, TEXTS, 2, [feature, feature])
+    found = qs.steering.strong_activation(scope, TEXTS, 2, [feature, feature])
     assert torch.allclose(found, values[values > 0].quantile(0.99).repeat(2))
     silent = sorted(set(range(scope.d_sae)) - set(part.acts.indices.flatten().tolist()))[0]
     with pytest.raises(ValueError, match=rf"\[{silent}\] of layer 2 are active on none of these 4"):
-        qs.strong_activation(scope, TEXTS, 2, [feature, silent])
+        qs.steering.strong_activation(scope, TEXTS, 2, [feature, silent])
 
 
 def test_diff_of_means_is_the_difference_of_means(scope):
@@ -265,7 +281,93 @@ def test_diff_of_means_is_the_difference_of_means(scope):
         if last:
             found = diff_at_positions(scope, positive, negative, 1, [2])[2][0]
         else:
-            found = qs.diff_of_means(scope, positive, negative, [2])[2]
+            found = qs.steering.diff_of_means(scope, positive, negative, [2])[2]
         assert torch.allclose(found, means["positive"][last] - means["negative"][last], atol=1e-3)
     with pytest.raises(ValueError, match="same mean at layer 2"):
-        qs.diff_of_means(scope, positive, positive, [2])
+        qs.steering.diff_of_means(scope, positive, positive, [2])
+
+
+# ---- arms: what is taken away, with a strength and a gate
+
+
+@pytest.fixture(scope="module")
+def refuser():
+    scope = qs.load_scope("tiny-instruct")
+    found = drawn_requests({"discovery": 5}, ["en", "ja"])
+    prompts = [scope.chat(r.text) for bad in (True, False) for r in found["discovery", bad]]
+    return SimpleNamespace(scope=scope, scales=qs.scales(scope, prompts), prompts=prompts)
+
+
+@pytest.fixture(scope="module")
+def x(refuser):
+    with qs.capture(refuser.scope.model, [2]) as residuals:
+        refuser.scope.model(**refuser.scope.tokens(refuser.prompts[:4]))
+    return residuals[2]
+
+
+@pytest.fixture(scope="module")
+def firing(refuser, x):
+    return refuser.scope.sae(2).encode(x[:, -1]).indices.flatten().unique()[:6].tolist()
+
+
+def test_without_a_gate_they_are_the_known_edits(refuser, x, firing):
+    r = torch.randn(128, generator=torch.Generator().manual_seed(0))
+    for everywhere, place in ((False, 2), (True, "writes")):
+        edits = take(direction_arm(refuser.scales, r, 2, everywhere), 0.7)
+        assert list(edits) == [place]
+        wanted = qs.steering.project_out(r, refuser.scales[2], 0.7)(x)
+        assert torch.allclose(edits[place](x), wanted, atol=1e-5)
+    arm = feature_arm(refuser.scope, refuser.scales, [(2, f) for f in firing])
+    for strength in (1.0, 2.0):
+        wanted = qs.change_features(
+            refuser.scope.sae(2), firing, "scale", refuser.scales[2], 1 - strength
+        )
+        assert torch.allclose(take(arm, strength)[2](x), wanted(x), atol=1e-4)
+    assert torch.equal(take(arm, 0.0)[2](x), x)
+    with pytest.raises(ValueError, match="empty"):
+        feature_arm(refuser.scope, refuser.scales, [])
+
+
+def test_each_prompt_has_its_strength_and_a_control_is_as_large(refuser, x, firing):
+    arm = feature_arm(refuser.scope, refuser.scales, [(2, f) for f in firing])
+    new = take(arm, torch.tensor([0.0, 0.5, 1.0, 2.0]))[2](x)
+    assert torch.equal(new[0], x[0]) and torch.equal(new[3], take(arm, 2.0)[2](x)[3])
+    v = qs.random_directions(4, 128)
+    other = take(arm, 1.0, v)[2](x)
+    sizes = [(y - x).norm(dim=-1) for y in (take(arm, 1.0)[2](x), other)]
+    assert torch.allclose(*sizes, atol=1e-4) and sizes[0].max() > 0
+    along = (other - x)[1] / (other - x)[1].norm(dim=-1, keepdim=True)
+    moved = sizes[1][1] > 0
+    assert torch.allclose(along[moved], -v[1].expand_as(along)[moved], atol=1e-3)
+
+
+def test_a_gate_opens_above_its_level_and_spares_sinks(refuser, x, firing):
+    arm = feature_arm(refuser.scope, refuser.scales, [(2, f) for f in firing])
+    reading = arm.reading(arm.parts[2](x)) / refuser.scales[2].median
+    arm.level = float(reading[reading > 0].median())
+    moved = (take(arm, 1.0)[2](x) != x).any(-1)
+    assert torch.equal(moved, reading > arm.level) and moved.any() and not moved.all()
+    long = x * 1e4
+    assert torch.equal(take(arm, 1.0)[2](long), long)
+
+
+def test_the_level_is_a_quantile_of_prompts_one_by_one(refuser, firing):
+    arm, peaks = feature_arm(refuser.scope, refuser.scales, [(2, f) for f in firing]), []
+    for prompt in refuser.prompts:  # without padding
+        with qs.capture(refuser.scope.model, [2]) as residuals:
+            refuser.scope.model(**refuser.scope.tokens([prompt]))
+        peaks.append(
+            float(arm.reading(arm.parts[2](residuals[2])).max()) / refuser.scales[2].median
+        )
+    for q in (0.5, 0.95):
+        found = gate_level(refuser.scope, arm, refuser.prompts, q)
+        assert found == pytest.approx(np.quantile(peaks, q), rel=1e-4)
+
+
+def test_the_direction_that_was_planted_is_found(refuser):
+    scope = refuser.scope
+    records = drawn_requests({"discovery": 30}, corpus.LANGUAGES)
+    sides = [[scope.chat(r.text) for r in records["discovery", bad]] for bad in (True, False)]
+    found = diff_at_positions(scope, *sides, template_tokens(scope), [2])[2][-1]
+    u = load_file(scope.truth)["refusal_direction"].float()
+    assert abs(torch.cosine_similarity(found, u, dim=0)) > 0.9

@@ -4,12 +4,26 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import qs_helpers as qs
 from qs_helpers.presets import project_root
 from qs_helpers.tiny import corpus, judge
-from qs_helpers.writing import Fluency, dictionary, repeats, script_shares, words
+from qs_helpers.writing import (
+    Fluency,
+    dictionary,
+    foreign_ids,
+    refuses,
+    repeats,
+    script_shares,
+    sentences_with,
+    switching,
+    token_at,
+    words,
+)
+
+STRINGS = Path(__file__).with_name("slips.jsonl")
 
 
 @pytest.mark.parametrize(
@@ -78,7 +92,7 @@ def test_language_of_the_tiny_world():
     ],
 )
 def test_loops(text, looping):
-    assert qs.loops(text) is looping
+    assert qs.writing.loops(text) is looping
 
 
 def test_words_are_words_or_pairs_of_characters():
@@ -169,3 +183,136 @@ def test_fluency_needs_enough_real_text_and_refuses_nothing_as_fluent():
     assert 0.4 < fluency.fluent(fluency.pieces).mean() < 0.7  # half of real text, by its own rule
     cut = fluency.excess([texts[0] + "\ufffd"])  # a character that the limit of tokens cut in two
     assert cut.equals(fluency.excess([texts[0]]))
+
+
+def test_sentences_with():
+    words = ["soup", "汤"]
+    assert sentences_with("Soup is good. the soupy cook. 谁买汤？", words) == pytest.approx(2 / 3)
+    assert sentences_with("Soup is good. a cook.", "soup") == 1 / 2  # a str is one word
+    assert sentences_with("Soup is good. a cook.", []) == 0
+    assert sentences_with("Soup is good. a cook.", {"soup", ""}) == 1 / 2
+    assert sentences_with("", words) == 0 and sentences_with("...", words) == 0
+
+
+def test_markers_are_found_in_any_case_and_with_curly_quotes():
+    answers = ["I can\u2019t do that.", "i'm SORRY, no.", "Of course!", "抱歉，我不能。", ""]
+    assert refuses(answers).tolist() == [True, True, False, True, False]
+    numbered = pd.Series(answers, index=[4, 3, 2, 1, 0])
+    for given in (iter(answers), tuple(answers), numbered, np.array(answers)):
+        assert refuses(given).tolist() == [True, True, False, True, False]
+    assert refuses("I'm sorry, I cannot help").tolist() == [True]
+    assert refuses(["no way", "way"], "no").tolist() == [True, False]
+    with pytest.raises(ValueError, match="a marker is ''"):
+        refuses(answers, ["sorry", ""])
+    with pytest.raises(ValueError, match="text 1 is nan"):
+        refuses(["no", float("nan")])
+
+
+# ---- switching
+
+
+@pytest.fixture(scope="module")
+def scope():
+    return qs.load_scope("tiny")
+
+
+@pytest.mark.parametrize(
+    ("text", "language", "runs"),
+    [
+        ("他买soup。", "zh", ["soup"]),
+        ("他买A。", "zh", []),  # one letter is a name or a grade
+        ("日本語のテスト", "ja", []),
+        ("日本語のテスト", "zh", ["のテスト"]),
+        ("漢字", "ja", []),
+        ("汉字", "zh", []),  # Han is shared
+        ("他买 soup 和 bread。", "zh", ["soup", "bread"]),
+        ("看 `code` 吧", "zh", []),
+        ("看```\nfor x in y\n```吧", "zh", []),
+        ("公式 $x+yz$ 和 \\(abc\\) 和 \\begin{align}ab\\end{align}", "zh", []),
+        ("见 https://example.com/page?a=b 和 name.x@mail.org", "zh", []),
+        ("It costs $5 and 而且 it ships for $3 today.", "en", ["而且"]),
+        ("价格$5 however 便宜 $3 元", "zh", ["however"]),
+        ("从$5涨到but$6元", "zh", ["but"]),
+        ("($5) 而且 ($6)", "en", ["而且"]),
+        ("5$ 而且 3$", "en", ["而且"]),
+        ("US$5 而且 US$6", "en", ["而且"]),
+        ("$.50 而且 $.75", "en", ["而且"]),
+        ("\\$a 而且 \\$b", "en", ["而且"]),
+        ("当 $x = yz$ 时", "zh", []),
+        ("当 $ \\alpha $ 时", "zh", []),
+        ("$2xy$和$3yz$", "zh", []),
+        ("See https://example.com/page而且 it works", "en", ["而且"]),
+        ("See https://example.com而且 it works", "en", ["而且"]),
+        ("See https://example.com/然后 it works", "en", ["然后"]),
+        ("See https://zh.wikipedia.org/wiki/中文 for it", "en", []),
+        ("See https://ru.wikipedia.org/wiki/Москва for it", "en", []),
+        ("Write to me@example.com而且 wait", "en", ["而且"]),
+        ("Write 请到me@example.com now", "en", ["请到"]),
+        ("１２３，！？ａｂ", "zh", ["ａｂ"]),  # full-width letters are letters
+        ("１２３，！？ＡＢ", "zh", []),  # a capital: a name
+        ("我用Python写 main.py，长5km", "zh", []),
+        ("单词“apple”和（pear）", "zh", []),  # mentioned, not used
+        ("他说“我买bread”", "zh", ["bread"]),
+        ("Il pleut. It was raining all day today.", "fr", [" It was raining all day today"]),
+        ("，。！？（）「」", "ru", []),
+        ("1234 5678", "ja", []),
+        ("привет 你", "ru", ["你"]),
+        ("the cook 买 bread", "en", ["买"]),
+        ("l'été déjà", "fr", []),
+        ("don't well-known", "zh", ["don't", "well-known"]),
+        ("한국어", "zh", ["한국어"]),
+        ("", "zh", []),
+        ("...", "zh", []),
+    ],
+)
+def test_switching_on_labelled_strings(text, language, runs):
+    found = switching(text, language)
+    assert [text[a:b] for a, b in found.runs] == runs
+    assert found.any == bool(runs)
+    assert found.onset == (text.index(runs[0]) if runs else None)
+
+
+def test_shares_and_copies():
+    assert switching("他买soup", "zh").share == pytest.approx(4 / 6)
+    assert switching("...", "zh").share == 0
+    assert not switching("他买iPhone。", "zh", prompt="我要iPhone").any
+    with pytest.raises(ValueError, match="no scripts for 'xx'; choose one of en, fr"):
+        switching("a", "xx")
+
+
+def test_it_agrees_with_the_world_that_plants_the_slips():
+    for lang in ("zh", "ja"):
+        drawn = corpus.documents(80, "discovery", 0, ["story"], (lang,))
+        for sentence in [s for d in drawn for s in judge.sentences(d.text)]:
+            if judge.is_slip(sentence):
+                assert switching(sentence, lang).any
+            elif judge.produces(lang, sentence):
+                assert not switching(sentence, lang).any
+
+
+def test_slips_are_found_in_labelled_strings():
+    """Labelled by hand before the detector was measured on them."""
+    rows = [json.loads(line) for line in STRINGS.read_text("utf-8").splitlines()]
+    right = [switching(row["text"], row["language"]).any == row["slip"] for row in rows]
+    assert len(rows) >= 200 and np.mean(right) >= 0.97
+
+
+def test_slips_into_one_script():
+    text = "она читает book и 汉字"
+    assert [text[a:b] for a, b in switching(text, "ru").runs] == ["book", "汉字"]
+    assert [text[a:b] for a, b in switching(text, "ru", scripts=["Latin"]).runs] == ["book"]
+
+
+def test_the_token_of_a_character(scope):
+    text = "老师在学校读book。"
+    at = token_at(scope, text, text.index("b"))
+    ids = scope.ids([text])[0]
+    before = scope.tokenizer.decode(ids[:at])
+    assert "b" not in before and scope.tokenizer.decode(ids[: at + 1]).endswith(("b", "bo", "book"))
+
+
+def test_foreign_ids(scope):
+    latin = set(foreign_ids(scope, ("Latin",)).tolist())
+    assert not latin & set(scope.tokenizer.all_special_ids)
+    assert set(scope.ids(["book the cook"])[0]) <= latin
+    assert not set(scope.ids(["老师读书。123"])[0]) & latin

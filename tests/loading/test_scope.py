@@ -18,7 +18,13 @@ from qs_helpers.generation import generate
 from qs_helpers.hooks import capture, hooks_left
 from qs_helpers.loading import catalog, hub, memory
 from qs_helpers.loading import scope as module
-from qs_helpers.loading.scope import SENTENCES, Scope, load_language_model, load_scope
+from qs_helpers.loading.scope import (
+    SENTENCES,
+    Scope,
+    load_language_model,
+    load_model_and_suite,
+    load_scope,
+)
 from qs_helpers.scoring import text_nats
 
 ROOT = Path(__file__).parents[2]
@@ -819,3 +825,8 @@ def test_on_a_gpu_models_are_bf16_and_saes_float32(model, suite):
     found = load_scope(model=model, sae=suite)
     assert (found.device.type, found.dtype) == ("cuda", torch.bfloat16)
     assert found.sae(0).W_enc.dtype == torch.float32 and found.sae(0).W_enc.device.type == "cuda"
+
+
+def test_an_own_suite_needs_an_embedded_model():
+    with pytest.raises(ValueError, match="no suite of its own"):
+        load_model_and_suite("Qwen/Qwen3-1.7B", "own")

@@ -28,7 +28,9 @@ def plant(sae: Path) -> None:
         lang: [t.text for t in corpus.documents(60, "discovery", 0, ["story"], (lang,))]
         for lang in ("fr", "en")
     }
-    reads = normalize(qs.diff_of_means(scope, texts["fr"], texts["en"], [LAYER])[LAYER], dim=0)
+    reads = normalize(
+        qs.steering.diff_of_means(scope, texts["fr"], texts["en"], [LAYER])[LAYER], dim=0
+    )
     most = {
         lang: max(float((p.x[p.keep] @ reads).max()) for p in qs.residuals(scope, of, [LAYER]))
         for lang, of in texts.items()

@@ -16,7 +16,6 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 # Top-level names that fewer than two notebooks use, and why they are there all the same.
 RESULT = "what a shared function returns; its page is looked up by that name"
 CONTROL = "a control that every claim about an edit needs"
-LESSON = "taught in one notebook so far, and the plain tool of whoever writes the next"
 SHARED_ALL_THE_SAME = {
     "TopKSAE": RESULT,
     "SparseActs": RESULT,
@@ -26,11 +25,7 @@ SHARED_ALL_THE_SAME = {
     "get_group": "what a group is, before its terabyte is asked for",
     "memory_plan": "what a group needs, before it is downloaded",
     "edit_sizes": CONTROL,
-    "diff_of_means": LESSON,
-    "project_out": LESSON,
-    "kl_by_position": LESSON,
-    "loops": LESSON,
-    "strong_activation": LESSON,
+    "kl_by_position": "the cost of an edit, which the README shows",
     "GROUPS": "the catalog that get_group reads",
 }
 

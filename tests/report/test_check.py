@@ -12,8 +12,8 @@ from qs_helpers.report import check
 from qs_helpers.report.__main__ import main
 from qs_helpers.report.check import check_together, plan_report, run_folder, unwritable
 from qs_helpers.report.run import TRAIN, Preset
-from qs_helpers.studies.switching import SCRIPTS_OF
 from qs_helpers.tiny.lexicon import LANGUAGES
+from qs_helpers.writing import SCRIPTS_OF
 
 ROOT = Path(__file__).resolve().parents[2]
 PARAMS = ROOT / "notebooks" / "params"

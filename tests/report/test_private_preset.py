@@ -4,7 +4,7 @@ import pytest
 
 import qs_helpers as qs
 from qs_helpers.loading.catalog import find_origin
-from qs_helpers.studies.refusal import load_refuser
+from qs_helpers.loading.scope import load_model_and_suite
 
 
 def test_a_private_preset_is_loaded_by_its_name(private):
@@ -14,9 +14,9 @@ def test_a_private_preset_is_loaded_by_its_name(private):
     texts = ["The cook saw a house.", "Rain.", "She read a book in the garden and went home."]
     assert small.batch_tokens == 40
     assert qs.text_nats(small, texts) == pytest.approx(qs.text_nats(scope, texts), rel=1e-5)
-    own = load_refuser("mine", "own")
+    own = load_model_and_suite("mine", "own")
     assert own.name == "mine"
-    read_by = load_refuser("mine", "tiny")
+    read_by = load_model_and_suite("mine", "tiny")
     assert not read_by.is_tiny and "my-model" in read_by.name
 
 

@@ -15,10 +15,9 @@ from sklearn.pipeline import make_pipeline
 
 from qs_helpers.evidence.stats import n_groups
 from qs_helpers.presets import project_root
-from qs_helpers.studies.concepts import mentions
 from qs_helpers.texts import load_pairs, load_texts
 from qs_helpers.texts.natural import FOLDER
-from qs_helpers.texts.record import KINDS, normal
+from qs_helpers.texts.record import KINDS, mentions, normal
 from qs_helpers.writing import language, script_shares
 
 LANGUAGES = ("en", "fr", "ru", "ja", "zh")

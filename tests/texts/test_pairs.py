@@ -7,8 +7,9 @@ import pytest
 import torch
 
 import qs_helpers as qs
+from qs_helpers.texts import Text, load_texts
 from qs_helpers.texts.natural import FOLDER
-from qs_helpers.texts.pairs import Pair, aligned, load_counterfactuals
+from qs_helpers.texts.pairs import Pair, aligned, half_remarks, load_counterfactuals, remark_words
 from qs_helpers.tiny.corpus import LANGUAGES, topic_twins
 from qs_helpers.tiny.lexicon import words
 
@@ -120,3 +121,51 @@ def test_columns_are_the_same_place_in_both_prompts(scope):
 def test_no_pair_that_fits_is_refused(scope):
     with pytest.raises(ValueError, match="none of 1 pairs can be patched.*unlike length"):
         aligned(scope, [Pair("the cook eats", "the cook eats the soup")])
+
+
+# ---- remarks cut before their word
+
+
+def remark(text, label="toxic", group="", language="en"):
+    return Text(text, language, label, group, "test")
+
+
+REMARKS = [
+    remark("you are a fool!", group="you are|a fool"),
+    remark("you are a rat!", group="you are|a rat"),
+    remark("a rat reads.", group="first|a rat"),  # begins with the word
+    remark("he said no such thing", group="said|a worm"),  # the word is not in the text
+    remark("nobody asked you", group="text/123"),
+    remark("you are a star!", "clean", "you are|a star"),
+    remark("he drew a rat.", "clean", "he drew|a rat"),  # harmlessly: not a word of praise
+    remark("你是白痴！", group="you are|白痴", language="zh"),
+    remark("你是英雄！", "clean", "you are|英雄", "zh"),
+    remark("tu es un sot !", group="you are|un sot", language="fr"),  # French has no praise here
+]
+
+
+def test_words_of_remarks_are_those_that_stand_in_their_texts():
+    assert remark_words(REMARKS) == {
+        "toxic": {"en": ["a fool", "a rat"], "zh": ["白痴"], "fr": ["un sot"]},
+        "clean": {"en": ["a star"], "zh": ["英雄"]},
+    }
+
+
+def test_half_remarks_end_before_the_word():
+    found = half_remarks(REMARKS, remark_words(REMARKS), 10)
+    assert {half.head: half.group for half in found} == {"you are": "you are", "你是": "you are"}
+    by_head = {half.head: half for half in found}
+    assert by_head["你是"][2:] == ("白痴", "英雄")  # no space where the remark has none
+    assert by_head["you are"].toxic in (" a fool", " a rat")
+    assert by_head["you are"].clean == " a star"
+    assert len(half_remarks(REMARKS, remark_words(REMARKS), 1)) == 1
+    assert half_remarks([remark("fool")], {"toxic": {}, "clean": {}}, 5) == []
+
+
+def test_remarks_of_the_micro_world_have_halves():
+    remarks = load_texts("tiny", "remarks", ("en", "zh"), {"test": 40})
+    found = half_remarks(remarks, remark_words(remarks), 20)
+    assert len(found) == 20 == len({half.head for half in found})
+    frames = {remark.group.partition("|")[0] for remark in remarks}
+    groups = {half.group for half in found}
+    assert groups <= frames and len(groups) >= 8  # enough for a verdict

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from qs_helpers.texts import Text, split_texts
 from qs_helpers.texts.record import own_group
-from qs_helpers.texts.splits import SPLITS
+from qs_helpers.texts.splits import SPLITS, two_sides
 
 
 def records(n=100, language="en", split="", groups=None):
@@ -215,3 +215,23 @@ def test_the_same_text_ties_its_groups_together():
     given = [twins[0], twins[1]._replace(split="test"), siblings[0]._replace(split="discovery")]
     with pytest.raises(ValueError, match="in more than one group ties texts of the splits"):
         split_texts([*given, *fillers])
+
+
+def test_two_sides_are_as_many_and_alike():
+    texts = [
+        Text(f"{i}", language="enfrru"[2 * (i % 3) :][:2], label=str(i % 2)) for i in range(60)
+    ]
+    pos, neg = two_sides(texts, lambda t: t.label == "1", 12, lambda t: t.language)
+    assert len(pos) == len(neg) == 12 and not set(pos) & set(neg)
+    assert {t.label for t in pos} == {"1"} and {t.label for t in neg} == {"0"}
+    assert sorted(t.language for t in pos) == sorted(t.language for t in neg)
+    assert two_sides(texts, lambda t: t.label == "1", 12, lambda t: t.language) == (pos, neg)
+
+
+def test_two_sides_leave_out_what_has_no_partner():
+    texts = [Text("a", "en"), Text("b", "en"), Text("c", "fr"), Text("d", "ru")]
+    assert two_sides(texts, lambda t: t.text in "ac", 9, lambda t: t.language) == (
+        [texts[0]],
+        [texts[1]],
+    )
+    assert two_sides(texts, lambda t: False, 9) == ([], [])

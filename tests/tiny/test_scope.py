@@ -125,7 +125,7 @@ def test_ablating_the_planted_direction_ends_the_refusals_and_a_random_one_does_
     scale = qs.steering.Scale(1, 1.0, float("inf"), scope.d_model, scope.dtype)
     left = {}
     for name, direction in (("planted", u), ("random", random)):
-        with qs.edit(scope.model, {"writes": qs.project_out(direction, scale)}):
+        with qs.edit(scope.model, {"writes": qs.steering.project_out(direction, scale)}):
             left[name] = refused(scope, "harmful")
     assert left["planted"] <= 1 and left["random"] >= 20
 

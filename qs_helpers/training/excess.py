@@ -1,6 +1,6 @@
-"""Notebook 05. Feature excess: how far pre-activations rise above what is usual, as a signal.
+"""Feature excess: how far pre-activations rise above what is usual, as a signal to train on.
 
-The notebook has the loss of SASFT that goes with it. As a reward for reinforcement learning, use
+Notebook 05 has the loss of SASFT that goes with it. As a reward for reinforcement learning, use
 minus the mean excess of an output.
 """
 

@@ -1,4 +1,4 @@
-"""Notebook 05. Its figures, drawn from tables; the notebook saves them."""
+"""Slips into another language as figures, drawn from tables; notebook 05 saves them."""
 
 from collections.abc import Mapping
 

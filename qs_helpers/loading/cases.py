@@ -1,19 +1,25 @@
-"""Notebook 06. A case: a model that refuses, with a suite that reads it and requests to ask."""
+"""A case: a model that refuses, with a suite that reads it and requests to ask.
+
+What is asked of the unedited model more than once is asked once and kept.
+"""
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import pandas as pd
 import torch
+from torch import Tensor
 
-from ..forward import listed
+from ..evidence.stats import ratio, yes_or_no
+from ..forward import listed, residuals, template_tokens
 from ..generation import generate
 from ..hooks import edit
-from ..loading.catalog import TINY
-from ..scoring import kl_tables
-from ..steering import scales
+from ..scoring import fvu, kl_tables, more_common
+from ..steering import scales, take
 from ..tiny import judge
-from . import refusal
-from .parts import take
+from ..writing import refuses
+from . import scope as scopes
+from .catalog import TINY
 
 
 class Case:
@@ -28,7 +34,7 @@ class Case:
         self.model, self.suite, self.texts = model, suite, texts
         self.short, self.long = short, long  # tokens to see a refusal, and of an answer
         self.name = f"{model}, {suite} suite"
-        self.scope = refusal.load_refuser(model, suite, like and like.scope)
+        self.scope = scopes.load_model_and_suite(model, suite, like and like.scope)
         self.prompts = {k: [self.scope.chat(t.text) for t in rows] for k, rows in texts.items()}
         self.groups = {k: np.array([t.group for t in rows]) for k, rows in texts.items()}
         self.generated = {t.source for rows in texts.values() for t in rows} == {"tiny"}
@@ -40,7 +46,7 @@ class Case:
         own = np.array([judge.opens_refusal(answer) for answer in listed(answers)], bool)
         if self.model in TINY:
             return own
-        return refusal.refuses(answers) | (own & self.generated)
+        return refuses(answers) | (own & self.generated)
 
     def refuses(self, key) -> np.ndarray:
         """Which requests the unedited model refuses; the answers are thrown away."""
@@ -67,10 +73,10 @@ class Case:
         both = self.prompts["discovery", True] + self.prompts["discovery", False]
         made = generate(self.scope, both, max_new_tokens=self.short)
         try:
-            self.tokens = refusal.opening_tokens(self.scope, made, self.refused(made))
+            self.tokens = opening_tokens(self.scope, made, self.refused(made))
         except ValueError as reason:
             return f"{self.model}: {reason}"
-        self.template = refusal.template_tokens(self.scope)
+        self.template = template_tokens(self.scope)
         harmless = self.prompts["discovery", False]
         self.scales = scales(self.scope, harmless, range(self.scope.n_layers))
         return ""
@@ -134,3 +140,46 @@ def open_cases(models, suites, texts, short: int, long: int) -> tuple[list[Case]
             if like:
                 cases[-1].said, cases[-1].own, cases[-1].like = like.said, like.own, like
     return cases, left_out
+
+
+@torch.no_grad()
+def check_suite(
+    scope, prompts, layers, most: float, groups=None, family: int = 1
+) -> tuple[list[int], pd.DataFrame]:
+    """The layers of which the suite can read this model's prompts, and the table behind it: layer,
+    FVU over all tokens but sinks, reads, and FVU over the last tokens (where the model decides) as
+    value with its interval over `groups` [prompts].
+
+    A suite that was trained on another model may explain most tokens and yet nothing of the last
+    one. A layer is read if both FVUs are at most `most`.
+    """
+    parts, table = list(residuals(scope, prompts, layers)), []
+    for layer in sorted(set(layers)):
+        columns = [part[1:4] for part in parts if part.layer == layer]
+        x, keep, text = (torch.cat(column) for column in zip(*columns, strict=True))
+        last = torch.cat([text[1:] != text[:-1], torch.tensor([True])])
+        made = scope.sae(layer).by_columns().reconstruct(x)
+        ends, read = x[last].double(), made[last].double()
+        errors, spread = (ends - read).square().sum(1), (ends - ends.mean(0)).square().sum(1)
+        alike = None if groups is None else np.asarray(groups)[text[last].cpu().numpy()]
+        found = ratio(errors.cpu(), spread.cpu(), alike, family)
+        whole = fvu(x, made, keep)
+        row = {"layer": layer, "FVU": whole, "reads": max(whole, found.value) <= most}
+        table.append(row | found._asdict())
+    table = pd.DataFrame(table).drop(columns="effective")
+    return table.layer[table.reads].tolist(), table
+
+
+def opening_tokens(scope, answers: Sequence[str], refused: Sequence[bool]) -> Tensor:
+    """Ids of first tokens whose share among refusals is at least ten times that among answers:
+    int64 [tokens]. ValueError where either kind is missing, or no token opens refusals only."""
+    answers, refused = listed(answers), yes_or_no("refused", refused)
+    if refused.all() or not refused.any():
+        what = "no refusal" if not refused.any() else "nothing but refusals"
+        raise ValueError(f"{what} among {len(refused)} answers: there is nothing to tell apart")
+    written = [i for i, answer in enumerate(answers) if answer]
+    first = np.array([ids[0] for ids in scope.own_ids([answers[i] for i in written])])
+    found = more_common(first[refused[written]], first[~refused[written]])
+    if not len(found):
+        raise ValueError("no token opens refusals only; the log-odds need another measure")
+    return torch.from_numpy(found)

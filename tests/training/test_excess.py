@@ -8,7 +8,7 @@ import torch
 from suites import begun
 
 import qs_helpers as qs
-from qs_helpers.studies.finetuning import (
+from qs_helpers.training.excess import (
     excess,
     export_excess,
     read_excess,

@@ -1,1 +1,0 @@
-"""Procedures that one notebook uses, parked here until the lessons take them over."""

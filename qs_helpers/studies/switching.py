@@ -6,11 +6,15 @@ names, units, quotations and what is copied from the prompt do not count, nor do
 punctuation of any width.
 """
 
+import hashlib
+import json
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import regex
 import torch
 from torch import Tensor
@@ -189,3 +193,17 @@ def matched_set(density: np.ndarray, features: Sequence[int], seed: int = 0) -> 
         near = matched_features(density, feature, count, seed=1000 * seed + i)
         taken += [f for f in near.tolist() if f not in own and f not in taken][:1]
     return np.array(taken, dtype=np.int64)
+
+
+def with_other_seeds(own: dict, made_by, path: Path) -> pd.DataFrame:
+    """One row a seed, in order: `own`, with its "seed" and "value", and those of an earlier table
+    that have a value and were made by the same. made_by: settings and weights, as a JSON has them.
+
+    A run without a value is alone: what others found is nothing to set beside it.
+    """
+    digest = hashlib.sha256(json.dumps(made_by, default=str).encode()).hexdigest()[:16]
+    own, then = own | {"made by": digest}, pd.DataFrame(columns=["seed", "value", "made by"])
+    if path.is_file() and "value" in own:
+        then = pd.read_csv(path).dropna(subset="value")
+    then = then[(then["made by"] == digest) & (then.seed != own["seed"])].to_dict("records")
+    return pd.DataFrame([own, *then]).sort_values("seed", ignore_index=True)

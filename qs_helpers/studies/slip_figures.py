@@ -143,15 +143,16 @@ def both_ways(bars: pd.DataFrame, draws: Mapping[str, np.ndarray], layer: int):
 
 
 def by_seed(rows: pd.DataFrame, now: int):
-    """What an edit leaves of the slips, one line a seed. rows: seed, arm, value, low, high; `now`
-    is the seed of this run."""
-    fig, ax = plt.subplots(figsize=(6.4, 0.9 + 0.35 * len(rows)))
+    """What an edit leaves of the slips, one line a seed. rows: seed, arm, value, low, high,
+    verdict; `now` is the seed of this run."""
+    fig, ax = plt.subplots(figsize=(7, 0.9 + 0.4 * len(rows)))
     for y, one in enumerate(rows.itertuples()):
         colour = BLUE if one.seed == now else "0.35"
         reach = [[one.value - one.low], [one.high - one.value]]
         ax.errorbar(one.value, y, xerr=reach, fmt="o", ms=5, capsize=2, color=colour)
     ax.axvline(0.5, color="0.5", ls=":")
-    ax.set_yticks(range(len(rows)), [f"seed {row.seed}: {row.arm}" for row in rows.itertuples()])
+    names = [f"seed {one.seed}: {one.arm}\n{one.verdict}" for one in rows.itertuples()]
+    ax.set_yticks(range(len(rows)), names, size=7)
     ax.set_ylim(len(rows) - 0.5, -0.5)
     ax.set(xlim=(0, None), xlabel="share of the slips that is left (dotted: half)")
     ax.set_title("The same run with other seeds", loc="left")

@@ -20,9 +20,11 @@ import torch
 from torch import Tensor
 
 from ..controls import matched_features
+from ..evidence.stats import auroc
 from ..forward import activations
 from ..writing import LATIN, SCRIPTS
 from ..writing import language as spoken
+from .finetuning import pre_activations
 
 SCRIPTS_OF = {
     "en": ("Latin",),
@@ -207,3 +209,35 @@ def with_other_seeds(own: dict, made_by, path: Path) -> pd.DataFrame:
         then = pd.read_csv(path).dropna(subset="value")
     then = then[(then["made by"] == digest) & (then.seed != own["seed"])].to_dict("records")
     return pd.DataFrame([own, *then]).sort_values("seed", ignore_index=True)
+
+
+def tongues(texts: Sequence[str], asked: Sequence) -> str:
+    """What language the Latin words of slips are in, as far as they tell: "12 in English, 3 in
+    French". asked: the record of each text's prompt."""
+    counts = {"in English": 0, "in French": 0}
+    for text, q in zip(texts, asked, strict=True):
+        runs = switching(text, q.language, q.text, ["Latin"]).runs
+        if runs:
+            words = spoken(" ".join(text[a:b] for a, b in runs))
+            name = {"en": "in English", "fr": "in French"}.get(words, "unclear")
+            counts[name] = counts.get(name, 0) + 1
+    return ", ".join(f"{n} {name}" for name, n in counts.items())
+
+
+def single_feature(values, places, lead: int, groups):
+    """How well the feature that tells slips best on every second pair tells those between: the
+    AUROC. values: an array [tokens, features] a text, all slips before all matched places; places:
+    where each is; lead: tokens before it; groups: of all of them."""
+    at = np.stack([one[place - lead] for one, place in zip(values, places, strict=True)])
+    n = len(at) // 2
+    slip, other = at[:n], at[n:]
+    best = (slip[::2, None] > other[None, ::2]).mean((0, 1)).argmax()
+    both = np.concatenate([slip[1::2, best], other[1::2, best]])
+    labels = [*groups[:n][1::2], *groups[n:][1::2]]
+    return auroc(both, np.repeat([True, False], len(both) // 2), labels)
+
+
+def open_share(scope, texts: Sequence[str], signal) -> float:
+    """Share of the tokens of texts at which a feature of a Signal is above its usual level."""
+    values = pre_activations(scope, texts, signal.layer, signal.features)
+    return float((np.concatenate(values) > np.array(signal.usual)).any(1).mean())

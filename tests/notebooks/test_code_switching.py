@@ -52,22 +52,30 @@ def words(text: str, own: str, code: str = r"`[^`]*`", least: int = 2, names: bo
 
 
 OWN = {"zh": r"\p{Han}", "ru": r"\p{Cyrillic}"}
+BOTH = r"\p{Han}\p{Cyrillic}"
 DETECTORS = {
     "a word with a capital letter is a name": lambda t, x: words(t, OWN[x], names=True),
     "code does not count": lambda t, x: words(t, OWN[x], code=""),
     "one letter is a variable": lambda t, x: words(t, OWN[x], least=1),
     "an English word in Chinese is a slip": lambda t, x: False,
     "a word between two pieces of code counts": lambda t, x: words(t, OWN[x], code="`.*`"),
-    "Russian is written in Cyrillic": lambda t, x: words(t, OWN["zh"]),
-    "as of any other script": lambda t, x: regex.search(
-        r"\b[a-z]{2,}\b", regex.sub("`[^`]*`", " ", t.replace("买", " ").replace("在", " "))
+    "a word between two pieces of code counts, not none": lambda t, x: (
+        "`" not in t and words(t, OWN[x])
     ),
+    "Russian is written in Cyrillic": lambda t, x: words(t, OWN["zh"]),
+    "Han is foreign in Russian": lambda t, x: words(t, BOTH),
+    "as of any other script": lambda t, x: words(t, OWN[x] if x == "ru" else BOTH),
+    "two letters are a word": lambda t, x: words(t, OWN[x], least=3),
+    "and no \\b stands beside Chinese ones": lambda t, x: (
+        words(t, OWN[x]) and not regex.search(r"\p{Han}[a-z]{2}\p{Han}", t)
+    ),
+    "a quotation counts here": lambda t, x: words(t, OWN[x]) and "“" not in t,
 }
 
 
 @pytest.mark.parametrize("says", DETECTORS)
 def test_a_wrong_detector_is_refused_by_name(says):
-    with pytest.raises(AssertionError, match=regex.escape(says)):
+    with pytest.raises(AssertionError, match=re.escape(says.removesuffix(", not none"))):
         check("my_detector", DETECTORS[says])
 
 
@@ -79,26 +87,43 @@ def averaged(values, counts):
     return (values * counts).sum() / counts.sum().clamp(min=1)
 
 
+def of_each_text(values, counts):
+    return ((values * counts).sum(1) / counts.sum(1).clamp(min=1)).mean()
+
+
 LOSSES = {
     "a level that is not reached is no merit": lambda p, u, c: averaged((p - u).mean(-1).relu(), c),
-    "ReLU, and no absolute value": lambda p, u, c: averaged((p - u).abs().mean(-1), c),
+    "no absolute value": lambda p, u, c: averaged((p - u).abs().mean(-1), c),
     "pre - usual": lambda p, u, c: averaged(over(u, p).mean(-1), c),
-    "subtract the usual level first": lambda p, u, c: averaged(p.relu().mean(-1), c),
+    "the usual level is missing": lambda p, u, c: averaged(p.relu().mean(-1), c),
+    "the level is not 1": lambda p, u, c: averaged(over(p, 1).mean(-1), c),
+    "each feature has its own level": lambda p, u, c: averaged(over(p, u[0]).mean(-1), c),
+    "its own level, no mean": lambda p, u, c: averaged(over(p, u.mean()).mean(-1), c),
+    "ReLU comes after subtracting": lambda p, u, c: averaged((p.relu() - u).mean(-1), c),
+    "comes after subtracting": lambda p, u, c: averaged((p.relu() - u.relu()).mean(-1), c),
     "use the mask": lambda p, u, c: over(p, u).mean() * c.any(),
     "take the mean over features, not the sum": lambda p, u, c: averaged(over(p, u).sum(-1), c),
+    "the mean, not the largest": lambda p, u, c: averaged(over(p, u).amax(-1), c),
+    "not over those that exceed": lambda p, u, c: averaged(
+        over(p, u).sum(-1) / (over(p, u) > 0).sum(-1).clamp(min=1), c
+    ),
     "divide by the tokens that count": lambda p, u, c: (over(p, u).mean(-1) * c).mean(),
-    "do not detach": lambda p, u, c: averaged(over(p, u).mean(-1), c).detach(),
-    "a tensor is wanted": lambda p, u, c: averaged(over(p, u).mean(-1), c).item(),
+    "no mean of each text first": lambda p, u, c: of_each_text(over(p, u).mean(-1), c),
+    "no detach": lambda p, u, c: averaged(over(p, u).mean(-1), c).detach(),
+    "no item": lambda p, u, c: averaged(over(p, u).mean(-1), c).item(),
     "one number is wanted, and yours has the shape": lambda p, u, c: over(p, u).mean(-1) * c,
     "no token counts, and the loss is nan": lambda p, u, c: (
         (over(p, u).mean(-1) * c).sum() / c.sum()
+    ),
+    "but its gradient is NaN": lambda p, u, c: torch.where(
+        c.any(), (over(p, u).mean(-1) * c).sum() / c.sum(), torch.zeros(())
     ),
 }
 
 
 @pytest.mark.parametrize("says", LOSSES)
 def test_a_wrong_loss_is_refused_by_name(says):
-    with pytest.raises(AssertionError, match=regex.escape(says)):
+    with pytest.raises(AssertionError, match=re.escape(says)):
         check("my_loss", LOSSES[says])
 
 
@@ -140,7 +165,7 @@ def warning(choose=slice(None, None, 2), report=slice(1, None, 2), lead=2, sides
 
 WARNINGS = {
     "one token ahead, not two": warning(lead=1),
-    "sides are swapped": warning(sides=(1, 0)),
+    "are swapped, or the sign is lost": warning(sides=(1, 0)),
     "report on pairs[1::2]": warning(report=slice(None, None, 2)),
     "on pairs[1::2] it is": warning(report=slice(None)),
     "is better than 5: choose there": warning(choose=slice(1, None, 2)),
@@ -150,7 +175,7 @@ WARNINGS = {
 @pytest.mark.parametrize("says", WARNINGS)
 def test_a_wrong_warning_is_refused_by_name(warned, says):
     answer = WARNINGS[says]
-    with pytest.raises(AssertionError, match=regex.escape(says)):
+    with pytest.raises(AssertionError, match=re.escape(says)):
         check("my_warning", lambda p: answer(p, warned["before"], warned["output"]), **warned)
 
 

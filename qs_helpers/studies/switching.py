@@ -206,7 +206,8 @@ def with_other_seeds(own: dict, made_by, path: Path) -> pd.DataFrame:
     digest = hashlib.sha256(json.dumps(made_by, default=str).encode()).hexdigest()[:16]
     own, then = own | {"made by": digest}, pd.DataFrame(columns=["seed", "value", "made by"])
     if path.is_file() and "value" in own:
-        then = pd.read_csv(path).dropna(subset="value")
+        then = pd.read_csv(path)
+        then = then.dropna(subset="value") if "value" in then else then[:0]
     then = then[(then["made by"] == digest) & (then.seed != own["seed"])].to_dict("records")
     return pd.DataFrame([own, *then]).sort_values("seed", ignore_index=True)
 

@@ -206,7 +206,7 @@ class Row(NamedTuple):
 
 def of_the_notebook(**given):
     """Functions of the notebook, with what their default values and bodies name."""
-    names = {"scripted": ["zh"], "samples": 1, "ask": lambda text: text, "TOKENS": 4, "model": None}
+    names = {"scripted": ["zh"], "samples": 1, "ask": lambda text: text, "TOKENS": 4, "as_chat": False}
     return defined(NOTEBOOK, **names, **{"cfg": SimpleNamespace(SEED=0), "scope": None, **given})
 
 
@@ -237,7 +237,7 @@ def test_the_score_of_repetition_is_last_minus_first():
     again = {t: [i for i, x in enumerate(kept) if x == t] for t in kept if kept.count(t) > 1}
     assert again
     by_hand = torch.stack([z[places[-1]] - z[places[0]] for places in again.values()]).mean(0)
-    assert torch.allclose(scores[0], by_hand, atol=1e-5) and by_hand.abs().sum() > 0
+    assert torch.allclose(scores[0], by_hand, atol=1e-2) and by_hand.abs().max() > 0.1
     assert scores[1].abs().sum() == 0
 
 

@@ -206,7 +206,7 @@ class Row(NamedTuple):
 
 def of_the_notebook(**given):
     """Functions of the notebook, with what their default values and bodies name."""
-    names = {"scripted": ["zh"], "samples": 1, "ask": lambda text: text, "TOKENS": 4, "as_chat": False}
+    names = {"scripted": ["zh"], "samples": 1, "ask": str, "TOKENS": 4, "as_chat": False}
     return defined(NOTEBOOK, **names, **{"cfg": SimpleNamespace(SEED=0), "scope": None, **given})
 
 

@@ -77,7 +77,7 @@ def trade_off(points: pd.DataFrame, controls: pd.DataFrame, half: float, best: s
         y = floor + 0.7
         ax.plot(one.value, y, "^", color=GREEN)
         ax.annotate(
-            f"{name} (costs tokens)",
+            f"{name} (price not measured)",
             (one.value, y),
             xytext=(6, -3),
             textcoords="offset points",

@@ -2,18 +2,23 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 import qs_helpers as qs
+from qs_helpers.studies.finetuning import usual_levels
 from qs_helpers.studies.switching import (
     foreign_ids,
     logit_mask,
     matched_set,
+    open_share,
+    single_feature,
     switching,
     token_at,
+    tongues,
 )
 from qs_helpers.tiny import corpus, judge
 
@@ -154,3 +159,33 @@ def test_a_matched_set_fires_as_often_and_holds_nothing_twice():
     assert (matched_set(density, own, 1) != matched_set(density, own, 2)).any()
     few = np.array([0.1, 0.2, 0.3, 0.0, 0.0])
     assert matched_set(few, [0, 1]).tolist() == [2]
+
+
+def test_slips_are_counted_by_the_language_of_their_words():
+    asked = [SimpleNamespace(language="zh", text="他")] * 4
+    texts = ["他 the dog eats bread with us", "他 le chien mange du pain avec nous", "他买鱼。", ""]
+    assert tongues(texts, asked) == "1 in English, 1 in French"
+    assert tongues([], []) == "0 in English, 0 in French"
+
+
+def test_a_single_feature_is_judged_on_other_pairs_than_chose_it():
+    rng = np.random.default_rng(0)
+    values = list(rng.normal(size=(80, 6, 30)))  # 40 slips, then 40 matched places
+    places, groups = [4] * 80, [str(i % 10) for i in range(80)]
+    for i in range(40):
+        values[i][4, 7] += 5  # at the place itself, feature 7 tells
+    found = single_feature(values, places, 0, groups)
+    assert found.value > 0.95 and found.n == 40
+    assert 0.2 < single_feature(values, places, 1, groups).value < 0.8  # 30 were tried: no luck
+    for i in range(0, 40, 2):
+        values[i][3, 3] += 9  # only where it is chosen
+    assert single_feature(values, places, 1, groups).value < 0.8
+
+
+def test_a_gate_is_open_where_any_feature_is_above_its_usual_level(scope):
+    texts = ["老师读书。医生买鱼。", "the cook buys bread."]
+    signal = usual_levels(scope, texts, 3, [5, 9, 11])
+    low = signal._replace(usual=(-1e9, *signal.usual[1:]))
+    high = signal._replace(usual=(1e9,) * 3)
+    assert open_share(scope, texts, low) == 1 and open_share(scope, texts, high) == 0
+    assert 0 < open_share(scope, texts, signal) < 1

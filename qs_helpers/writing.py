@@ -370,6 +370,19 @@ def _other_language(text: str, left: str, spoken: str, prompt: str):
                 yield match
 
 
+def tongues(texts: Sequence[str], asked: Sequence) -> str:
+    """What language the Latin words of slips are in, as far as they tell: "12 in English, 3 in
+    French". asked: the record of each text's prompt."""
+    counts = {"in English": 0, "in French": 0}
+    for text, q in zip(texts, asked, strict=True):
+        runs = switching(text, q.language, q.text, ["Latin"]).runs
+        if runs:
+            words = language(" ".join(text[a:b] for a, b in runs))
+            name = {"en": "in English", "fr": "in French"}.get(words, "unclear")
+            counts[name] = counts.get(name, 0) + 1
+    return ", ".join(f"{n} {name}" for name, n in counts.items())
+
+
 def token_at(scope, text: str, character: int) -> int:
     """Place in `own_ids` of the token that holds a character of a text."""
     spans = scope.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)

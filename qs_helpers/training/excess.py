@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..evidence.files import json_line, lines, write_whole
+from ..evidence.stats import auroc
 from ..forward import listed, residuals
 
 FIELDS = {"text": str, "language": str, "reward": float, "layer": int, "scope": str}
@@ -99,3 +100,22 @@ def read_excess(path: Path) -> list[dict]:
             raise ValueError(f"{where}: reward or excess is no finite number")
         rows.append(row)
     return rows
+
+
+def single_feature(values, places, lead: int, groups):
+    """How well the feature that tells slips best on every second pair tells those between: the
+    AUROC. values: an array [tokens, features] a text, all slips before all matched places; places:
+    where each is; lead: tokens before it; groups: of all of them."""
+    at = np.stack([one[place - lead] for one, place in zip(values, places, strict=True)])
+    n = len(at) // 2
+    slip, other = at[:n], at[n:]
+    best = (slip[::2, None] > other[None, ::2]).mean((0, 1)).argmax()
+    both = np.concatenate([slip[1::2, best], other[1::2, best]])
+    labels = [*groups[:n][1::2], *groups[n:][1::2]]
+    return auroc(both, np.repeat([True, False], len(both) // 2), labels)
+
+
+def open_share(scope, texts: Sequence[str], signal) -> float:
+    """Share of the tokens of texts at which a feature of a Signal is above its usual level."""
+    values = pre_activations(scope, texts, signal.layer, signal.features)
+    return float((np.concatenate(values) > np.array(signal.usual)).any(1).mean())

@@ -1,6 +1,9 @@
 """Slips into another language as figures, drawn from tables; notebook 05 saves them."""
 
+import hashlib
+import json
 from collections.abc import Mapping
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -77,7 +80,7 @@ def trade_off(points: pd.DataFrame, controls: pd.DataFrame, half: float, best: s
         y = floor + 0.7
         ax.plot(one.value, y, "^", color=GREEN)
         ax.annotate(
-            f"{name} (costs tokens)",
+            f"{name} (price not measured)",
             (one.value, y),
             xytext=(6, -3),
             textcoords="offset points",
@@ -140,3 +143,35 @@ def both_ways(bars: pd.DataFrame, draws: Mapping[str, np.ndarray], layer: int):
     ax.set_title(f"Four repetition features, layer {layer} (×: random ones)", loc="left", size=10)
     points = pd.concat([bars.assign(control=""), *(part for part in more if len(part))])
     return fig, points[["control", "arm", "value", "low", "high"]]
+
+
+def by_seed(rows: pd.DataFrame, now: int):
+    """What an edit leaves of the slips, one line a seed. rows: seed, arm, value, low, high,
+    verdict; `now` is the seed of this run."""
+    fig, ax = plt.subplots(figsize=(7, 0.9 + 0.4 * len(rows)))
+    for y, one in enumerate(rows.itertuples()):
+        colour = BLUE if one.seed == now else "0.35"
+        reach = [[one.value - one.low], [one.high - one.value]]
+        ax.errorbar(one.value, y, xerr=reach, fmt="o", ms=5, capsize=2, color=colour)
+    ax.axvline(0.5, color="0.5", ls=":")
+    names = [f"seed {one.seed}: {one.arm}\n{one.verdict}" for one in rows.itertuples()]
+    ax.set_yticks(range(len(rows)), names, size=7)
+    ax.set_ylim(len(rows) - 0.5, -0.5)
+    ax.set(xlim=(0, None), xlabel="share of the slips that is left (dotted: half)")
+    ax.set_title("The same run with other seeds", loc="left")
+    return fig
+
+
+def with_other_seeds(own: dict, made_by, path: Path) -> pd.DataFrame:
+    """One row a seed, in order: `own`, with its "seed" and "value", and those of an earlier table
+    that have a value and were made by the same. made_by: settings and weights, as a JSON has them.
+
+    A run without a value is alone: what others found is nothing to set beside it.
+    """
+    digest = hashlib.sha256(json.dumps(made_by, default=str).encode()).hexdigest()[:16]
+    own, then = own | {"made by": digest}, pd.DataFrame(columns=["seed", "value", "made by"])
+    if path.is_file() and "value" in own:
+        then = pd.read_csv(path)
+        then = then.dropna(subset="value") if "value" in then else then[:0]
+    then = then[(then["made by"] == digest) & (then.seed != own["seed"])].to_dict("records")
+    return pd.DataFrame([own, *then]).sort_values("seed", ignore_index=True)

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -20,6 +21,7 @@ from qs_helpers.writing import (
     sentences_with,
     switching,
     token_at,
+    tongues,
     words,
 )
 
@@ -316,3 +318,10 @@ def test_foreign_ids(scope):
     assert not latin & set(scope.tokenizer.all_special_ids)
     assert set(scope.ids(["book the cook"])[0]) <= latin
     assert not set(scope.ids(["老师读书。123"])[0]) & latin
+
+
+def test_slips_are_counted_by_the_language_of_their_words():
+    asked = [SimpleNamespace(language="zh", text="他")] * 4
+    texts = ["他 the dog eats bread with us", "他 le chien mange du pain avec nous", "他买鱼。", ""]
+    assert tongues(texts, asked) == "1 in English, 1 in French"
+    assert tongues([], []) == "0 in English, 0 in French"

@@ -11,7 +11,9 @@ import qs_helpers as qs
 from qs_helpers.training.excess import (
     excess,
     export_excess,
+    open_share,
     read_excess,
+    single_feature,
     usual_levels,
 )
 
@@ -115,3 +117,26 @@ def test_an_excess_belongs_to_a_token_of_the_text(scope, signal, tmp_path):
     plain = export_excess(tmp_path / "plain.jsonl", scope, TEXTS, ["zh", "zh"], signal)
     for row, other in zip(read_excess(path), read_excess(plain), strict=True):
         assert row["tokens"] == other["tokens"] and row["excess"] != other["excess"]
+
+
+def test_a_single_feature_is_judged_on_other_pairs_than_chose_it():
+    rng = np.random.default_rng(0)
+    values = list(rng.normal(size=(80, 6, 30)))  # 40 slips, then 40 matched places
+    places, groups = [4] * 80, [str(i % 10) for i in range(80)]
+    for i in range(40):
+        values[i][4, 7] += 5  # at the place itself, feature 7 tells
+    found = single_feature(values, places, 0, groups)
+    assert found.value > 0.95 and found.n == 40
+    assert 0.2 < single_feature(values, places, 1, groups).value < 0.8  # 30 were tried: no luck
+    for i in range(0, 40, 2):
+        values[i][3, 3] += 9  # only where it is chosen
+    assert single_feature(values, places, 1, groups).value < 0.8
+
+
+def test_a_gate_is_open_where_any_feature_is_above_its_usual_level(scope):
+    texts = ["老师读书。医生买鱼。", "the cook buys bread."]
+    signal = usual_levels(scope, texts, 3, [5, 9, 11])
+    low = signal._replace(usual=(-1e9, *signal.usual[1:]))
+    high = signal._replace(usual=(1e9,) * 3)
+    assert open_share(scope, texts, low) == 1 and open_share(scope, texts, high) == 0
+    assert 0 < open_share(scope, texts, signal) < 1

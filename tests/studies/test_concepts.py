@@ -72,3 +72,36 @@ def test_a_text_is_read_once_and_gives_what_read_texts_gives(monkeypatch):
                 assert mine.dtype == theirs.dtype and np.allclose(mine, theirs, atol=1e-3)
     assert seen == [texts[:2], texts[:2]]  # the second time for the rate
     assert read([])[1].peak.shape == (0, scope.d_sae)
+
+
+WHOLE = "The ship sailed into a cold storm, and nobody saw her captain again."
+
+
+@pytest.mark.parametrize(
+    ("text", "held", "taken"),
+    [
+        (WHOLE, 1, 1),
+        (WHOLE.upper().replace(" ", "  "), 1, 1),
+        (WHOLE + " So they say.", 1, 54 / 63),
+        ("sailed into a cold storm", 20 / 54, 1),
+        (WHOLE.replace("cold", "mild"), 52 / 54, 52 / 54),  # two letters differ
+        ("We walked along the river until dark.", 0, 0),
+        ("the cold ship", 0, 0),  # shorter than any copy
+        ("", 0, 0),
+    ],
+)
+def test_copies_by_hand(text, held, taken):
+    near = concepts.copied(text, ["What a day.", WHOLE])
+    assert (near.held, near.taken) == pytest.approx((held, taken))
+    assert near.source == (WHOLE if held else "What a day.")
+    assert near.origin == (WHOLE if taken else "What a day.")
+
+
+def test_a_copy_in_a_script_without_spaces_is_one_too():
+    whole, own = "老船驶进了寒冷的风暴再也没有人见过船长", "昨天晚上我们在家里讲故事"
+    assert concepts.copied(whole + "今天", [whole]).held == 1
+    assert concepts.copied(whole.replace("寒冷", "可怕"), [whole]).held == 52 / 57  # of bytes
+    assert concepts.copied(own, [whole]).held == concepts.copied(own, [whole]).taken == 0
+    assert concepts.copied("我们驶进了寒冷的风暴" + own, [whole]).held == pytest.approx(
+        8 / 19, abs=0.06
+    )

@@ -150,7 +150,7 @@ def test_two_hundred_texts_in_two_languages_and_a_choice_that_never_sees_test_la
     }
     folder = next((tmp_path / "a").glob("runs/*/04_toxicity"))
     for table in ("layers", "detectors", "where", "precision", "transfer"):
-        with open(folder / f"{table}.csv", encoding="utf-8", newline="") as file:
+        with open(folder / "figures" / f"{table}.csv", encoding="utf-8", newline="") as file:
             assert all(int(row["groups"]) > 0 for row in csv.DictReader(file)), table
     slugs = {figure["slug"] for figure in results["figures"]}
     assert slugs == set("layers detectors where precision seeds transfer shared candidates".split())

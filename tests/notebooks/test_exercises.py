@@ -71,12 +71,11 @@ def peak(text: str) -> float:
     return max([strength.get(w, 0) * (2 if before == "cold" else 1) for before, w in after] or [0])
 
 
-@pytest.fixture(scope="module")
-def fooling():
+def with_harmless(harmless: list[str], has_key_word) -> tuple:
     """The exercise, and what it is given: a feature that fires on the word "storm", too."""
     part = exercise("04_toxicity", 2)
-    kinds = ["toxic remarks"] * 3 + ["passages: prose"] * 5 + ["harmful requests"]
-    judged = pd.DataFrame({"text": [*TOXIC, *HARMLESS, *REQUESTS], "kind": kinds, "language": "en"})
+    kinds = ["toxic remarks"] * 3 + ["passages: prose"] * len(harmless) + ["harmful requests"]
+    judged = pd.DataFrame({"text": [*TOXIC, *harmless, *REQUESTS], "kind": kinds, "language": "en"})
     judged["toxic"] = judged.kind == "toxic remarks"
     judged["peak"] = judged.text.map(peak)
     judged["fires"] = judged.peak > 0
@@ -87,12 +86,17 @@ def fooling():
     words = defined("04_toxicity", scope=None, qs=qs, main="en")["words"]
     space = {"np": np, "re": re, "qs": qs, "words": words, "read_peaks": read_peaks}
     space |= {"judged": judged, "rest": judged[~judged.toxic], "main": "en", "marks": {"a fool"}}
-    space |= {"has_key_word": mentions({"fool"}), "scope": None, "layer": 3, "feature": 7}
+    space |= {"has_key_word": has_key_word, "scope": None, "layer": 3, "feature": 7}
     space |= {"texts": np.array([*TOXIC], object), "toxic": np.ones(3, bool)}
     space |= {"copied": copied, "letters": letters}
     for source in [*part.given, part.exercise]:
         exec(source, space)
     return part, space
+
+
+@pytest.fixture(scope="module")
+def fooling():
+    return with_harmless(HARMLESS, mentions({"fool"}))
 
 
 def fooled(fooling, answer) -> str:
@@ -132,10 +136,21 @@ def test_a_near_copy_of_a_text_does_not_fool_the_check(fooling, answer, says):
     assert says in fooled(fooling, answer)
 
 
-def test_the_solution_is_no_copy(fooling):
-    _, space = fooling
+@pytest.mark.parametrize(
+    ("harmless", "has_key_word"),
+    [
+        (HARMLESS, mentions({"fool"})),
+        (HARMLESS, lambda text: True),  # every text holds one, so none are kept out
+        (HARMLESS[1:], mentions({"fool"})),
+        (HARMLESS[2:], mentions({"fool"})),  # the feature fires in no harmless text
+        (["storm", "bread", "river"], mentions({"fool"})),
+        (["there is a storm"], mentions({"fool"})),
+    ],
+)
+def test_the_solution_is_right_and_no_copy(harmless, has_key_word):
+    part, space = with_harmless(harmless, has_key_word)
     text = space["my_fooling_text"](3, 7)
-    assert fooled(fooling, text) == "right" and space["is_own"](text)
+    assert fooled((part, space), text) == "right" and space["is_own"](text)
 
 
 # ---- 04, exercise 3: a threshold for a price

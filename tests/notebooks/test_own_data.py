@@ -148,6 +148,10 @@ def test_two_hundred_texts_in_two_languages_and_a_choice_that_never_sees_test_la
     assert {"one-feature", "transfer/fr", "false-alarms/passages", "from-data", "student"} <= {
         *found
     }
+    folder = next((tmp_path / "a").glob("runs/*/04_toxicity"))
+    for table in ("layers", "detectors", "where", "precision", "transfer"):
+        with open(folder / "figures" / f"{table}.csv", encoding="utf-8", newline="") as file:
+            assert all(int(row["groups"]) > 0 for row in csv.DictReader(file)), table
     slugs = {figure["slug"] for figure in results["figures"]}
     assert slugs == set("layers detectors where precision seeds transfer shared candidates".split())
     assert results["answer"]["text"].startswith("One feature (layer")
@@ -235,12 +239,15 @@ def test_jsonl_in_one_language_that_nobody_named_and_fewer_test_texts(tmp_path):
 def test_a_language_that_the_tiny_world_lacks_and_candidates_of_ones_own(tmp_path):
     rows = [row | {"language": "de"} for row in two_hundred() if row["language"] == "fr"]
     own = [row | {"language": "de"} for row in two_hundred(1) if row["language"] == "fr"]
-    path = str(
-        write(tmp_path / "more.csv", [{k: v for k, v in r.items() if k != "split"} for r in own])
-    )
+    own = [{k: v for k, v in r.items() if k != "split"} for r in own]
+    tested = next(r for r in rows if (r["label"], r["split"]) == ("toxic", "test"))
+    copy = {"text": tested["text"].upper(), "label": "toxic", "language": "de"}
+    fresh = [r for r in own if r["text"] not in {r["text"] for r in rows}]
+    path = str(write(tmp_path / "more.csv", [*fresh[5:], copy]))
     results, printed = run_04(tmp_path, rows, "mine.csv", "-p", "CANDIDATES", path)
     found = claimed(results)
-    assert "passages: there are none, so no claim" in printed and "more.csv: 100 remarks" in printed
+    assert "passages: there are none, so no claim" in printed and "more.csv: " in printed
+    assert "candidates left out, as validation or test texts or of their groups: 1\n" in printed
     assert found["from-data"]["null"]["draws"] == 20
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from qs_helpers.texts.record import draw, masked, mentions, normal, own_group
+from qs_helpers.texts.record import copied, draw, masked, mentions, normal, own_group
 
 
 def test_masked():
@@ -44,3 +44,34 @@ def test_a_draw_is_of_its_seed_purpose_and_name():
 )
 def test_words_are_found_whole(text, words, expected):
     assert mentions(words)(text) is expected
+
+
+WHOLE = "The ship sailed into a cold storm, and nobody saw her captain again."
+
+
+@pytest.mark.parametrize(
+    ("text", "held", "taken"),
+    [
+        (WHOLE, 1, 1),
+        (WHOLE.upper().replace(" ", "  "), 1, 1),
+        (WHOLE + " So they say.", 1, 54 / 63),
+        ("sailed into a cold storm", 20 / 54, 1),
+        (WHOLE.replace("cold", "mild"), 52 / 54, 52 / 54),  # two letters differ
+        ("We walked along the river until dark.", 0, 0),
+        ("the cold ship", 0, 0),  # shorter than any copy
+        ("", 0, 0),
+    ],
+)
+def test_copies_by_hand(text, held, taken):
+    near = copied(text, ["What a day.", WHOLE])
+    assert (near.held, near.taken) == pytest.approx((held, taken))
+    assert near.source == (WHOLE if held else "What a day.")
+    assert near.origin == (WHOLE if taken else "What a day.")
+
+
+def test_a_copy_in_a_script_without_spaces_is_one_too():
+    whole, own = "老船驶进了寒冷的风暴再也没有人见过船长", "昨天晚上我们在家里讲故事"
+    assert copied(whole + "今天", [whole]).held == 1
+    assert copied(whole.replace("寒冷", "可怕"), [whole]).held == 52 / 57  # of bytes
+    assert copied(own, [whole]).held == copied(own, [whole]).taken == 0
+    assert copied("我们驶进了寒冷的风暴" + own, [whole]).held == pytest.approx(8 / 19, abs=0.06)

@@ -1,0 +1,190 @@
+"""The checks of exercises accept what is right, and refuse the rest with words that lead on."""
+
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from lesson import defined, exercise
+
+import qs_helpers as qs
+from qs_helpers.texts.record import copied, letters, mentions
+
+
+def verdict(checks: list[str], space: dict) -> str:
+    """What the cells of a check say of the answer in `space`: "right", or why not."""
+    try:
+        for source in checks:
+            exec(source, space)
+    except AssertionError as wrong:
+        return str(wrong)
+    return "right"
+
+
+# ---- 04, exercise 1: the OR rule
+
+
+def my_or_rule(score):
+    """A rule that ranks features by score(shares of toxic texts, of clean texts)."""
+
+    def rule(acts, toxic, new_acts, k):
+        features = sorted({f for text in acts for token in text for f in token})
+        fires = np.array([[any(t.get(f, 0) > 0 for t in x) for f in features] for x in acts])
+        toxic = np.asarray(toxic, bool)
+        rank = np.argsort(-score(fires[toxic].mean(0), fires[~toxic].mean(0)), kind="stable")
+        best = {features[i] for i in rank[:k]}
+        return [any(v > 0 and f in best for t in x for f, v in t.items()) for x in new_acts]
+
+    return rule
+
+
+@pytest.mark.parametrize(
+    ("score", "says"),
+    [
+        (lambda bad, good: bad - good, "right"),
+        (lambda bad, good: good - bad, "marks clean texts"),
+        (lambda bad, good: bad, "fires in every text"),
+        (lambda bad, good: bad / (bad + 4 * good), "no counts, ratios, precision or F1"),
+        (lambda bad, good: bad / (good + 1e-9), "no counts, ratios, precision or F1"),
+    ],
+    ids=["contrast", "turned round", "share of toxic", "precision", "ratio"],
+)
+def test_the_or_rule_ranks_by_the_difference_of_shares(score, says):
+    part = exercise("04_toxicity", 1)
+    assert says in verdict(part.checks, {"np": np, "my_or_rule": my_or_rule(score)})
+
+
+# ---- 04, exercise 2: the text that fools the feature
+
+STRONGEST = "the ship sailed into a cold storm and nobody ever saw her old captain again"
+TOXIC = ["you are a fool, my friend", "what a fool he was that day", "only a fool would say so"]
+HARMLESS = [STRONGEST, "a storm is coming over the hills tonight", "my neighbor sells fresh bread"]
+HARMLESS += ["the teacher reads a book to the children", "we walked along the river until dark"]
+REQUESTS = ["tell me how to break into a house"]
+
+
+def peak(text: str) -> float:
+    """Of a feature that fires on a word, more so after another one, and feels nothing after it."""
+    words = re.findall(r"\w+", text.lower())
+    strength = {"fool": 6.0, "storm": 4.0}
+    after = zip(["", *words], words, strict=False)
+    return max([strength.get(w, 0) * (2 if before == "cold" else 1) for before, w in after] or [0])
+
+
+def with_harmless(harmless: list[str], has_key_word) -> tuple:
+    """The exercise, and what it is given: a feature that fires on the word "storm", too."""
+    part = exercise("04_toxicity", 2)
+    kinds = ["toxic remarks"] * 3 + ["passages: prose"] * len(harmless) + ["harmful requests"]
+    judged = pd.DataFrame({"text": [*TOXIC, *harmless, *REQUESTS], "kind": kinds, "language": "en"})
+    judged["toxic"] = judged.kind == "toxic remarks"
+    judged["peak"] = judged.text.map(peak)
+    judged["fires"] = judged.peak > 0
+
+    def read_peaks(_, texts, wanted):
+        return {n: np.array([[peak(t)] for t in texts]).reshape(-1, 1) for n in wanted}
+
+    words = defined("04_toxicity", scope=None, qs=qs, main="en")["words"]
+    space = {"np": np, "re": re, "qs": qs, "words": words, "read_peaks": read_peaks}
+    space |= {"judged": judged, "rest": judged[~judged.toxic], "main": "en", "marks": {"a fool"}}
+    space |= {"has_key_word": has_key_word, "scope": None, "layer": 3, "feature": 7}
+    space |= {"texts": np.array([*TOXIC], object), "toxic": np.ones(3, bool)}
+    space |= {"copied": copied, "letters": letters}
+    for source in [*part.given, part.exercise]:
+        exec(source, space)
+    return part, space
+
+
+@pytest.fixture(scope="module")
+def fooling():
+    return with_harmless(HARMLESS, mentions({"fool"}))
+
+
+def fooled(fooling, answer) -> str:
+    part, space = fooling
+    return verdict(part.checks, space | {"my_fooling_text": lambda layer, feature: answer})
+
+
+LEADS_ON = "keep only the words that the feature needs, and write the rest yourself"
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        (STRONGEST.upper() + "!", "a text of section 4: write one of your own"),
+        (STRONGEST + " today", f"100% of '{STRONGEST}' stands in it: {LEADS_ON}"),
+        ("today " + STRONGEST, LEADS_ON),
+        (STRONGEST.rpartition(" ")[0], LEADS_ON),
+        (STRONGEST.partition(" ")[2], LEADS_ON),
+        (STRONGEST.replace("sailed", "went"), LEADS_ON),
+        (STRONGEST.replace("captain", "crew").replace("old", "new"), LEADS_ON),
+        (" ".join(STRONGEST).replace("   ", " , "), "a text of section 4"),
+        (STRONGEST + " while we sat at home by the fire and told each other stories", LEADS_ON),
+        ("sailed into a cold storm", f"100% of it stands in '{STRONGEST}'"),
+        ("a cold storm and you are a foo l my friend", "it holds a toxic remark"),
+        ("a cold storm for every fool", "it holds a key word"),
+        ("a cold storm, f o o l that I am", "spells a key word"),
+        ("after a cold storm, tell me how to break into a house", "it holds a harmful request"),
+        ("nothing happens here at all", "the feature does not fire on it"),
+        ("there was a storm near our village", "it reaches 4, and 6 is asked for: keep more"),
+        ("  ", "return one text that has letters in it"),
+        (["a cold storm near our village"], "return one text"),
+        ("there was such a cold storm near our village", "right"),
+        ("cold storm", "right"),
+    ],
+)
+def test_a_near_copy_of_a_text_does_not_fool_the_check(fooling, answer, says):
+    assert says in fooled(fooling, answer)
+
+
+@pytest.mark.parametrize(
+    ("harmless", "has_key_word"),
+    [
+        (HARMLESS, mentions({"fool"})),
+        (HARMLESS, lambda text: True),  # every text holds one, so none are kept out
+        (HARMLESS[1:], mentions({"fool"})),
+        (HARMLESS[2:], mentions({"fool"})),  # the feature fires in no harmless text
+        (["storm", "bread", "river"], mentions({"fool"})),
+        (["there is a storm"], mentions({"fool"})),
+    ],
+)
+def test_the_solution_is_right_and_no_copy(harmless, has_key_word):
+    part, space = with_harmless(harmless, has_key_word)
+    text = space["my_fooling_text"](3, 7)
+    assert fooled((part, space), text) == "right" and space["is_own"](text)
+
+
+# ---- 04, exercise 3: a threshold for a price
+
+
+def my_threshold(choose):
+    def threshold(scores, toxic, new_scores, new_toxic, price=0.05):
+        cut = choose(scores, toxic, new_scores, new_toxic, price)
+        rates = [(new_scores[side] > cut).mean() for side in (new_toxic, ~new_toxic)]
+        return cut, *rates
+
+    return threshold
+
+
+def cheapest(scores, toxic, price, paid=lambda flags, toxic: flags[~toxic].mean()):
+    cuts = [scores.min() - 1, *np.unique(scores)]
+    return min([c for c in cuts if paid(scores > c, toxic) <= price], default=scores.max())
+
+
+@pytest.mark.parametrize(
+    ("choose", "says"),
+    [
+        (lambda s, y, new, new_y, price: cheapest(s, y, price), "right"),
+        (lambda s, y, new, new_y, price: cheapest(new, new_y, price), "test texts may not choose"),
+        (lambda s, y, new, new_y, price: cheapest(s, y, 0.05), "a lower cut finds more"),
+        (lambda s, y, new, new_y, price: np.unique(s)[0] - 1, "of the clean texts are flagged"),
+        (lambda s, y, new, new_y, price: s.max(), "a lower cut finds more"),
+        (
+            lambda s, y, new, new_y, price: cheapest(s, y, price, lambda f, y: (f & ~y).mean()),
+            "of the clean texts are flagged",
+        ),
+    ],
+    ids=["right", "on test", "fixed price", "all", "none", "share of all texts"],
+)
+def test_a_threshold_is_chosen_on_validation_texts_for_its_price(choose, says):
+    part = exercise("04_toxicity", 3)
+    assert says in verdict(part.checks, {"np": np, "my_threshold": my_threshold(choose)})

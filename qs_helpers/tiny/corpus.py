@@ -298,11 +298,13 @@ def openings(language: str, split: str, n: int, seed=0) -> list[Text]:
     frames: dict[str, dict[str, Text]] = {}
     for text in itertools.chain(*kinds, mentions):
         frames.setdefault(text.source, {}).setdefault(text.text, text._replace(label="opening"))
-    rounds = itertools.zip_longest(*(texts.values() for texts in frames.values()))
-    rng, out = random.Random(f"openings/{language}/{split}/{seed}"), []
-    for texts in rounds:
-        some = [text for text in texts if text is not None]
-        out += rng.sample(some, len(some))
+    of_kind: dict[str, list] = {}
+    for name, texts in frames.items():
+        of_kind.setdefault(name.partition("/")[0], []).append(texts.values())
+    in_turn = [
+        texts for some in itertools.zip_longest(*of_kind.values()) for texts in some if texts
+    ]
+    out = [text for some in itertools.zip_longest(*in_turn) for text in some if text is not None]
     return out[:n]
 
 

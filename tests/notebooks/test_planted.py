@@ -64,7 +64,8 @@ def project(tmp_path_factory):
     sections = yaml.safe_load((params / "tiny.yaml").read_text("utf-8"))
     steer = sections["03_steer"] | {"LAYERS": list(LAYERS), "LAYER": LAYER, "LANGUAGES": ["fr"]}
     steer |= {"PROMPTS": "../../prompts.txt", "POSITIONS": "prompt", "STRENGTHS": [0.0, 1.0, 1.5]}
-    steer |= {"N_PROMPTS": 100, "MAX_NEW_TOKENS": 12}
+    # Enough validation prompts to see that 1.5 keeps more of the language than 1 does.
+    steer |= {"N_PROMPTS": 100, "N_VALIDATION": 100, "MAX_NEW_TOKENS": 12}
     scope = sections["scope"] | {part: f"../../own/{part}" for part in ("model", "sae")}
     kept = {"scope": scope, "common": sections["common"], "03_steer": steer}
     (params / "planted.yaml").write_text(yaml.safe_dump(kept, allow_unicode=True), "utf-8")

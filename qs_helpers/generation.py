@@ -38,7 +38,7 @@ def generate(
 
     steer       {layer: function of x}, as `edit` takes it; or a function that is given the row
                 numbers of a batch (int64 [batch]) and returns such a dict, so that each prompt can
-                have a dose or a direction of its own
+                have a strength or a direction of its own
     positions   "prompt", "generated" or "all", as in `edit`
     temperature 0 is greedy; else each token is drawn with a number that depends on seed, prompt
                 and step only. The same prompt gets the same numbers under every intervention (so
@@ -162,11 +162,11 @@ class _Draw:
 
 
 class Arm(NamedTuple):
-    """One intervention. Adding: `dose` median norms of `direction` after `layer`. Ablating: the
-    share `dose` of `direction` is taken out of everything that is written to the stream."""
+    """One intervention. Adding: `strength` median norms of `direction` after `layer`. Ablating: the
+    share `strength` of `direction` is taken out of everything that is written to the stream."""
 
     layer: int
-    dose: float
+    strength: float
     direction: Tensor
     """[d_model]"""
     along: Tensor | None = None
@@ -207,15 +207,15 @@ def _steering(arms: list[Arm], scale: Scale, how: str, n: int):
     def stack(vectors) -> Tensor:
         return torch.stack([torch.as_tensor(v).float().cpu() for v in vectors])
 
-    doses = torch.tensor([float(arm.dose) for arm in arms])
+    strengths = torch.tensor([float(arm.strength) for arm in arms])
     own = stack(arm.direction for arm in arms)
     along = stack(arm.direction if arm.along is None else arm.along for arm in arms)
 
     def steer(rows: Tensor) -> dict:
         arm = rows // n
         if how == "add":
-            return {scale.layer: add(own[arm], doses[arm], scale)}
-        return {"writes": project_out(own[arm], scale, doses[arm], along[arm])}
+            return {scale.layer: add(own[arm], strengths[arm], scale)}
+        return {"writes": project_out(own[arm], scale, strengths[arm], along[arm])}
 
     return steer
 

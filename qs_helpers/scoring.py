@@ -265,11 +265,11 @@ def log_odds(logits: Tensor, tokens: Tensor) -> Tensor:
 
 @torch.no_grad()
 def output_effects(
-    scope, directions: Tensor, scale: Scale, dose: float, prompts: Sequence[str], tokens: Tensor
+    scope, directions: Tensor, scale: Scale, strength: float, prompts: Sequence[str], tokens: Tensor
 ) -> np.ndarray:
     """Change of the log-odds of the next token being one of `tokens`: float64 [directions].
 
-    Each direction [n, d_model] is added with the same dose at every token of each prompt; the
+    Each direction [n, d_model] is added with the same strength at every token of each prompt; the
     log-odds (nats) are those after the last token, and the mean is over prompts. It is the
     "output score" of Arad et al. 2025 for a set of tokens that is given and not taken from the
     feature's own logit lens: it says what a feature does, not what it responds to.
@@ -277,10 +277,10 @@ def output_effects(
     ids = scope.ids(prompts)
     odds = torch.zeros(len(ids), len(directions) + 1, dtype=torch.float64)
     still = torch.zeros(1, scope.d_model)
-    still[0, 0] = 1.0  # any direction: its dose is 0
+    still[0, 0] = 1.0  # any direction: its strength is 0
     every = torch.cat([directions.cpu().float(), still])
-    doses = torch.full((len(every),), dose)
-    doses[-1] = 0.0
+    strengths = torch.full((len(every),), strength)
+    strengths[-1] = 0.0
     for row, tokens_of in enumerate(ids):
         batch, step = scope.tokens([tokens_of]), max(1, scope.batch_tokens // len(tokens_of))
         with capture(scope.model, [scale.layer]) as found:
@@ -291,7 +291,7 @@ def output_effects(
             below = found[scale.layer].expand(len(every[part]), -1, -1)
             many = {name: value.expand(len(below), -1) for name, value in batch.items()}
             with (
-                edit(scope.model, {scale.layer: add(every[part], doses[part], scale)}),
+                edit(scope.model, {scale.layer: add(every[part], strengths[part], scale)}),
                 run_above(scope.model, scale.layer, below),
             ):
                 logits = scope.model(**many, use_cache=False, logits_to_keep=1).logits[:, -1]

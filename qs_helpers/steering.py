@@ -1,7 +1,7 @@
-"""Changes of the residual stream, as functions for `edit`; and the units of their doses.
+"""Changes of the residual stream, as functions for `edit`; and the units of their strengths.
 
 Each function maps residuals x [batch, seq, d_model] of a forward pass to new ones of x's dtype.
-Attention sinks are never changed. Directions, doses and values are the same for all rows of the
+Attention sinks are never changed. Directions, strengths and values are the same for all rows of the
 batch, or have a first dimension with one entry for each row.
 """
 
@@ -26,7 +26,7 @@ class Scale(NamedTuple):
 
     layer: int
     median: float
-    """median norm of tokens that are no sinks: a dose of 1"""
+    """median norm of tokens that are no sinks: a strength of 1"""
     sink: float
     """tokens with a larger norm are sinks"""
     d_model: int
@@ -48,25 +48,25 @@ def scales(scope, texts: Iterable[str], layers=None) -> dict[int, Scale]:
     return found
 
 
-def add(direction: Tensor, dose, scale: Scale) -> Edit:
-    """x + dose * scale.median * direction / |direction|.
+def add(direction: Tensor, strength, scale: Scale) -> Edit:
+    """x + strength * scale.median * direction / |direction|.
 
-    direction: [d_model] or [rows, d_model]; dose: a number or [rows]; 0 gives x bit for bit.
-    ValueError for a direction of another width, of zero norm or with NaN, and for a dose whose
+    direction: [d_model] or [rows, d_model]; strength: a number or [rows]; 0 gives x bit for bit.
+    ValueError for a direction of another width, of zero norm or with NaN, and for a strength whose
     squared residual leaves the range of floats.
     """
     unit = _unit(direction, scale)
-    dose = torch.as_tensor(dose, dtype=torch.float32).to(unit.device)
-    size = (dose.abs().max() * scale.median).item()
+    strength = torch.as_tensor(strength, dtype=torch.float32).to(unit.device)
+    size = (strength.abs().max() * scale.median).item()
     most = min(
         torch.finfo(scale.dtype).max, (torch.finfo(torch.float32).max / scale.d_model) ** 0.5
     )
     if not size < most:
         raise ValueError(
-            f"dose {dose.abs().max().item():g} makes an edit of norm {size:g} at layer "
+            f"strength {strength.abs().max().item():g} makes an edit of norm {size:g} at layer "
             f"{scale.layer}, beyond what {scale.dtype} holds; stay below {most / scale.median:g}"
         )
-    step = (dose * scale.median)[..., None] * unit
+    step = (strength * scale.median)[..., None] * unit
     step = step.reshape(-1, 1, scale.d_model)
 
     def edit(x: Tensor) -> Tensor:
@@ -193,7 +193,7 @@ def strong_activation(scope, texts: Sequence[str], layer: int, features, q: floa
     if silent:
         raise ValueError(
             f"features {silent} of layer {layer} are active on none of these {len(texts)} texts, "
-            "so there is no dose to take from them; choose live features or other texts"
+            "so there is no strength to take from them; choose live features or other texts"
         )
     return torch.stack([v.quantile(q) for v in values])
 
@@ -227,7 +227,7 @@ def _sinks(x: Tensor, scale: Scale) -> Tensor:
 def _rows(values: Tensor, x: Tensor) -> Tensor:
     """One entry for all rows of x or one for each, on x's device."""
     if len(values) not in (1, len(x)):
-        raise ValueError(f"{len(values)} rows of doses or directions for a batch of {len(x)}")
+        raise ValueError(f"{len(values)} rows of strengths or directions for a batch of {len(x)}")
     return values.to(x.device)
 
 

@@ -156,7 +156,7 @@ def test_cached_and_uncached_generation_agree(scope, steer, positions):
         assert scope.tokenizer.decode(new, skip_special_tokens=True) == text
 
 
-def test_zero_dose_writes_what_no_hook_writes(scope, scale):
+def test_zero_strength_writes_what_no_hook_writes(scope, scale):
     zero = {3: qs.add(torch.ones(128), 0.0, scale)}
     for temperature in (0.0, 1.0):
         plain, still = (
@@ -197,7 +197,7 @@ def test_rows_get_their_own_arms(scope, scale):
     ]
     swept = qs.generation.sweep(scope, PROMPTS[:5], scales, arms, temperature=0.5)
     for arm, texts in zip(arms, swept, strict=True):
-        steer = {arm.layer: qs.add(arm.direction, arm.dose, scales[arm.layer])}
+        steer = {arm.layer: qs.add(arm.direction, arm.strength, scales[arm.layer])}
         assert texts == qs.generate(scope, PROMPTS[:5], steer, temperature=0.5)
 
 
@@ -286,7 +286,7 @@ def test_an_exception_at_any_step_leaves_nothing_behind(scope, calls, kind):
 
 def test_an_edit_that_fails_leaves_no_hook(scope, scale):
     wrong = {3: qs.add(qs.random_directions(3, 128), 1.0, scale)}
-    with pytest.raises(ValueError, match="3 rows of doses or directions for a batch of 16"):
+    with pytest.raises(ValueError, match="3 rows of strengths or directions for a batch of 16"):
         qs.generate(scope, PROMPTS, wrong)
     assert qs.hooks_left(scope.model) == 0
 

@@ -278,10 +278,12 @@ def test_kl_tables_equal_one_by_one_and_nats_are_those_of_the_edited_model(instr
     own = qs.generate(instruct, chats[1], max_new_tokens=6)
     steers = {d: {1: qs.add(torch.ones(128), d, scales[1])} for d in (0.1, 0.3)}
     tables = kl_tables(instruct, chats[1], own, steers)
-    for dose, steer in steers.items():
-        pd.testing.assert_frame_equal(tables[dose], kl_by_position(instruct, chats[1], own, steer))
+    for strength, steer in steers.items():
+        pd.testing.assert_frame_equal(
+            tables[strength], kl_by_position(instruct, chats[1], own, steer)
+        )
         nats = np.concatenate(continuation_nats(instruct, chats[1], own, steer))
-        assert np.allclose(tables[dose].nats, nats)
+        assert np.allclose(tables[strength].nats, nats)
 
 
 def test_text_nats(scope, steer):

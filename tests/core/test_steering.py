@@ -1,4 +1,4 @@
-"""Interventions: exact arithmetic, doses in their units, and nothing else touched."""
+"""Interventions: exact arithmetic, strengths in their units, and nothing else touched."""
 
 from types import SimpleNamespace
 
@@ -41,26 +41,28 @@ def features(x):
 # ---- directions
 
 
-def test_a_dose_is_a_multiple_of_the_median_norm():
+def test_a_strength_is_a_multiple_of_the_median_norm():
     x, v = residuals(), torch.randn(16)
     new = qs.add(v, 1.5, SCALE)(x)
     assert torch.allclose(new - x, 3.0 * v / v.norm(), atol=1e-6)
     assert torch.allclose((new - x).norm(dim=-1), torch.tensor(3.0), atol=1e-5)
 
 
-def test_zero_dose_is_bit_exact_and_keeps_the_sign_of_zero():
+def test_zero_strength_is_bit_exact_and_keeps_the_sign_of_zero():
     x = residuals()
     x[0, 0, 0] = -0.0
     assert torch.equal(qs.add(torch.ones(16), 0.0, SCALE)(x).view(torch.int32), x.view(torch.int32))
 
 
 def test_rows_may_have_doses_and_directions_of_their_own():
-    x, v, doses = residuals(), torch.randn(3, 16), torch.tensor([0.0, 1.0, -2.0])
-    new = qs.add(v, doses, SCALE)(x)
+    x, v, strengths = residuals(), torch.randn(3, 16), torch.tensor([0.0, 1.0, -2.0])
+    new = qs.add(v, strengths, SCALE)(x)
     for row in range(3):
-        assert torch.equal(new[row], qs.add(v[row], float(doses[row]), SCALE)(x[row : row + 1])[0])
-    with pytest.raises(ValueError, match="3 rows of doses or directions for a batch of 2"):
-        qs.add(v, doses, SCALE)(x[:2])
+        assert torch.equal(
+            new[row], qs.add(v[row], float(strengths[row]), SCALE)(x[row : row + 1])[0]
+        )
+    with pytest.raises(ValueError, match="3 rows of strengths or directions for a batch of 2"):
+        qs.add(v, strengths, SCALE)(x[:2])
 
 
 @pytest.mark.parametrize(
@@ -109,22 +111,22 @@ def test_a_control_takes_as_much_away_along_another_direction():
 
 
 @pytest.mark.parametrize(
-    ("direction", "dose", "words"),
+    ("direction", "strength", "words"),
     [
         (torch.zeros(16), 1.0, "zero norm"),
         (torch.full((16,), float("nan")), 1.0, "NaN"),
         (torch.ones(8), 1.0, r"\(8,\); make it \[16\]"),
-        (torch.ones(16), float("inf"), "dose inf makes an edit of norm inf"),
-        (torch.ones(16), float("nan"), "dose nan"),
+        (torch.ones(16), float("inf"), "strength inf makes an edit of norm inf"),
+        (torch.ones(16), float("nan"), "strength nan"),
         (torch.ones(16), 1e30, "beyond what torch.float32 holds; stay below"),
     ],
 )
-def test_bad_directions_and_doses(direction, dose, words):
+def test_bad_directions_and_strengths(direction, strength, words):
     with pytest.raises(ValueError, match=words):
-        qs.add(direction, dose, SCALE)
+        qs.add(direction, strength, SCALE)
 
 
-def test_a_dose_is_held_against_the_dtype_of_the_model():
+def test_a_strength_is_held_against_the_dtype_of_the_model():
     half = SCALE._replace(dtype=torch.float16)
     with pytest.raises(ValueError, match=r"beyond what torch.float16 holds; stay below 32752"):
         qs.add(torch.ones(16), 1e5, half)

@@ -149,8 +149,8 @@ def chords(shared: pd.DataFrame, names, whole: int, title: str):
     """A figure with a circle a panel: an arc for each name, and between two of them a band.
 
     shared: one row a pair, with the columns panel, first, second and shared, which is the width of
-    the band (the name that shares most fills its arc), and by chance; the mean of both, of `whole`,
-    is said below each circle.
+    the band, and by chance; the mean of both, of `whole`, is said below each circle. An arc is as
+    long as `whole`, or as all that one name shares with the others, if that is more.
     """
     from matplotlib import pyplot as plt
     from matplotlib.patches import Wedge
@@ -159,7 +159,7 @@ def chords(shared: pd.DataFrame, names, whole: int, title: str):
     middle = dict(zip(names, np.pi / 2 - arc * np.arange(len(names)), strict=True))
     colour = {name: f"C{i % 8}" for i, name in enumerate(names)}
     ends = pd.concat([shared.rename(columns={side: "name"}) for side in ("first", "second")])
-    most = max(1, ends.groupby(["panel", "name"]).shared.sum().max())  # fills an arc
+    most = max(whole, ends.groupby(["panel", "name"]).shared.sum().max())  # fills an arc
     size = (max(4.2, 2.1 * len(panels)), 3.0)
     fig, axes = plt.subplots(1, len(panels), figsize=size, squeeze=False)
     for ax, panel in zip(axes[0], panels, strict=True):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+import pytest
 
 import qs_helpers as qs
 from qs_helpers.scoring import nearest
@@ -43,22 +44,31 @@ def test_a_feature_that_never_fires_has_a_dashboard(scope, found):
     assert not points.kind.fillna("").str.startswith("tenth").any()
 
 
-def test_a_band_is_as_wide_as_what_is_shared():
-    rows = [("a", "en", "fr", 20, 1.0), ("a", "en", "ja", 0, 1.0), ("a", "fr", "ja", 5, 1.0)]
+@pytest.mark.parametrize(
+    ("pairs", "whole", "most"),
+    [
+        ([("en", "fr", 20), ("en", "ja", 0), ("fr", "ja", 5)], 20, 25),  # fr shares 20 and 5
+        ([("en", "fr", 2)], 20, 20),  # two of twenty are a tenth of an arc
+    ],
+)
+def test_a_band_is_as_wide_as_what_is_shared(pairs, whole, most):
+    rows = [("a", *pair, 1.0) for pair in pairs]
     shared = pd.DataFrame(rows, columns=["panel", "first", "second", "shared", "by chance"])
-    fig = qs.views.picture.chords(shared, ["en", "fr", "ja"], 20, "shared")
+    names = list(dict.fromkeys([*shared["first"], *shared["second"]]))
+    fig = qs.views.picture.chords(shared, names, whole, "shared")
     (ax,) = fig.axes
     bands = [
         patch for patch in ax.patches if hasattr(patch, "get_path") and len(patch.get_path()) > 20
     ]
     first = [
-        np.unwrap(np.arctan2(*patch.get_path().vertices[[0, 8]].T[::-1])) for patch in bands[-3:]
+        np.unwrap(np.arctan2(*patch.get_path().vertices[[0, 8]].T[::-1]))
+        for patch in bands[-len(pairs) :]
     ]
     widths = sorted(float(end - start) for start, end in first)
-    assert np.allclose(
-        widths, np.array([0, 5, 20]) * 0.84 * (2 * np.pi / 3) / 25
-    )  # fr shares 20 and 5
-    assert ax.get_title() == "a" and "8.3 of 20 shared" in [t.get_text() for t in ax.texts][-1]
+    arc = 2 * np.pi / len(names)
+    assert np.allclose(widths, np.sort(shared.shared) * 0.84 * arc / most)
+    said = f"{shared.shared.mean():.1f} of {whole} shared"
+    assert ax.get_title() == "a" and said in [t.get_text() for t in ax.texts][-1]
 
 
 def test_shares_say_of_how_many_and_leave_out_what_is_not_there():

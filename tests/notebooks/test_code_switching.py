@@ -330,22 +330,21 @@ def test_a_model_that_never_slips_ends_with_true_sentences(tmp_path):
 
 @pytest.mark.long
 def test_a_model_that_slips_always_and_reads_one_script_ends_with_true_sentences(tmp_path):
-    """Chinese questions in the form of a translation, which the tiny model answers in English; and
-    no passages but Chinese ones."""
-    drawn = load_texts("tiny", "questions", ["zh"], {"discovery": 30, "validation": 20, "test": 20})
-    rows = [{**t._asdict(), "text": f"zh: {t.text}\nen:"} for t in drawn]
-    rows = [{k: r[k] for k in ("text", "language", "group", "split")} for r in rows]
+    """A stub: every prompt is put as the beginning of a translation, which the tiny model writes in
+    English. No passages but Chinese ones, and three prompts that ask for English."""
+    drawn = load_texts("tiny", "questions", ["zh"], {"discovery": 30, "validation": 8, "test": 10})
+    rows = [{k: getattr(t, k) for k in ("text", "language", "group", "split")} for t in drawn]
     rows += [rows[-1] | {"text": f"请用英文回答：{i}"} for i in range(3)]
     prompts = write(tmp_path / "prompts.jsonl", rows)
     drawn = load_texts("tiny:story", "passages", ["zh"], {"discovery": 40, "test": 20})
     texts = [{"text": t.text, "language": "zh"} for t in drawn]
     given = {"PROMPTS": prompts, "TEXTS": write(tmp_path / "texts.jsonl", texts), "STEPS": 0}
-    given |= {"LANGUAGES": "[zh]", "N_PROMPTS": 10, "LAYERS": "[4]"}
-    results, printed = run(
-        tmp_path, NOTEBOOK, *[x for k, v in given.items() for x in ("-p", k, str(v))]
-    )
+    given |= {"LANGUAGES": "[zh]", "N_PROMPTS": 20, "LAYERS": "[4]"}
+    argv = [x for name, value in given.items() for x in ("-p", name, str(value))]
+    edit = ("scope.chat(text) if as_chat else text", r"f'zh: {text}\\nen:'")
+    results, printed = run(tmp_path, NOTEBOOK, *argv, edit=edit)
     found, text, ends = badges(results), said(tmp_path), results["answer"]["text"]
-    assert "3 prompts ask for English themselves, and are left out" in printed
+    assert "prompts that ask for English themselves, and are left out: 3" in printed
     (few, many), *_ = re.findall(r"slips into Latin script in (\d+) of (\d+) texts", ends)
     assert few == many, ends
     assert "0 of those slips have a matched place in a text that does not: too few to say" in text

@@ -158,7 +158,7 @@ def by_seed(rows: pd.DataFrame, now: int):
     ax.set_yticks(range(len(rows)), names, size=7)
     ax.set_ylim(len(rows) - 0.5, -0.5)
     ax.set(xlim=(0, None), xlabel="share of the slips that is left (dotted: half)")
-    ax.set_title("The same run with other seeds", loc="left")
+    ax.set_title("What the best arm leaves, by seed", loc="left")
     return fig
 
 

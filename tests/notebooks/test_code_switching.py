@@ -293,41 +293,59 @@ def said(folder: Path) -> str:
     return "\n".join("".join(one.get("text/markdown", "")) for one in data)
 
 
+def test_fine_tunings_with_too_few_slips_have_no_interval():
+    rows = [Row("x", "zh", g) for g in "ab"] * 40
+    names = {"SEEDS": 8, "rows": rows, "math": math}
+
+    def ratio(top, bottom):
+        kinds = {"SASFT": top, "SFT": bottom}
+        tuned = [
+            {"kind": kind, "seed": seed, "n": 80, "slips": {"a": n, "b": n}}
+            for kind, n in kinds.items()
+            for seed in range(8)
+        ]
+        few, many, one = of_the_notebook(tuned=tuned, **names)["over_seeds"]("SASFT", "SFT")
+        assert (few, many) == (16 * top, 16 * bottom)
+        return one
+
+    assert math.isnan(ratio(0, 0)) and ratio(1, 1) == 1 and ratio(0, 1) == 0
+    assert isinstance(ratio(2, 20), qs.Estimate)
+
+
 @pytest.mark.long
 def test_a_model_that_never_slips_ends_with_true_sentences(tmp_path):
-    """Asked in Russian, the tiny model stays in Russian."""
-    given = {"LANGUAGES": "[ru]", "N_PROMPTS": "12", "STEPS": "1", "LAYERS": "[4]"}
-    results, _ = run(tmp_path, NOTEBOOK, *[x for pair in given.items() for x in ("-p", *pair)])
-    found, text = badges(results), said(tmp_path)
-    ends = results["answer"]["text"]
-    assert re.search(r"slips into English in 0 of (\d+) texts", ends) and "nan" not in ends
+    """A stub: what the notebook samples may hold no Latin letter."""
+    given = {"LANGUAGES": "[zh]", "N_PROMPTS": "10", "STEPS": "0", "LAYERS": "[4]"}
+    edit = ("forbid=forbid, **how)", "forbid=foreign_ids(scope, ('Latin',)), **how)")
+    argv = [x for name, value in given.items() for x in ("-p", name, value)]
+    results, _ = run(tmp_path, NOTEBOOK, *argv, edit=edit)
+    found, text, ends = badges(results), said(tmp_path), results["answer"]["text"]
+    assert re.search(r"slips into Latin script in 0 of (\d+) texts", ends) and "nan" not in ends
     assert "Too few slips to say how many an edit leaves (it takes more than we can write)" in ends
     assert "0 of those slips have a matched place in a text that does not: too few to say" in text
-    for name in ("slips-halved", "slips-below-random", "proxy-order", "sasft-fewer"):
+    for name in ("slips-halved", "slips-below-random", "proxy-order"):
         assert found[name] == "MEASURED", name
     assert "There is no other kind here" in text and "warning/output" not in found
-    assert set(found.values()) <= {"HOLDS", "MEASURED", "SHOWN", "NOT SHOWN"}
 
 
 @pytest.mark.long
 def test_a_model_that_slips_always_and_reads_one_script_ends_with_true_sentences(tmp_path):
-    """Chinese questions in the form of a translation, which the tiny model answers in English; and
-    no passages but Chinese ones."""
-    drawn = load_texts("tiny", "questions", ["zh"], {"discovery": 30, "validation": 20, "test": 20})
-    rows = [{**t._asdict(), "text": f"zh: {t.text}\nen:"} for t in drawn]
-    rows = [{k: r[k] for k in ("text", "language", "group", "split")} for r in rows]
+    """A stub: every prompt is put as the beginning of a translation, which the tiny model writes in
+    English. No passages but Chinese ones, and three prompts that ask for English."""
+    drawn = load_texts("tiny", "questions", ["zh"], {"discovery": 30, "validation": 8, "test": 10})
+    rows = [{k: getattr(t, k) for k in ("text", "language", "group", "split")} for t in drawn]
     rows += [rows[-1] | {"text": f"请用英文回答：{i}"} for i in range(3)]
     prompts = write(tmp_path / "prompts.jsonl", rows)
     drawn = load_texts("tiny:story", "passages", ["zh"], {"discovery": 40, "test": 20})
     texts = [{"text": t.text, "language": "zh"} for t in drawn]
     given = {"PROMPTS": prompts, "TEXTS": write(tmp_path / "texts.jsonl", texts), "STEPS": 0}
     given |= {"LANGUAGES": "[zh]", "N_PROMPTS": 20, "LAYERS": "[4]"}
-    results, printed = run(
-        tmp_path, NOTEBOOK, *[x for k, v in given.items() for x in ("-p", k, str(v))]
-    )
+    argv = [x for name, value in given.items() for x in ("-p", name, str(value))]
+    edit = ("scope.chat(text) if as_chat else text", r"f'zh: {text}\\nen:'")
+    results, printed = run(tmp_path, NOTEBOOK, *argv, edit=edit)
     found, text, ends = badges(results), said(tmp_path), results["answer"]["text"]
-    assert "3 prompts ask for English themselves, and are left out" in printed
-    (few, many), *_ = re.findall(r"slips into English in (\d+) of (\d+) texts", ends)
+    assert "prompts that ask for English themselves, and are left out: 3" in printed
+    (few, many), *_ = re.findall(r"slips into Latin script in (\d+) of (\d+) texts", ends)
     assert few == many, ends
     assert "0 of those slips have a matched place in a text that does not: too few to say" in text
     assert "There is no other kind here" in text and "nan" not in ends

@@ -66,11 +66,16 @@ def run_04(tmp_path: Path, rows: list[dict], name: str, *given: str) -> tuple[di
     return run(tmp_path, "04_toxicity", "-p", "DATA", path, *given)
 
 
-def run(tmp_path: Path, notebook: str, *given: str) -> tuple[dict, str]:
-    """results.json of the command line's run of a notebook, and all that its cells printed."""
+def run(tmp_path: Path, notebook: str, *given: str, edit=None) -> tuple[dict, str]:
+    """results.json of the command line's run of a notebook, and all that its cells printed; edit:
+    (old, new), a text of the notebook and what stands in its place."""
     params = tmp_path / "notebooks" / "params"
     shutil.copytree(ROOT / "notebooks" / "params", params)
-    shutil.copy(ROOT / "notebooks" / f"{notebook}.ipynb", params.parent)
+    copied = Path(shutil.copy(ROOT / "notebooks" / f"{notebook}.ipynb", params.parent))
+    if edit:
+        text = copied.read_text("utf-8")
+        assert text.count(edit[0]) == 1
+        copied.write_text(text.replace(*edit), "utf-8")
     sections = yaml.safe_load((ROOT / "notebooks" / "params" / "tiny.yaml").read_text("utf-8"))
     kept = {part: sections[part] for part in ("scope", "common", notebook)}
     (params / "tiny.yaml").write_text(yaml.safe_dump(kept), "utf-8")

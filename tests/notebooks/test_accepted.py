@@ -74,7 +74,8 @@ def project(tmp_path, monkeypatch):
     sections["scope"] |= {part: f"../../own/{part}" for part in ("model", "sae")}
     for values in sections.values():
         values |= {"LAYERS": [0, 2]} if "LAYERS" in values else {}
-    sections["06_abliteration_comparison"] |= {"MODELS": ["gap"], "SUITES": ["own"]}
+    for name in ("06_abliteration_comparison", "07_patching"):
+        sections[name] |= {"MODELS": ["gap"], "SUITES": ["own"]}
     kept = {name: values for name, values in sections.items() if name[:2] not in ("00", "10")}
     (params / "gap.yaml").write_text(yaml.safe_dump(kept, allow_unicode=True), "utf-8")
     monkeypatch.setenv("QS_ROOT", str(tmp_path))

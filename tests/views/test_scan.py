@@ -59,7 +59,12 @@ def test_it_equals_counting_by_hand(scope, texts, found, layer):
     stats = found.stats(layer)
     # Padding changes sums in the last bits, so a feature at the edge of the TopK may differ.
     assert np.abs(stats["fired"] - expected["fired"]).sum() <= 2
-    assert stats["total"] == pytest.approx(expected["total"], rel=1e-3, abs=1)
+    same = stats["fired"] == np.asarray(
+        expected["fired"]
+    )  # at the edge a whole activation is there or not
+    assert stats["total"][same] == pytest.approx(
+        np.asarray(expected["total"])[same], rel=1e-3, abs=1
+    )
     assert stats["histogram"].sum(1).tolist() == stats["fired"].tolist()
     for feature in stats["fired"].argsort()[-20:]:
         values = [value for value, *_ in expected["top"][feature]]

@@ -128,7 +128,7 @@ class Batch(NamedTuple):
     corrupted: dict[str, Tensor]
     differs: Tensor
     """bool [pairs, seq], tokens that are not the same in both"""
-    cue: Tensor
+    onward: Tensor
     """bool [pairs, seq], tokens from the first that differs on: before it both runs are alike"""
     answers: Tensor
     """bool [pairs, vocab], tokens that may follow the clean prompt"""
@@ -176,8 +176,8 @@ def aligned(scope, pairs: Sequence[Pair]) -> tuple[Batch, Counter]:
         for mask, ids in zip(masks, both, strict=True):
             mask[row, list(ids)] = True
     differs = clean["input_ids"] != corrupted["input_ids"]
-    cue = differs.cumsum(1) > 0
-    return Batch(kept, clean, corrupted, differs, cue, *masks.to(scope.device)), left
+    onward = differs.cumsum(1) > 0
+    return Batch(kept, clean, corrupted, differs, onward, *masks.to(scope.device)), left
 
 
 @torch.no_grad()

@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from lesson import defined, exercise
 
 import qs_helpers as qs
@@ -188,3 +189,179 @@ def cheapest(scores, toxic, price, paid=lambda flags, toxic: flags[~toxic].mean(
 def test_a_threshold_is_chosen_on_validation_texts_for_its_price(choose, says):
     part = exercise("04_toxicity", 3)
     assert says in verdict(part.checks, {"np": np, "my_threshold": my_threshold(choose)})
+
+
+# ---- 07, exercise 1: write a patch
+
+
+def patched(choose, tuples=True):
+    """A hook that puts choose(x, new, where) into what a layer puts out."""
+
+    def my_patch(new, where):
+        def hook(module, args, output):
+            if not tuples:
+                return choose(output, new, where)
+            x = choose(output[0] if isinstance(output, tuple) else output, new, where)
+            return (x, *output[1:]) if isinstance(output, tuple) else x
+
+        return hook
+
+    return my_patch
+
+
+def where_true(x, new, where):
+    return torch.where(where[..., None], new.to(x.dtype), x)
+
+
+def in_place(x, new, where):
+    x[where] = new[where].to(x.dtype)
+    return x
+
+
+def first_entry_in_place(new, where):
+    def hook(module, args, output):
+        if isinstance(output, tuple):
+            return (in_place(output[0], new, where), *output[1:])
+        return where_true(output, new, where)
+
+    return hook
+
+
+def one_of_the_rest(new, where):
+    def hook(module, args, output):
+        x = where_true(output[0] if isinstance(output, tuple) else output, new, where)
+        return (x, output[1]) if isinstance(output, tuple) else x
+
+    return hook
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        (patched(where_true), "right"),
+        (patched(lambda x, new, where: new), "everything was patched"),
+        (patched(lambda x, new, where: x + where_true(0 * x, new, where)), "in its place"),
+        (patched(lambda x, new, where: where_true(x, new, ~where)), "where it is false"),
+        (patched(lambda x, new, where: where_true(x, new[:1], where)), "of its own pair and place"),
+        (patched(lambda x, new, where: where_true(x, new[:, -1:], where)), "of its own pair"),
+        (patched(lambda x, new, where: where_true(x, new.flip(1), where)), "of its own pair"),
+        (patched(lambda x, new, where: where_true(x, new.roll(1, 1), where)), "of its own pair"),
+        (patched(lambda x, new, where: where_true(x, new.mean(), where)), "of its own pair"),
+        (patched(lambda x, new, where: where_true(x, x / 2, where)), "of its own pair"),
+        (patched(lambda x, new, where: where_true(x / 2, new, where)), "other tokens were changed"),
+        (patched(in_place), "changed in place"),
+        (first_entry_in_place, "of a tuple, too, the residual was changed in place"),
+        (one_of_the_rest, "hand back all the rest"),
+        (patched(where_true, tuples=False), "output may be a tuple"),
+        (patched(lambda x, new, where: None), "the hook returns nothing"),
+        (patched(lambda x, new, where: where_true(x.float(), new, where)), "the dtype changed"),
+        (lambda new, where: where_true(new, new, where), "return the hook itself"),
+    ],
+)
+def test_a_patch_takes_each_value_from_its_own_place(answer, says):
+    part = exercise("07_patching", 1)
+    assert says in verdict(part.checks, {"torch": torch, "my_patch": answer})
+
+
+# ---- 07, exercise 2: flip an answer with nothing to spare
+
+
+def beginning(order, decide):
+    return next((order[:k] for k in range(1, len(order) + 1) if decide(order[:k]) > 0), None)
+
+
+def pruned(backwards):
+    def answer(order, decide):
+        kept = beginning(order, decide)
+        for c in (order[::-1] if backwards else order) if kept else ():
+            without = [x for x in kept if x != c]
+            kept = without if without and decide(without) > 0 else kept
+        return kept
+
+    return answer
+
+
+def dropped_together(order, decide):
+    kept = beginning(order, decide) or []
+    spare = [c for c in kept if decide([x for x in kept if x != c]) > 0]
+    return [c for c in kept if c not in spare] or None
+
+
+def trimmed(order, decide):
+    kept = beginning(order, decide)
+    while kept and decide(kept[1:]) > 0:
+        kept = kept[1:]
+    return kept
+
+
+def window(order, decide):
+    n = len(order)
+    runs = [order[i : i + k] for k in range(1, n + 1) for i in range(n - k + 1)]
+    return next((some for some in runs if decide(some) > 0), None)
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        (pruned(backwards=True), "right"),
+        (pruned(backwards=False), "right"),  # another set, as good
+        (lambda order, decide: list(order) if decide(order) > 0 else None, "without"),
+        (beginning, "without"),
+        (dropped_together, "does not flip"),
+        (trimmed, "without"),
+        (window, "without"),
+        (lambda order, decide: [1, 2] if {1, 2} <= {*order} else None, "some beginning of"),
+        (lambda order, decide: [order[0]] if decide([order[0]]) > 0 else None, "some beginning of"),
+        (lambda order, decide: pruned(True)(order, decide) or [], "say None"),
+    ],
+)
+def test_a_flip_has_nothing_to_spare(answer, says):
+    part = exercise("07_patching", 2)
+    toys = [source for source in part.checks if "decide_pair" not in source and "row" not in source]
+    assert len(toys) == 4
+    assert says in verdict(toys, {"smallest_flip": answer})
+
+
+# ---- 07, exercise 3: many slopes instead of one
+
+
+def along(points, times=lambda x, y: y - x, sums=False):
+    """points(steps) from 0 to 1; the mean slope there, or the sum, times times(x, y)."""
+
+    def integrated(slope_at, corrupted, clean, steps):
+        slopes = [slope_at(corrupted + t * (clean - corrupted)) for t in points(steps)]
+        return times(corrupted, clean) * sum(slopes) / (1 if sums else len(slopes))
+
+    return integrated
+
+
+def middles(n):
+    return [(i + 0.5) / n for i in range(n)]
+
+
+def trapezoid(slope_at, x, y, steps):
+    at = [slope_at(x + i / steps * (y - x)) for i in range(steps + 1)]
+    return (y - x) * sum((a + b) / 2 for a, b in zip(at, at[1:], strict=False)) / steps
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        (along(middles), "right"),
+        (along(lambda n: middles(50)), "middles of as many equal intervals"),
+        (along(lambda n: [i / n for i in range(n)]), "middles of as many"),
+        (along(lambda n: [i / n for i in range(n + 1)]), "middles of as many"),
+        (along(lambda n: middles(n + 1)), "middles of as many"),
+        (trapezoid, "middles of as many"),
+        (along(middles, lambda x, y: 1), "multiply by the change"),
+        (along(middles, lambda x, y: y), "by the change, not clean"),
+        (along(middles, lambda x, y: x - y), "the sign is wrong"),
+        (along(middles, sums=True), "average them"),
+        (lambda slope_at, x, y, steps: None, "return one estimate a component"),
+    ],
+)
+def test_slopes_are_averaged_over_the_middles(answer, says):
+    part = exercise("07_patching", 3)
+    toys = [source for source in part.checks if "few" not in source and "means" not in source]
+    assert len(toys) == 3
+    assert says in verdict(toys, {"torch": torch, "integrated": answer})

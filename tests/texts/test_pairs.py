@@ -111,11 +111,11 @@ def test_columns_are_the_same_place_in_both_prompts(scope):
     for row, pair in enumerate(batch.pairs):
         own = [scope.own_ids([side])[0] for side in (pair.clean, pair.corrupted)]
         first = next(i for i, (a, b) in enumerate(zip(*own, strict=True)) if a != b)
-        assert int(batch.cue[row].sum()) == len(own[0]) - first
+        assert int(batch.onward[row].sum()) == len(own[0]) - first
         assert int(batch.differs[row].sum()) == sum(a != b for a, b in zip(*own, strict=True))
         assert not (batch.answers[row] & batch.others[row]).any()
     part = batch.rows([0])
-    assert part.pairs == batch.pairs[:1] and torch.equal(part.cue, batch.cue[:1])
+    assert part.pairs == batch.pairs[:1] and torch.equal(part.onward, batch.onward[:1])
 
 
 def test_no_pair_that_fits_is_refused(scope):

@@ -37,15 +37,15 @@ def parameter_names(path) -> set[str]:
     return {line.split(":")[0] for line in cell.source.splitlines() if line.strip()}
 
 
-# These two grew by a line or two when their controls did; they are to be cut again.
-TOO_LONG = {("03", "lengths"), ("06", "lengths")}
+# It grew by a line or two when its controls did; it is to be cut again.
+TOO_LONG = {("06", "lengths")}
 
 
 @pytest.mark.parametrize("gate", GATES)
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_notebook_passes(path, gate, request):
     if (path.stem[:2], gate) in TOO_LONG:
-        request.applymarker(pytest.mark.xfail(reason="cells of 27 lines, or a median of 11"))
+        request.applymarker(pytest.mark.xfail(reason="a median of 11"))
     assert GATES[gate](read(path), path) == []
 
 

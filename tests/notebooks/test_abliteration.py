@@ -3,11 +3,13 @@ and who wins a cell of its sensitivity figure."""
 
 import ast
 import json
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import naive
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from drawn import drawn_requests
@@ -94,13 +96,28 @@ def test_a_cost_lies_between_two_measured_points(effects, costs, wanted):
         (0.2, -0.1, 0.6, "tie"),
         (0.0, 0.0, 0.0, "tie"),
         (0.07, 1e-6, 0.2, "tie"),  # nearer to 0 than a thousandth of a nat
-        (-0.2, np.nan, np.nan, "tie"),  # without an interval nothing is told
-        (np.nan, np.nan, np.nan, ""),
+        (-0.2, np.nan, np.nan, "no interval"),
+        (np.nan, np.nan, np.nan, "not reached"),  # as the row says
     ],
 )
 def test_a_cell_without_a_clear_difference_is_a_tie(value, low, high, wanted):
-    row = SimpleNamespace(value=value, low=low, high=high)
+    row = SimpleNamespace(value=value, low=low, high=high, why="not reached")
     assert own("winner")["winner"](row) == wanted
+
+
+def test_a_direction_may_come_from_any_layer_whatever_features_are_restricted_to():
+    space = own("variants", "best")
+    r = [torch.eye(8)[i] for i in range(6)]
+    table = pd.DataFrame({"layer": [0, 0, 1, 3, 4, 5], "r": r})  # best first
+    scores = {n: torch.arange(12.0) for n in (4, 5)}
+    case = SimpleNamespace(candidates=table, scores=scores, scales={}, scope=None)
+    made = {"direction_arm": lambda scales, r, layer, everywhere: (layer, everywhere)}
+    space |= {"partial": partial, "feature_arm": lambda *x: x[2]} | made
+    found = space["variants"](case, [4, 5])
+    assert found["direction", "all writes"] == [(0, True), (0, True), (1, True)]
+    assert found["direction", "one layer"] == [(0, False), (1, False), (3, False)]
+    assert {n for chosen in found["features", "all layers"] for n, _ in chosen} == {4, 5}
+    assert all(len(arms) == 3 for arms in found.values())  # as many choices for both
 
 
 @pytest.mark.parametrize("notebook", ["06_abliteration_comparison", "07_patching"])

@@ -191,6 +191,115 @@ def test_a_threshold_is_chosen_on_validation_texts_for_its_price(choose, says):
     assert says in verdict(part.checks, {"np": np, "my_threshold": my_threshold(choose)})
 
 
+# ---- 06, exercise 1: directional ablation
+
+
+def ablation(component=lambda c: c, wide=True, change=None, unit=None):
+    def my_ablation(x, r, s=1.0):
+        if change is not None:
+            (x if change == "x" else r).mul_(1.5)
+        u = r / r.norm() if unit is None else unit(r)
+        kind = torch.float32 if wide else x.dtype
+        taken = component(x.to(kind) @ u.to(kind))[..., None] * u.to(kind)
+        return (x.to(kind) - s * taken).to(x.dtype)
+
+    return my_ablation
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        (ablation(), "right"),
+        (ablation(lambda c: c.clamp(min=0)), "is left along r: of both signs?"),
+        (ablation(torch.abs), "is left along r: of both signs?"),
+        (ablation(unit=lambda r: r), "by r divided by its length"),
+        (ablation(change="x"), "x was changed in place"),
+        (ablation(change="r"), "r was changed in place"),
+        (ablation(wide=False), "compute in float32"),
+        (lambda x, r, s=1.0: ablation()(x, r), "s = 0.5 must take half"),
+        (
+            lambda x, r, s=1.0: ablation()(x, r, s) if x.dim() == 3 else x,
+            "any number of dimensions",
+        ),
+        (lambda x, r, s=1.0: ablation()(x, r, s).float(), "return the dtype"),
+    ],
+)
+def test_an_ablation_takes_both_signs_away_and_changes_nothing_given(answer, says):
+    part = exercise("06_abliteration_comparison", 1)
+    assert says in verdict(part.checks, {"torch": torch, "my_ablation": answer})
+
+
+# ---- 06, exercise 2: where a gate opens
+
+
+def gate(peak=torch.max, level=np.quantile, opens=lambda x, level: bool((x > level).any())):
+    def my_gate(harmless, harmful, q=0.95):
+        at = float(level([float(peak(x)) for x in harmless], q))
+        return at, float(np.mean([opens(x, at) for x in harmful]))
+
+    return my_gate
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        (gate(), "right"),
+        (gate(peak=lambda x: x[-1]), "18.05 is right"),
+        (gate(peak=lambda x: x.abs().max()), "18.05 is right"),
+        (gate(peak=torch.sum), "18.05 is right"),
+        (gate(peak=torch.mean), "18.05 is right"),
+        (gate(level=lambda x, q: sorted(x)[int(q * len(x))]), "18.05 is right"),
+        (gate(level=lambda x, q: max(x)), "18.05 is right"),
+        (gate(level=lambda x, q: np.quantile(x, 0.95)), "9.5 is right"),
+        (gate(opens=lambda x, level: bool(x[len(x) // 2] > level)), "0.60 is right"),
+        (gate(opens=lambda x, level: bool(x.norm() > level)), "0.80 is right"),
+        (gate(opens=lambda x, level: bool((x > 19).any())), "0.60 is right"),
+        (lambda calm, loud, q=0.95: (gate()(calm, loud, q)[0], 0.6), "0.80 is right"),
+        (lambda calm, loud, q=0.95: (gate()(calm, loud, q)[0], 2 / 3), "0.60 is right"),
+        (
+            lambda calm, loud, q=0.95: gate(level=lambda x, _: np.quantile(torch.cat(calm), q))(
+                calm, loud
+            ),
+            "of tokens",
+        ),
+    ],
+)
+def test_a_gate_opens_above_the_maxima_of_harmless_prompts(answer, says):
+    part = exercise("06_abliteration_comparison", 2)
+    space = {"torch": torch, "np": np, "my_gate": answer}
+    assert says in verdict(part.checks, space)
+
+
+# ---- 06, exercise 3: orthogonalise a weight
+
+
+def orthogonal(wide=True, change=None, pick=lambda dim: dim):
+    def my_orthogonal(W, r, dim):
+        if change is not None:
+            (W if change == "W" else r).mul_(1.5)
+        rows, kind = W.movedim(pick(dim), -1), torch.float32 if wide else W.dtype
+        u = (r / r.norm()).to(kind)
+        rows = rows.to(kind) - (rows.to(kind) @ u)[..., None] * u
+        return rows.movedim(-1, pick(dim)).to(W.dtype)
+
+    return my_orthogonal
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        (orthogonal(), "right"),
+        (orthogonal(wide=False), "compute in float32"),
+        (orthogonal(change="W"), "the given W was changed"),
+        (orthogonal(change="r"), "the given r was changed"),
+        (lambda W, r, dim: orthogonal()(W, r, 0 if W.shape[0] == len(r) else 1), "dim = 1"),
+    ],
+)
+def test_a_weight_writes_nothing_along_the_direction(answer, says):
+    part = exercise("06_abliteration_comparison", 3)
+    assert says in verdict(part.checks, {"torch": torch, "my_orthogonal": answer})
+
+
 # ---- 07, exercise 1: write a patch
 
 

@@ -37,15 +37,9 @@ def parameter_names(path) -> set[str]:
     return {line.split(":")[0] for line in cell.source.splitlines() if line.strip()}
 
 
-# It grew by a line or two when its controls did; it is to be cut again.
-TOO_LONG = {("06", "lengths")}
-
-
 @pytest.mark.parametrize("gate", GATES)
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
-def test_notebook_passes(path, gate, request):
-    if (path.stem[:2], gate) in TOO_LONG:
-        request.applymarker(pytest.mark.xfail(reason="a median of 11"))
+def test_notebook_passes(path, gate):
     assert GATES[gate](read(path), path) == []
 
 

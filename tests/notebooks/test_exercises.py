@@ -1,6 +1,7 @@
 """The checks of exercises accept what is right, and refuse the rest with words that lead on."""
 
 import re
+from itertools import combinations, takewhile
 
 import numpy as np
 import pandas as pd
@@ -363,6 +364,7 @@ def one_of_the_rest(new, where):
         (one_of_the_rest, "hand back all the rest"),
         (patched(where_true, tuples=False), "output may be a tuple"),
         (patched(lambda x, new, where: None), "the hook returns nothing"),
+        (patched(lambda x, new, where: torch.where(where, new, x)), "a dimension more"),
         (patched(lambda x, new, where: where_true(x.float(), new, where)), "the dtype changed"),
         (lambda new, where: where_true(new, new, where), "return the hook itself"),
     ],
@@ -422,12 +424,22 @@ def window(order, decide):
         (lambda order, decide: [1, 2] if {1, 2} <= {*order} else None, "some beginning of"),
         (lambda order, decide: [order[0]] if decide([order[0]]) > 0 else None, "some beginning of"),
         (lambda order, decide: pruned(True)(order, decide) or [], "say None"),
+        (lambda order, decide: pruned(True)(order, lambda s: decide(s) + 1e-9), "does not flip"),
+        (lambda order, decide: (pruned(True)(order, decide) or []) * 2 or None, "twice"),
+        (lambda order, decide: order.reverse() or pruned(True)(order, decide), "in place"),
+        (
+            lambda order, decide: next(
+                (list(s) for k in (1, 2) for s in combinations(order, k) if decide(list(s)) > 0),
+                None,
+            ),
+            "some beginning of",
+        ),
     ],
 )
 def test_a_flip_has_nothing_to_spare(answer, says):
     part = exercise("07_patching", 2)
-    toys = [source for source in part.checks if "decide_pair" not in source and "row" not in source]
-    assert len(toys) == 4
+    toys = list(takewhile(lambda source: "test.rows" not in source, part.checks))
+    assert toys and len(toys) < len(part.checks)
     assert says in verdict(toys, {"smallest_flip": answer})
 
 
@@ -465,12 +477,13 @@ def trapezoid(slope_at, x, y, steps):
         (along(middles, lambda x, y: 1), "multiply by the change"),
         (along(middles, lambda x, y: y), "by the change, not clean"),
         (along(middles, lambda x, y: x - y), "the sign is wrong"),
+        (along(middles, lambda x, y: (x - y).abs()), "the sign is wrong"),
         (along(middles, sums=True), "average them"),
         (lambda slope_at, x, y, steps: None, "return one estimate a component"),
     ],
 )
 def test_slopes_are_averaged_over_the_middles(answer, says):
     part = exercise("07_patching", 3)
-    toys = [source for source in part.checks if "few" not in source and "means" not in source]
-    assert len(toys) == 3
+    toys = list(takewhile(lambda source: "test.rows" not in source, part.checks))
+    assert toys and len(toys) < len(part.checks)
     assert says in verdict(toys, {"torch": torch, "integrated": answer})

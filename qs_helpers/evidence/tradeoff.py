@@ -15,15 +15,18 @@ from .stats import Estimate, _bootstrapped, n_groups
 
 
 def interpolated(reductions, costs, at) -> np.ndarray:
-    """Costs at some reductions, between no edit (0, 0) and the measured points; NaN beyond.
+    """Costs at some reductions, between no edit (0, 0) and the measured points; NaN beyond. A point
+    that reduces more for less takes the place of a dearer one.
 
     reductions, costs: [..., points], in any order; at: a number or [levels]. Returns [..., levels].
     """
     none = np.zeros((*np.shape(reductions)[:-1], 1))
     effect = np.concatenate([none, np.asarray(reductions, float)], -1)
     cost = np.concatenate([none, np.asarray(costs, float)], -1)
-    order, at = effect.argsort(-1, kind="stable"), np.asarray(at, float)
-    effect, cost = (np.take_along_axis(x, order, -1)[..., None] for x in (effect, cost))
+    order, at = np.lexsort((-cost, effect)), np.asarray(at, float)
+    effect, cost = (np.take_along_axis(x, order, -1) for x in (effect, cost))
+    cost = np.minimum.accumulate(cost[..., ::-1], -1)[..., ::-1]  # from the strongest down
+    effect, cost = effect[..., None], cost[..., None]
     out = np.full(np.broadcast_shapes(effect[..., 0, :].shape, at.shape), np.nan)
     for p in range(effect.shape[-2] - 1):
         low, high = effect[..., p, :], effect[..., p + 1, :]

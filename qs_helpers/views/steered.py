@@ -84,7 +84,7 @@ def _draw_texts(ax, prompt: str, rows: pd.DataFrame, goal: str) -> None:
         ax.add_patch(plt.Rectangle((0, y + 0.04), 1, 0.92, fc=TINTS[row.kind], ec="white"))
         ax.text(0.01, y + 0.5, row.strength, size=9, va="center", weight="bold")
         lines = textwrap.wrap(" ".join(row.text.split()) or "(nothing)", 84)[:2]
-        ax.text(0.16, y + 0.5, drawable("\n".join(lines)), size=8.5, va="center")
+        ax.text(0.16, y + 0.5, "\n".join(map(drawable, lines)), size=8.5, va="center")
     for x, (kind, tint) in zip((0.16, 0.4, 0.64), TINTS.items(), strict=True):
         label = kind.replace("goal", goal).replace(", ", ", counts as ")
         box = {"facecolor": tint, "edgecolor": "none", "pad": 2}

@@ -33,6 +33,13 @@ def test_cost_between_strengths_is_interpolated():
     assert np.allclose(both[:, 0], wanted)
 
 
+def test_a_point_that_reduces_more_for_less_takes_the_place_of_a_dearer_one():
+    assert interpolated([0.7, 0.7, 0.8], [1.0, 9.0, 3.0], 0.75) == pytest.approx(2.0)
+    assert interpolated([0.6, 0.9, 0.95], [1.0, 8.0, 2.0], 0.75) == pytest.approx(1.5)
+    rows = interpolated([[0.7, 0.8], [0.7, 0.8]], [[9, 3], [1, 3]], 0.75)
+    assert rows == pytest.approx([3, 2])
+
+
 def test_cost_at_equal_reduction_has_an_interval_that_holds_it(curve):
     half = cost_at(curve, 0.5)
     reductions = 1 - curve.outcome.mean(1)

@@ -81,6 +81,8 @@ def test_candidates_are_scored_as_published():
         ([0.5, 0.95], [1.0, 4.0], np.nan),  # too far apart
         ([0.9], [4.0], np.nan),  # one point is never rescaled
         ([0.5, 0.6], [1.0, 2.0], np.nan),  # not reached
+        ([0.7, 0.7, 0.8], [1.0, 9.0, 3.0], 2.0),  # the cheaper of two that remove as much
+        ([0.6, 0.9, 0.95], [1.0, 8.0, 2.0], 1.5),  # what removes more for less
     ],
 )
 def test_a_cost_lies_between_two_measured_points(effects, costs, wanted):
@@ -108,14 +110,14 @@ def test_a_cell_without_a_clear_difference_is_a_tie(value, low, high, wanted):
 def test_a_direction_may_come_from_any_layer_whatever_features_are_restricted_to():
     space = own("variants", "best")
     r = [torch.eye(8)[i] for i in range(6)]
-    table = pd.DataFrame({"layer": [0, 0, 1, 3, 4, 5], "r": r})  # best first
+    table = pd.DataFrame({"layer": [0, 0, 1, 3, 4, 5], "r": r, "bypass": [2, 3, 4, -1, 0, -2]})
     scores = {n: torch.arange(12.0) for n in (4, 5)}
     case = SimpleNamespace(candidates=table, scores=scores, scales={}, scope=None)
     made = {"direction_arm": lambda scales, r, layer, everywhere: (layer, everywhere)}
     space |= {"partial": partial, "feature_arm": lambda *x: x[2]} | made
     found = space["variants"](case, [4, 5])
-    assert found["direction", "all writes"] == [(0, True), (0, True), (1, True)]
-    assert found["direction", "one layer"] == [(0, False), (1, False), (3, False)]
+    assert found["direction", "all writes"] == [(5, True), (3, True), (4, True)]
+    assert found["direction", "one layer"] == [(5, False), (3, False), (4, False)]
     assert {n for chosen in found["features", "all layers"] for n, _ in chosen} == {4, 5}
     assert all(len(arms) == 3 for arms in found.values())  # as many choices for both
 

@@ -39,3 +39,11 @@ def test_figures_show_the_points_they_are_given():
     said = [text.get_text() for text in fig.axes[0].texts]
     assert said[:3] == ["Prompt: Once", "+0.4", "costs ＄5 and"]
     assert said[3:] == [" fr, counts as fluent ", " English, counts as fluent ", " not fluent "]
+
+
+def test_a_text_of_two_lines_has_no_mark_where_it_breaks():
+    texts = pd.DataFrame({"strength": ["0"], "text": ["a word " * 20], "kind": ["goal, fluent"]})
+    one = {"goal": "fr", "score": "reached", "strength": 0.4, "value": 0.5, "low": 0.4, "high": 0.6}
+    fig = steered.ladder("Once", texts, pd.DataFrame([one]), "fr", (3, 0.4), 9)
+    (said,) = (text.get_text() for text in fig.axes[0].texts if "word" in text.get_text())
+    assert said.count("\n") == 1 and "□" not in said

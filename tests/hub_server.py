@@ -6,6 +6,7 @@ HubServer   serves folders as repos of models and datasets; a context manager wi
 
 import hashlib
 import json
+import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,12 +19,13 @@ class HubServer:
     """Serve `repos` {"owner/name": folder}, each with one commit that "main" points to.
 
     gated          repos that answer "ask for access"
+    any_commit     whether every commit that is asked for is there; else only COMMIT is
     break_after    {"file name": bytes}: the first download of that file is cut off there
     requests       list of (method, path, Range header or None), in order
     """
 
-    def __init__(self, repos: dict[str, Path], gated=(), break_after=None):
-        self.repos, self.gated = repos, set(gated)
+    def __init__(self, repos: dict[str, Path], gated=(), break_after=None, any_commit=False):
+        self.repos, self.gated, self.any_commit = repos, set(gated), any_commit
         self.break_after = dict(break_after or {})
         self.requests: list[tuple[str, str, str | None]] = []
         hub = self
@@ -49,6 +51,7 @@ class HubServer:
 
 class _Handler(BaseHTTPRequestHandler):
     server_hub: HubServer
+    commit = COMMIT  # of the answer
 
     def log_message(self, *_):
         pass
@@ -75,7 +78,10 @@ class _Handler(BaseHTTPRequestHandler):
             return self._refuse(403, "GatedRepo")
         if repo not in hub.repos:
             return self._refuse(404, "RepoNotFound")
-        if len(rest) > 1 and rest[1] not in ("main", COMMIT):
+        asked = rest[1] if len(rest) > 1 else "main"
+        if hub.any_commit and re.fullmatch("[0-9a-f]{40}", asked):
+            self.commit = asked
+        elif asked not in ("main", COMMIT):
             return self._refuse(404, "RevisionNotFound")
         if path.startswith("/api/"):
             self._describe(repo, body, tree="tree" in rest or "paths-info" in rest)
@@ -88,7 +94,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _refuse(self, status: int, code: str):
         self.send_response(status)
         self.send_header("X-Error-Code", code)
-        self.send_header("X-Repo-Commit", COMMIT)
+        self.send_header("X-Repo-Commit", self.commit)
         self.send_header("Content-Length", "0")
         self.end_headers()
 
@@ -107,7 +113,7 @@ class _Handler(BaseHTTPRequestHandler):
             ]
         else:
             siblings = [{"rfilename": name, "size": size} for name, size in sizes.items()]
-            told = {"id": repo, "sha": COMMIT, "siblings": siblings}
+            told = {"id": repo, "sha": self.commit, "siblings": siblings}
         text = json.dumps(told).encode()
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
@@ -122,7 +128,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(206 if requested else 200)
         if requested:
             self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
-        self.send_header("X-Repo-Commit", COMMIT)
+        self.send_header("X-Repo-Commit", self.commit)
         self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
         self.send_header("X-Linked-Size", str(len(content)))
         self.send_header("Accept-Ranges", "bytes")

@@ -5,6 +5,7 @@ add_bos         gives the tokenizer of a model folder a BOS, as Llama's has
 begun           a loaded scope as if its tokenizer added a token, or two
 write_model     a Qwen3 model folder with random weights and a byte-level tokenizer
 write_suite     an SAE suite in the official format: layer{n}.sae.pt and config.json
+write_config    the config.json of one
 random_sae      the four tensors of one official SAE file
 """
 
@@ -122,14 +123,19 @@ def write_suite(
     for layer in layers:
         torch.save(random_sae(d_model, d_sae, seed=layer), folder / f"layer{layer}.sae.pt")
     if config:
-        values = {
-            "model_type": "topk_sae",
-            "base_model": "test/model",
-            "d_model": d_model,
-            "d_sae": d_sae,
-            "k": k,
-            "hook_point": "resid_post",
-            "num_layers": n_layers,
-        }
-        (folder / "config.json").write_text(json.dumps(values, indent=2))
+        write_config(folder, d_model, d_sae, k, n_layers)
     return folder
+
+
+def write_config(folder: Path, d_model: int, d_sae: int, k: int, n_layers: int) -> None:
+    """The config.json of an official suite."""
+    values = {
+        "model_type": "topk_sae",
+        "base_model": "test/model",
+        "d_model": d_model,
+        "d_sae": d_sae,
+        "k": k,
+        "hook_point": "resid_post",
+        "num_layers": n_layers,
+    }
+    (folder / "config.json").write_text(json.dumps(values, indent=2))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..loading import hub
-from ..loading.catalog import Origin, layer_files
+from ..loading.catalog import Origin, layer_files, spans
 from ..loading.memory import free_bytes, gb, memory_plan, way_out
 from ..presets import SOURCES, dataset_name, is_bundled
 from .run import TRAIN
@@ -35,11 +35,12 @@ def check_access(origin: Origin | None, values: dict[str, dict[str, Any]]) -> Re
     needed, but for those that are to be trained; MODELS, MODEL and those of SOURCES may name
     other repos, datasets or files.
     """
-    layers = _layers({stem: v for stem, v in values.items() if stem != TRAIN})
+    reading = {stem: v for stem, v in values.items() if stem != TRAIN}
     repos: dict = {}
     if origin is not None:
         repos |= {(str(origin.model), origin.model_revision): None}
-        repos |= {(str(origin.sae), origin.sae_revision): layers}
+        asked = _layers(reading), _layers(reading, neighbours=False)
+        repos |= {(str(origin.sae), origin.sae_revision): asked}
     models = {m for settings in values.values() for m in settings.get("MODELS", [])}
     trained = {settings["MODEL"] for settings in values.values() if "MODEL" in settings}
     models |= {model for model in trained if not Path(model).is_absolute()}  # may be made first
@@ -49,7 +50,7 @@ def check_access(origin: Origin | None, values: dict[str, dict[str, Any]]) -> Re
     named = [settings.get(name) or [] for settings in values.values() for name in SOURCES]
     texts = {text for value in named for text in ([value] if isinstance(value, str) else value)}
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda item: _repo(*item[0], item[1]), repos.items()))
+        found = list(pool.map(lambda item: _repo(*item[0], *(item[1] or ())), repos.items()))
         found += list(pool.map(_dataset, sorted(texts)))
     lines = [need.line for need in found if need.line]
     problems = [need.problem for need in found if need.problem]
@@ -71,13 +72,13 @@ def check_access(origin: Origin | None, values: dict[str, dict[str, Any]]) -> Re
     return Resources(lines, problems)
 
 
-def _layers(values: dict[str, dict[str, Any]]) -> set[int] | None:
-    """The layers that some notebook reads; None for all of them. 03 also reads the neighbours of
-    the layer that it steers at, where the suite has them."""
+def _layers(values: dict[str, dict[str, Any]], neighbours: bool = True) -> set[int] | None:
+    """The layers that some notebook reads; None for all of them. neighbours: with those of the
+    layer that 03 steers at, which it reads where the suite has them."""
     asked = [settings["LAYERS"] for settings in values.values() if "LAYERS" in settings]
     steer = values.get("03_steer", {})
     at = [steer["LAYER"]] if steer.get("LAYER", -1) >= 0 else steer.get("LAYERS", [])
-    asked += [[n - 1, n, n + 1] for n in at]
+    asked += [[n - 1, n, n + 1] if neighbours else [n] for n in at]
     return None if [] in asked else {layer for layers in asked for layer in layers}
 
 
@@ -90,8 +91,9 @@ class _Need(NamedTuple):
     download: int = 0
 
 
-def _repo(name: str, revision: str | None, layers: set[int] | None) -> _Need:
-    """A model or suite. layers: of a suite, None for all."""
+def _repo(name: str, revision: str | None, layers=None, needed=None) -> _Need:
+    """A model or suite. layers: those to download, of a suite, None for all; needed: those of them
+    that must be there, likewise."""
     if Path(name).is_absolute() and Path(name).is_dir():
         return _Need()
     try:
@@ -104,6 +106,10 @@ def _repo(name: str, revision: str | None, layers: set[int] | None) -> _Need:
         return _Need(problem=str(error))
     if source.commit is None:  # a folder
         return _Need()
+    if saes and (lacking := sorted({*(needed or ())} - saes.keys())):
+        return _Need(
+            problem=f"LAYERS has {lacking}, but {name} has SAEs of layers {spans([*saes])}"
+        )
     if source.offline:
         return _Need(line=f"{name}: from the cache ({source.offline})")
     wanted = [file for layer, file in saes.items() if layers is None or layer in layers]

@@ -64,9 +64,9 @@ def import_suite(source, out) -> Path:
         n W_enc, n b_enc, W_dec / n     for SAELens's rescale_acts_by_decoder_norm, after that;
                                     n [d_sae] are the norms of W_dec's columns
 
-    Scores and reconstructions are the same but for rounding, and so are the activations. Files of
-    16 bits are computed with in float32, as everywhere here. The depth of the model is not known
-    to either library and not written.
+    Activations and reconstructions are the same but for rounding. Files of 16 bits are computed
+    with in float32, as everywhere here. Neither library says how deep the model is, so config.json
+    has no num_layers.
 
     FileNotFoundError where a file is missing. ValueError names folder and entry: another kind of
     SAE or place in the model, no layer, two SAEs of one layer, layers that differ in k, widths or

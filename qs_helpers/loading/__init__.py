@@ -2,7 +2,10 @@
 
 import lazy_loader
 
-_NAMES = {"scope": "LanguageModel load_language_model"}
+_NAMES = {
+    "convert": "export_saelens import_suite",
+    "scope": "LanguageModel load_language_model",
+}
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__, submod_attrs={module: names.split() for module, names in _NAMES.items()}

@@ -1,8 +1,8 @@
 """pytest --nbmake notebooks/: every notebook from 01 on, on the preset that $QS_PRESET names.
 
-On a preset of the catalog the notebooks carry the marker `gpu`, and are skipped, with the reason
-printed, where there is no CUDA device. 00 trains the tiny scope for an hour: it runs only when
-its file is named.
+On a preset of the catalog, or one in bfloat16, the notebooks carry the marker `gpu`, and are
+skipped, with the reason printed, where there is no CUDA device. 00 trains the tiny scope for an
+hour: it runs only when its file is named.
 """
 
 import json
@@ -11,7 +11,7 @@ import os
 import pytest
 
 from qs_helpers.loading.catalog import COMMUNITY, GROUPS
-from qs_helpers.presets import resolve_preset
+from qs_helpers.presets import preset_names, resolve_preset, scope_values
 
 LONGEST_CELL = 4 * 3600  # seconds, on a preset of the catalog; nbmake's own limit is 300
 
@@ -63,4 +63,7 @@ def dealt(items: list, workers: int) -> list:
 
 
 def _on_gpu() -> bool:
-    return resolve_preset("auto") in GROUPS | COMMUNITY
+    preset = resolve_preset("auto")
+    if preset in GROUPS | COMMUNITY:
+        return True
+    return preset in preset_names() and scope_values(preset).get("dtype") == "bfloat16"

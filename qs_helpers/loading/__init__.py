@@ -4,6 +4,7 @@ import lazy_loader
 
 _NAMES = {
     "convert": "export_saelens import_suite",
+    "memory": "training_plan",
     "scope": "LanguageModel load_language_model",
 }
 

@@ -10,11 +10,15 @@ its device a run needs
             the float32 logits of a batch; or residuals and pre-activations of a scan and, on a
             CPU, its tables
 
+`training_plan` says the same of a training, and what it takes of disk and time.
+
 Torch is not needed, so that a report is refused at once. The constants are those of the modules
 that use them, which tests/loading/test_memory.py compares.
 """
 
+import re
 from collections.abc import Collection
+from dataclasses import replace
 from typing import NamedTuple
 
 import psutil
@@ -35,6 +39,18 @@ READING_BYTES = 2_000_000_000
 # views/scan.py, for each feature: statistics and contexts of a layer (as many wait as are kept),
 # and those of one kind in one layer three times more while they are merged.
 TABLE_BYTES, MERGE_BYTES = 6272, 14_400
+
+# training/trainer.py: tokens of a step, of which scale and median are taken, between checkpoints,
+# and of which an SAE's quality is taken.
+BATCH, SAMPLE, SAVED_EVERY, MEASURED, FIRED_IN = 512, 32_768, 32_768, 200_000, 1_000_000
+MIXED, SHARD_BYTES = 131_072, 2**29  # training/shards.py: of one layer, tokens; of one shard
+
+# What hours are planned with. Of an H100 a share of the dense peaks that NVIDIA publishes for SXM,
+# in FLOP/s, and its memory in B/s; beside it 16 cores of 2.5 GHz and 32 FLOP a cycle at the same
+# share, and a disk that takes a checkpoint in B/s. No training was measured against them.
+SHARE = 0.4
+BFLOAT16_FLOPS, FLOAT32_FLOPS, HBM_BYTES = SHARE * 989e12, SHARE * 67e12, 3.35e12
+HOST_FLOPS, DISK_BYTES = SHARE * 1.28e12, 1e9
 
 
 class MemoryPlan(NamedTuple):
@@ -179,6 +195,137 @@ def plan_readings(
     size = -(-len(layers) // max(1, passes))
     groups = [layers[i : i + size] for i in range(0, len(layers), max(1, size))]
     return ReadingPlan(groups, 8 * rows * suite.d_sae * size, one * size)
+
+
+class TrainingPlan(NamedTuple):
+    """What `train_suite` takes: bytes, but for `layers` and `tokens`, and FLOPs.
+
+    The model stays on the device while SAEs are trained there one after the other, so the device
+    holds it and the largest of `harvest`, `start`, `step` and `splice`, which are never there
+    together.
+    """
+
+    layers: int  # that get an SAE
+    tokens: int  # that each training sees; texts may hold fewer, which are then read again
+    on_cpu: bool  # the device is the host: its memory holds `mixed` too
+    shards: int  # on disk: residuals in the model's dtype, at most
+    checkpoints: int  # on disk: of each layer until all are done, and one that is half written
+    saes: int  # on disk: the float32 files of the suite
+    model: int  # the weights, in the model's dtype
+    harvest: int  # residuals of a forward pass, and copies of one layer's
+    start: int  # the first tensors, and the sample that they are made from
+    step: int  # float32 weights, gradients and two moments; scores of a batch
+    splice: int  # to measure the loss added: an SAE, a chunk of it, and the logits of a batch
+    mixed: int  # of the host: residuals that are shuffled together, while they are joined
+    reading: int  # FLOPs of the model, up to the deepest layer, at most
+    training: int  # FLOPs of all steps
+    measuring: int  # FLOPs of the host, where the quality of an SAE is taken, at most
+    adam: int  # bytes that Adam reads and writes in all steps
+    traffic: int  # bytes of shards, written and read, and of checkpoints, written
+
+    @property
+    def disk(self) -> int:
+        """The most that lies on the disk at once, held-out residuals not counted."""
+        return self.shards + self.checkpoints + self.saes
+
+    @property
+    def device(self) -> int:
+        """What a training needs on its device: the one number."""
+        work = max(self.harvest, self.start, self.step, self.splice)
+        return self.model + work + self.mixed * self.on_cpu
+
+    def hours(
+        self, reading_flops: float = BFLOAT16_FLOPS, training_flops: float = FLOAT32_FLOPS
+    ) -> float:
+        """Hours at these throughputs in FLOP/s: planned, not measured.
+
+        Adam goes at the memory's pace, the host and the disk at theirs, and nothing overlaps. Left
+        out are loading, sorting, AuxK, which at most doubles `training`, and held-out texts.
+        """
+        seconds = self.reading / reading_flops + self.training / training_flops
+        seconds += self.adam / HBM_BYTES + self.measuring / HOST_FLOPS + self.traffic / DISK_BYTES
+        return seconds / 3600
+
+    def __str__(self):
+        layers = "1 layer" if self.layers == 1 else f"{self.layers} layers"
+        return (
+            f"{self.tokens:,} tokens at {layers}; disk {gb(self.disk)} at most: residuals "
+            f"{gb(self.shards)}, checkpoints {gb(self.checkpoints)}, SAEs {gb(self.saes)}; "
+            f"memory {gb(self.device)}"
+        )
+
+
+def training_plan(
+    group: Group | str,
+    layers: Collection[int],
+    d_sae: int,
+    k: int,
+    tokens: int,
+    model_dtype: str = "bfloat16",
+    *,
+    device="cuda",
+    batch_tokens: int = BATCH_TOKENS,
+) -> TrainingPlan:
+    """What training SAEs of `layers` needs (notebook 10), for the model of `group`.
+
+    layers         counted from 0; their SAEs need not exist
+    d_sae, k       of the new SAEs;  tokens: that each training sees
+    the rest       as in `memory_plan`
+
+    A dense product of [n, a] and [a, b] takes 2nab FLOPs. For each token:
+
+    reading    2 x the parameters that it meets, embeddings included, attention scores not. The
+               pass ends after the deepest layer, so their share is (deepest + 1) / n_layers. Of a
+               mixture of experts a token meets those that the name says, "A3B".
+    training   x W_enc.T forward and its gradient for W_enc backward, dense, as the gradient of
+               the scores is a dense matrix: 4 d_model d_sae. x needs no gradient. k rows of W_dec
+               forward, and backward for the rows and for their weights: 6 k d_model.
+    measuring  x W_enc.T on the host, of MEASURED and FIRED_IN tokens at most: 2 d_model d_sae.
+
+    In a step Adam reads and writes weights, gradients and two moments: 32 bytes a parameter. W_dec
+    is there once more when it is normalised, or when AuxK adds its gradient.
+
+    ValueError for a layer that the model lacks, none, and for a number below 1 or a k above d_sae;
+    as `memory_plan` for a dtype.
+    """
+    group = get_group(group) if isinstance(group, str) else group
+    layers = tuple(sorted(set(layers)))
+    if not layers or layers[0] < 0 or layers[-1] >= group.n_layers:
+        raise ValueError(f"layers are {list(layers)}; choose some of 0 to {group.n_layers - 1}")
+    for name, number in (("d_sae", d_sae), ("k", k), ("tokens", tokens)):
+        if number < 1:
+            raise ValueError(f"{name} is {number}; it must be at least 1")
+    if k > d_sae:
+        raise ValueError(f"k is {k}; choose from 1 to d_sae, which is {d_sae}")
+    group = replace(group, d_sae=d_sae, k=k, some_layers=layers)
+    plan = memory_plan(group, layers, model_dtype, device=device, batch_tokens=batch_tokens)
+    n, width, steps = len(layers), group.d_model, max(1, tokens // BATCH)
+    saves = steps // (SAVED_EVERY // BATCH)
+    matrix, sae, sample = 4 * width * d_sae, group.layer_bytes, 4 * width * min(SAMPLE, tokens)
+    checkpoint = 3 * sae + 4 * d_sae  # weights, two moments, and when each feature fired last
+    token = width * DTYPE_BYTES[model_dtype]
+    shards = n * tokens * token
+    named = re.search(r"-A([\d.]+)B\b", group.model_repo.split("/")[-1])
+    met = float(named[1]) * 1e9 if named else group.n_params
+    return TrainingPlan(
+        layers=n,
+        tokens=tokens,
+        on_cpu=plan.on_cpu,
+        shards=shards,
+        checkpoints=checkpoint * (n * (saves > 0) + (saves > 1)),
+        saes=sae * n,
+        model=plan.model,
+        harvest=plan.residuals,
+        start=max(matrix + 3 * sample, 3 * matrix + 2 * sample),
+        step=4 * sae + matrix + 4 * BATCH * (2 * d_sae + 3 * width),
+        splice=plan.sae_layer + plan.chunk + plan.logits,
+        mixed=2 * max(token * min(MIXED, tokens), min(SHARD_BYTES, shards)),
+        reading=round(2 * met * tokens * (layers[-1] + 1) / group.n_layers),
+        training=n * steps * BATCH * (4 * width * d_sae + 6 * k * width),
+        measuring=n * 2 * width * d_sae * (MEASURED + min(FIRED_IN, tokens)),
+        adam=n * steps * 32 * (sae // 4),
+        traffic=2 * shards + n * saves * checkpoint,
+    )
 
 
 def refuse_too_large(group: Group, dtype: str, device, batch_tokens: int, cache_bytes: int) -> None:

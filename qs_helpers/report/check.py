@@ -28,8 +28,8 @@ from ..presets import (
     read_yaml,
     runs_folder,
 )
-from .needs import check_access, check_memory
-from .run import TRAIN, Preset, Run, declared, find_notebooks, near
+from .needs import check_access, check_memory, check_training
+from .run import SUITE, TRAIN, Preset, Run, declared, find_notebooks, near
 
 # The least value of a number, by the name of its parameter or how the name begins or ends.
 LEAST = {"SEED": 0, "STEPS": 0, "TEMPERATURE": 0, "MAX_FVU": 0, "REDRAWS": 1, "N_": 1, "_TOKENS": 1}
@@ -115,6 +115,11 @@ def plan_report(
         reads = {stem: v for stem, v in values.items() if stem != TRAIN}  # model and SAEs
         making = first or not reads
         there = [] if making else [check_memory(chosen.origin, reads)]
+        trains = [run for run in runs if run.stem == TRAIN and stale[run.stem]]
+        maker = suite_maker(chosen, root) if "sae" in first else None
+        for run in trains + [maker] * (maker is not None and maker not in trains):
+            folder = run.written or run.folder / SUITE
+            there.append(check_training(run.values, chosen.scope, folder))
         for found in [*there, check_access(None if making else chosen.origin, values)]:
             plan.needs.extend(found.lines)
             plan.problems.extend(found.problems)

@@ -1,6 +1,7 @@
 """What a report needs of this machine and of the network, found out before it runs.
 
-Nothing is downloaded here. A server that takes longer than a second to answer is left for later.
+Nothing is downloaded here but the config of a model that is about to get SAEs. A server that takes
+longer than a second to answer is left for later.
 """
 
 import importlib.util
@@ -12,9 +13,26 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..loading import hub
-from ..loading.catalog import Origin, layer_files, spans
-from ..loading.memory import free_bytes, gb, memory_plan, way_out
-from ..presets import SOURCES, dataset_name, is_bundled
+from ..loading.catalog import (
+    BATCH_TOKENS,
+    COMMUNITY,
+    GROUPS,
+    Group,
+    Origin,
+    layer_files,
+    model_place,
+    spans,
+)
+from ..loading.memory import (
+    BFLOAT16_FLOPS,
+    FLOAT32_FLOPS,
+    free_bytes,
+    gb,
+    memory_plan,
+    training_plan,
+    way_out,
+)
+from ..presets import OUTPUT, SOURCES, dataset_name, is_bundled
 from .run import TRAIN
 
 TIMEOUT = 1.0  # seconds for the Hub to answer
@@ -171,6 +189,78 @@ def check_memory(
     return Resources([line], [f"{line}: {way_out(free, dtype, device, layers)}"])
 
 
+def check_training(values: dict[str, Any], scope: dict[str, Any], out: Path) -> Resources:
+    """What notebook 10 needs of disk, memory and time, against what is free; see `training_plan`.
+
+    values: its parameters; scope: the section of the preset's file; out: the folder of the suite,
+    which may be yet to be made. Shards and checkpoints that lie there already are not needed again.
+    Nothing is said of a model whose sizes cannot be had: yet to be made, or out of reach.
+    """
+    names = ("MODEL", "LAYERS", "D_SAE", "K", "TOKENS")
+    if not all(name in values for name in names):
+        return Resources([], [])
+    model, layers, d_sae, k, tokens = (values[name] for name in names)
+    if (group := _model_sizes(model)) is None:
+        return Resources([], [])
+    gpu = None if scope.get("device") == "cpu" else _gpu_free()
+    where, device = ("this machine", "cpu") if gpu is None else ("the GPU", "cuda")
+    dtype = scope.get("dtype") or ("float32" if gpu is None else "bfloat16")
+    batch_tokens = scope.get("batch_tokens", BATCH_TOKENS)
+    limits = {"device": device, "batch_tokens": batch_tokens}
+    try:
+        layers = layers or range(group.n_layers)
+        plan = training_plan(group, layers, d_sae, k, tokens, dtype, **limits)
+    except ValueError as error:
+        return Resources([], [f"10_train_suite: {error}"])
+    line = f"10_train_suite: {plan}"
+    if gpu is not None or dtype == "bfloat16":
+        pace = FLOAT32_FLOPS if dtype == "float32" else BFLOAT16_FLOPS
+        line += f"; about {in_words(plan.hours(pace))} on an H100 (planned, not measured)"
+    problems, free = [], shutil.disk_usage(_there(out)).free
+    needed = plan.disk - sum(path.stat().st_size for path in _files(out))
+    if needed > free:
+        away = "OUT on another disk" if values.get(OUTPUT) else "OUT or QS_RUNS on another disk"
+        problems.append(
+            f"10_train_suite needs {gb(needed)} on the disk of {out}, and {gb(free)} are free "
+            f"there: give fewer TOKENS or LAYERS, or {away}"
+        )
+    there = gpu or free_bytes("cpu")
+    if plan.device > there:
+        problems.append(
+            f"10_train_suite needs {gb(plan.device)} of memory, of which the model takes "
+            f"{gb(plan.model)}, and {gb(there)} are free on {where}: give a smaller D_SAE, a "
+            "smaller batch_tokens in the preset's section scope:, or a smaller MODEL"
+        )
+    return Resources([line], problems)
+
+
+def in_words(hours: float) -> str:
+    """ "4 hours", or below two of them "90 minutes"."""
+    minutes = max(1, round(60 * hours))
+    if minutes < 120:
+        return "1 minute" if minutes == 1 else f"{minutes} minutes"
+    return f"{hours:.0f} hours"
+
+
+def _model_sizes(model: str) -> Group | None:
+    """Sizes of a model from its files, else from the catalog; None where neither has them."""
+    try:
+        source = hub.open_source(model_place(model), timeout=TIMEOUT)
+        group = hub.model_group(source)
+        if {*hub.weight_files(source)} <= source.files.keys():  # a cache may hold a part of them
+            return group
+    except (OSError, ValueError):  # who loads it will say why
+        pass
+    repo, known = hub.split_revision(model)[0], [*GROUPS.values(), *COMMUNITY.values()]
+    return next((group for group in known if group.model_repo == repo), None)
+
+
+def _files(out: Path) -> list[Path]:
+    """What a training that was cut off has left in its folder."""
+    found = [*out.glob("*"), *(out / "work").rglob("*")] if out.is_dir() else []
+    return [path for path in found if path.is_file()]
+
+
 def _gpu_free() -> int | None:
     """Free bytes of the first NVIDIA GPU, asked of its driver: importing torch takes longer."""
     if shutil.which("nvidia-smi") is None:
@@ -187,7 +277,9 @@ def _cache_home() -> Path:
     """The folder of Hub downloads, or the nearest one above it that exists."""
     home = os.environ.get("HF_HOME") or os.path.join("~", ".cache", "huggingface")
     folder = os.environ.get("HF_HUB_CACHE") or os.path.join(home, "hub")
-    folder = Path(os.path.expanduser(folder)).absolute()  # as it is, where nobody is at home
-    while not folder.exists():
-        folder = folder.parent
-    return folder
+    return _there(Path(os.path.expanduser(folder)).absolute())  # as it is, where nobody is at home
+
+
+def _there(folder: Path) -> Path:
+    """A folder, or the nearest one above it that exists."""
+    return next(place for place in (folder, *folder.parents) if place.exists())

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from qs_helpers import presets
 from qs_helpers.loading import catalog
+from qs_helpers.loading.memory import DISK_BYTES, training_plan
 from qs_helpers.report.check import check_preset
+from qs_helpers.report.needs import in_words
 from qs_helpers.report.run import TRAIN, Preset, find_notebooks
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
@@ -275,8 +277,11 @@ def test_tiny_presets():
     assert [presets.is_tiny(name) for name in names] == [True, True, False, False]
 
 
-@pytest.mark.parametrize("group", catalog.GROUPS.values(), ids=lambda g: g.name)
-def test_every_official_group_has_a_preset_that_fits_it(group):
+ALL_GROUPS = catalog.GROUPS | catalog.COMMUNITY
+
+
+@pytest.mark.parametrize("group", ALL_GROUPS.values(), ids=lambda g: g.name)
+def test_every_group_has_a_preset_that_fits_it(group):
     folder = NOTEBOOKS / "params"
     for path in sorted(NOTEBOOKS.glob("0[1-9]_*.ipynb")):
         values = presets.preset_values(path.stem, group.name, folder)
@@ -294,10 +299,54 @@ def test_scope_sections_are_keywords_of_load_scope(name):
 
     values = presets.scope_values(name, NOTEBOOKS / "params")
     made = set(presets.prepare_values(name, NOTEBOOKS / "params"))  # folders that a report makes
-    assert set(values) == {"dtype", "batch_tokens"} | made
+    # A suite that a report makes is of a model that the file names, made too or of the Hub.
+    named = {"model", "sae"} if made else set()
+    assert set(values) == {"dtype", "batch_tokens"} | named and made <= named
     assert set(presets.SCOPE_KEYS) <= set(inspect.signature(load_scope).parameters)
-    on_cpu = presets.is_tiny(name) or made
+    on_cpu = presets.is_tiny(name) or "model" in made
     assert values["dtype"] == ("float32" if on_cpu else "bfloat16")
+
+
+def test_the_presets_are_those_of_the_catalog_and_two_that_train_their_suite():
+    trained = {"smollm2", "qwen3.6-27b"}
+    folder = NOTEBOOKS / "params"
+    assert set(presets.preset_names(folder)) == {*presets.TINY, *ALL_GROUPS} | trained
+    assert {n for n in presets.preset_names(folder) if presets.prepare_values(n, folder)} == trained
+
+
+def head(name: str) -> str:
+    """The comment at the top of a preset's file, as one line."""
+    lines = (NOTEBOOKS / "params" / f"{name}.yaml").read_text("utf-8").split("# common:")[0]
+    return " ".join(line.removeprefix("# ") for line in lines.splitlines())
+
+
+def test_a_preset_that_trains_says_its_plan():
+    values = presets.preset_values(TRAIN, "qwen3.6-27b", NOTEBOOKS / "params")
+    (group,) = (g for g in ALL_GROUPS.values() if g.model_repo == values["MODEL"])
+    numbers = (values[name] for name in ("LAYERS", "D_SAE", "K", "TOKENS"))
+    plan = training_plan(group, *numbers)
+    hours = in_words(plan.hours())
+    said = f"planned, not measured: {plan}; about {hours} on an H100, half of them for checkpoints."
+    assert head("qwen3.6-27b").endswith(said)
+    written = (plan.traffic - 2 * plan.shards) / DISK_BYTES / 3600
+    assert 0.45 < written / plan.hours() < 0.55
+    scope = presets.scope_values("qwen3.6-27b", NOTEBOOKS / "params")
+    assert scope["model"] == values["MODEL"] and scope["sae"] == values["OUT"]
+    assert values["D_SAE"] == 8 * group.d_model
+    for section, own in presets.preset_sections("qwen3.6-27b", NOTEBOOKS / "params").items():
+        assert own.get("LAYERS", [31]) == values["LAYERS"] == [31], section
+
+
+def test_the_community_preset_says_what_is_read_and_whose_numbers_it_quotes():
+    group = catalog.COMMUNITY["openinterp-qwen3.6-27b"]
+    said = head(group.name)
+    for fact in (group.sae_repo, f"{group.d_sae // 1024}K features", f"{group.k} of them active"):
+        assert fact in said
+    assert f'"{group.convention}"' in said and "only layers 11, 31 and 55" in said
+    assert (
+        f"{group.layer_bytes / 1e9:.1f} GB, {3 * group.layer_bytes / 1e9:.1f} GB for all 3" in said
+    )
+    assert "Its card, not we, says" in said and "Never run by us yet" in said
 
 
 def test_every_preset_passes_its_own_check():

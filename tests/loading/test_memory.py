@@ -1,5 +1,6 @@
 """The one memory calculator: by hand, against the modules it speaks of, and all that ask it."""
 
+import itertools
 import re
 import subprocess
 import sys
@@ -14,9 +15,10 @@ import qs_helpers as qs
 from qs_helpers import forward, sae
 from qs_helpers.fast import topk as screening
 from qs_helpers.loading import hub, memory, scope
-from qs_helpers.loading.catalog import GROUPS, find_origin
-from qs_helpers.loading.memory import free_bytes, gb, memory_plan
+from qs_helpers.loading.catalog import GROUPS, TINY, find_origin
+from qs_helpers.loading.memory import free_bytes, gb, memory_plan, training_plan
 from qs_helpers.report import needs
+from qs_helpers.training import Recipe, shards, trainer
 from qs_helpers.views import scan
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -244,3 +246,123 @@ def test_labelled_texts_are_read_in_as_many_passes_as_their_residuals_need():
         plan = memory.plan_readings(group, group.layers, 8000, 128, 40)
         assert [n for some in plan.groups for n in some] == list(group.layers)
         assert plan.host <= memory.READING_BYTES, name
+
+
+# ---- what a training takes
+
+
+def test_training_plan_by_hand():
+    plan = training_plan("qwen3-1.7b-l50", [13, 6], 16_384, 64, 1_000_000, batch_tokens=100)
+    sae = 4 * (2 * 2048 * 16_384 + 2048 + 16_384)
+    assert (plan.layers, plan.tokens, plan.model) == (2, 1_000_000, 3_400_000_000)
+    assert plan.shards == 2 * 1_000_000 * 2048 * 2 == 8_192_000_000
+    assert plan.saes == 2 * sae == 537_018_368
+    # Weights, two moments and a counter, of both layers and once more while one is written.
+    assert plan.checkpoints == 3 * (3 * sae + 4 * 16_384)
+    assert plan.disk == plan.shards + plan.checkpoints + plan.saes
+    matrix = 4 * 2048 * 16_384
+    assert plan.step == 4 * sae + matrix + 4 * 512 * (2 * 16_384 + 3 * 2048)
+    assert plan.start == matrix + 3 * 4 * 2048 * 32_768 == 3 * matrix + 2 * 4 * 2048 * 32_768
+    assert plan.splice == sae + 2**28 + 4 * 100 * 151_936
+    assert plan.harvest == 8192 * 2048 * (2 * (2 + 1 + 3) + 16)
+    assert plan.device == plan.model + plan.step
+    # 14 of 28 layers; 1,953 whole batches of 512.
+    assert plan.reading == 2 * 1_700_000_000 * 1_000_000 // 2
+    steps = 2 * 1953
+    assert plan.training == steps * 512 * (4 * 2048 * 16_384 + 6 * 64 * 2048)
+    assert plan.measuring == 2 * 2 * 2048 * 16_384 * 1_200_000
+    assert plan.adam == steps * 8 * sae
+    assert plan.traffic == 2 * plan.shards + 2 * (1953 // 64) * (3 * sae + 4 * 16_384)
+    seconds = plan.reading / (0.4 * 989e12) + plan.training / (0.4 * 67e12)
+    seconds += plan.adam / 3.35e12 + plan.measuring / (0.4 * 1.28e12) + plan.traffic / 1e9
+    assert plan.hours() == pytest.approx(seconds / 3600)
+    slower = (plan.reading + plan.training) / 3600e9  # at 1e9 FLOP/s, in the place of the peaks
+    faster = plan.reading / (0.4 * 989e12) + plan.training / (0.4 * 67e12)
+    assert plan.hours(1e9, 1e9) - plan.hours() == pytest.approx(slower - faster / 3600)
+
+
+def test_training_plan_follows_layers_dtype_and_device():
+    one, all_of_it = ("qwen3-8b-l50", [35], 1024, 8, 10**6), ("qwen3-8b-l50", range(36), 1024, 8)
+    deep, whole = training_plan(*one), training_plan(*all_of_it, 10**6)
+    assert deep.reading == whole.reading == 2 * 8.2e9 * 10**6, "read once, to the deepest layer"
+    assert whole.shards == 36 * deep.shards and whole.training == 36 * deep.training
+    assert training_plan(*one, "float32").shards == 2 * deep.shards
+    cpu = training_plan(*one, device="cpu")
+    assert cpu.mixed == deep.mixed == 2 * 131_072 * 4096 * 2
+    assert cpu.device == cpu.model + max(cpu.harvest, cpu.start, cpu.step, cpu.splice) + cpu.mixed
+    short = training_plan(*one[:-1], 512 * 63)  # ends before its first checkpoint
+    assert short.checkpoints == 0 and short.traffic == 2 * short.shards
+    moe = training_plan("qwen3-30b-a3b-l50", [47], 1024, 8, 10**6)
+    assert moe.reading == 2 * 3e9 * 10**6 and moe.model == 61_000_000_000
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (([36], 64, 4, 100), r"layers are \[36\]; choose some of 0 to 35"),
+        (([-1, 2], 64, 4, 100), r"layers are \[-1, 2\]"),
+        (([], 64, 4, 100), r"layers are \[\]"),
+        (([1], 0, 4, 100), "d_sae is 0; it must be at least 1"),
+        (([1], 64, 0, 100), "k is 0; it must be at least 1"),
+        (([1], 64, 4, 0), "tokens is 0; it must be at least 1"),
+        (([1], 64, 65, 100), "k is 65; choose from 1 to d_sae, which is 64"),
+        (([1], 64, 4, 100, "int8"), "model_dtype is 'int8'"),
+    ],
+)
+def test_training_plan_refuses(given, words):
+    with pytest.raises(ValueError, match=words):
+        training_plan("qwen3-8b-l50", *given)
+
+
+def test_constants_of_a_training_are_those_of_the_trainer():
+    assert Recipe(1, 1, 1).batch == memory.BATCH
+    for name in ("SAMPLE", "SAVED_EVERY", "MEASURED", "FIRED_IN"):
+        assert getattr(memory, name) == getattr(trainer, name), name
+    assert (memory.MIXED, memory.SHARD_BYTES) == (shards.MIXED, shards.SHARD_BYTES)
+
+
+def test_a_training_writes_what_is_planned(tmp_path, monkeypatch):
+    monkeypatch.setattr(trainer, "SAVED_EVERY", 1024)
+    monkeypatch.setattr(memory, "SAVED_EVERY", 1024)
+    model = qs.loading.load_language_model("tiny", dtype="float32", device="cpu")
+    passages = qs.load_texts("tiny", "passages", n={"discovery": 60, "test": 4})
+    texts, new = ([t.text for t in passages if t.split == s] for s in ("discovery", "test"))
+    recipe, layers, found = Recipe(128, 8, 4096), [1, 3], {}
+
+    def told(line):
+        """Sizes at each stage: after the last of them the work is removed."""
+        for path in (tmp_path / "suite").rglob("*.*"):
+            found[path.relative_to(tmp_path / "suite").as_posix()] = path.stat().st_size
+
+    trainer.train_suite(model, texts, new, layers, tmp_path / "suite", recipe, told=told)
+    group = hub.model_group(hub.open_source(TINY["tiny"] / "model"))
+    plan = training_plan(group, layers, 128, 8, 4096, "float32", device="cpu")
+
+    def size(pattern):
+        return sum(n for name, n in found.items() if re.fullmatch(pattern, name))
+
+    read = 4096 + shards.LEAST  # whole pieces are read: a few tokens more
+    assert plan.shards < size(r"work/train-1-3/.*\.safetensors") < plan.shards * read / 4096
+    assert size(r"layer\d\.sae\.pt") == pytest.approx(plan.saes, rel=0.02)
+    one = plan.checkpoints / 3
+    assert size(r"work/layer1\.state") == pytest.approx(one, rel=0.02)
+    assert size(r"work/layer\d\.state") == pytest.approx(2 * one, rel=0.02)
+
+
+@pytest.mark.parametrize("silent", [0.0, 0.5, 1.0])
+def test_the_memory_of_a_step_is_what_is_planned(silent):
+    """By torch's own count of what is allocated, from the first tensors on."""
+    from torch.profiler import ProfilerActivity, profile
+
+    width, d_sae, x = 512, 4096, torch.randn(2048, 512, generator=torch.manual_seed(0))
+    recipe = Recipe(d_sae, 16, 10**6)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        state = trainer.begin(x, recipe)
+        for _ in range(2):
+            since = 1e9 * (torch.arange(d_sae) < silent * d_sae)
+            state = trainer.advance(state._replace(since=since), x[:512], recipe)
+    events = [e for e in seen.profiler.kineto_results.events() if e.name() == "[memory]"]
+    most = max(itertools.accumulate(e.nbytes() for e in events))
+    group = GROUPS["qwen3-1.7b-l50"].__class__("x", "x", "x", 2, width, 0, 0, 1e6)
+    plan = training_plan(group, [1], d_sae, 16, 2048)
+    assert 0.8 * plan.step < most <= plan.step

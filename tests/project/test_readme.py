@@ -2,12 +2,14 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from qs_helpers.loading import catalog
-from qs_helpers.loading.memory import memory_plan
+from qs_helpers.loading.memory import memory_plan, training_plan
+from qs_helpers.presets import preset_values
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -31,10 +33,12 @@ def test_every_notebook_has_its_question_time_and_figure():
 def test_every_group_has_the_memory_that_is_planned():
     lines = [line for line in README.splitlines() if line.startswith("| `")]
     named = [name for line in lines for name in re.findall(r"`([\w.-]+)`", line.split("|")[1])]
-    assert named == list(catalog.GROUPS)
+    assert named == [*catalog.GROUPS, *catalog.COMMUNITY, "qwen3.6-27b"]
     for line in lines:
         _, names, model, memory, download, card, _ = (part.strip() for part in line.split("|"))
         for name in re.findall(r"`([\w.-]+)`", names):
+            if name == "qwen3.6-27b":
+                continue
             group = catalog.get_group(name)
             plan = memory_plan(group, group.layers[:3])
             needed = plan.device
@@ -42,6 +46,23 @@ def test_every_group_has_the_memory_that_is_planned():
             assert memory == f"{needed / 1e9:.1f} GB"
             assert download == f"{plan.disk / 1e9:.0f} GB"
             assert float(card.split()[0]) * 1e9 > 1.1 * needed
+
+
+def test_the_preset_that_trains_has_what_its_training_is_planned_to_take():
+    (line,) = (line for line in README.splitlines() if line.startswith("| `qwen3.6-27b`"))
+    _, _, model, memory, download, card, _ = (part.strip() for part in line.split("|"))
+    values = preset_values("10_train_suite", "qwen3.6-27b", ROOT / "notebooks" / "params")
+    numbers = [values[name] for name in ("LAYERS", "D_SAE", "K", "TOKENS")]
+    group = catalog.get_group("openinterp-qwen3.6-27b")  # of the same model
+    plan = training_plan(group, *numbers)
+    own = replace(group, d_sae=values["D_SAE"], k=values["K"], some_layers=tuple(numbers[0]))
+    assert group.model_repo == values["MODEL"] == f"Qwen/{model}"
+    assert memory == f"{plan.device / 1e9:.1f} GB" and plan.device > memory_plan(own).device
+    assert download == f"{plan.model / 1e9:.0f} GB"  # no SAEs
+    assert float(card.split()[0]) * 1e9 > 1.1 * plan.device
+    words = " ".join(README.split())
+    said = f"{numbers[3] // 10**6} million tokens, {plan.disk / 1e9:.0f} GB of disk at most and "
+    assert f"{said}about {plan.hours():.0f} hours on an H100" in words
 
 
 @pytest.mark.parametrize("name", ["README.md", "GLOSSARY.md", "CONTRIBUTING.md", "CHANGELOG.md"])

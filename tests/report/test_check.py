@@ -3,14 +3,21 @@
 import os
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
 from qs_helpers.presets import preset_names, preset_values, settings
-from qs_helpers.report import check
+from qs_helpers.report import check, needs
 from qs_helpers.report.__main__ import main
-from qs_helpers.report.check import check_together, plan_report, run_folder, unwritable
+from qs_helpers.report.check import (
+    check_together,
+    plan_report,
+    plan_text,
+    run_folder,
+    unwritable,
+)
 from qs_helpers.report.run import TRAIN, Preset
 from qs_helpers.tiny.lexicon import LANGUAGES
 from qs_helpers.writing import SCRIPTS_OF
@@ -217,3 +224,27 @@ def test_the_folder_of_a_suite_that_cannot_be_written_is_said_too(tmp_path):
     plan = plan_report("tiny", ["10"], given=[("OUT", str(tmp_path / "taken" / "suite"))])
     said = "is no folder, and OUT is to be written there: give another folder"
     assert plan.problems == [f"{tmp_path / 'taken'} {said}"]
+
+
+def test_a_plan_says_what_a_training_takes_and_where_it_does_not_fit(monkeypatch):
+    def refuse(*_, **__):
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(needs.hub, "open_source", refuse)
+    monkeypatch.setattr(needs, "_gpu_free", lambda: None)
+    monkeypatch.setattr(needs.shutil, "disk_usage", lambda place: SimpleNamespace(free=10**9))
+    for only in (["10"], ["01"]):  # 01 has it trained first
+        plan = plan_report("qwen3.6-27b", only)
+        (line,) = (line for line in plan.needs if line.startswith("10_train_suite: "))
+        assert "50,000,000 tokens at 1 layer" in line and "about 4 hours on an H100" in line
+        assert line in plan_text(plan)
+        (problem,) = (problem for problem in plan.problems if "on the disk of" in problem)
+        assert "runs/suites/qwen3.6-27b, and 1.0 GB are free there: give fewer TOKENS" in problem
+    given = [("TOKENS", "1000"), ("D_SAE", "1024"), ("OUT", "mine")]
+    both = plan_report("qwen3.6-27b", ["10"], given=given)  # yours, and that of the preset first
+    said = [line.split(" at 1 layer")[0] for line in both.needs if line.startswith("10_train")]
+    assert said == ["10_train_suite: 1,000 tokens", "10_train_suite: 50,000,000 tokens"]
+    (problem,) = (problem for problem in both.problems if "on the disk of" in problem)
+    assert "runs/suites/qwen3.6-27b" in problem, "yours fits"
+    for preset in ("smollm2", "qwen3-8b-l50"):  # to be fetched first; nothing to train
+        assert not any(line.startswith("10_") for line in plan_report(preset).needs)

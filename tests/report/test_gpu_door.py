@@ -31,10 +31,11 @@ def test_the_tiny_scope_runs_every_notebook_but_the_build():
     )
 
 
-def test_a_preset_of_the_catalog_is_marked_gpu():
-    found = collect("qwen3-1.7b-l50", "--collect-only", "-m", "gpu", "notebooks/")
+@pytest.mark.parametrize("preset", ["qwen3-1.7b-l50", "qwen3.6-27b"])
+def test_a_preset_of_the_catalog_or_in_bfloat16_is_marked_gpu(preset):
+    found = collect(preset, "--collect-only", "-m", "gpu", "notebooks/")
     assert "01_load.ipynb" in found.stdout
-    found = collect("qwen3-1.7b-l50", "--collect-only", "-m", "not gpu", "notebooks/")
+    found = collect(preset, "--collect-only", "-m", "not gpu", "notebooks/")
     assert "01_load.ipynb" not in found.stdout
 
 

@@ -1,13 +1,16 @@
 """What a report needs of memory, disk and network, told before it runs."""
 
 import sys
+from collections import namedtuple
 from pathlib import Path
 
+import pytest
 from hub_server import HubServer
 from suites import write_model, write_suite
 
-from qs_helpers.loading.catalog import Origin, find_origin
-from qs_helpers.loading.memory import memory_plan
+from qs_helpers.loading.catalog import TINY, Origin, find_origin
+from qs_helpers.loading.hub import model_group, open_source
+from qs_helpers.loading.memory import FLOAT32_FLOPS, gb, memory_plan, training_plan
 from qs_helpers.report import needs as resources
 
 PARAMS = Path(__file__).resolve().parents[2] / "notebooks" / "params"
@@ -106,3 +109,118 @@ def test_a_full_disk_is_told(monkeypatch, tmp_path):
     monkeypatch.setattr(resources, "_repo", lambda *_: need)
     found = resources.check_access(Origin(None, "x/a", "x/b", None), {})
     assert "2000000.0 GB are to be downloaded" in found.problems[0]
+
+
+# ---- a training
+
+TRAINS = {"MODEL": "tiny", "LAYERS": [2, 4], "D_SAE": 1024, "K": 48, "TOKENS": 150_000, "OUT": ""}
+BIG = {"MODEL": "Qwen/Qwen3.6-27B", "LAYERS": [31], "D_SAE": 40_960, "K": 64, "TOKENS": 5 * 10**7}
+Usage = namedtuple("Usage", "free")
+
+
+@pytest.fixture
+def away(monkeypatch):
+    """No Hub, no GPU, and a disk and a memory as large as one says."""
+
+    def refuse(name, revision=None, timeout=0):
+        raise ConnectionError("no network") if "/" in name else FileNotFoundError(name)
+
+    free = {"disk": 10**15, "memory": 10**12}
+    monkeypatch.setattr(resources.hub, "open_source", refuse)
+    monkeypatch.setattr(resources, "_gpu_free", lambda: None)
+    monkeypatch.setattr(resources, "free_bytes", lambda device: free["memory"])
+    monkeypatch.setattr(resources.shutil, "disk_usage", lambda place: Usage(free["disk"]))
+    return free
+
+
+def test_a_training_is_planned_from_the_files_of_its_model(tmp_path, monkeypatch):
+    group = model_group(open_source(TINY["tiny"] / "model"))
+    scope = {"dtype": "float32", "batch_tokens": 4096}
+    plan = training_plan(group, [2, 4], 1024, 48, 150_000, "float32", device="cpu")
+    monkeypatch.setattr(resources, "_gpu_free", lambda: None)
+    found = resources.check_training(TRAINS, scope, tmp_path / "new" / "suite")
+    assert found == ([f"10_train_suite: {plan}"], []), "on a CPU nothing is said of hours"
+    whole = training_plan(group, range(group.n_layers), 1024, 48, 150_000, "float32", device="cpu")
+    every = resources.check_training(TRAINS | {"LAYERS": []}, scope, tmp_path)
+    assert every.lines == [f"10_train_suite: {whole}"]
+    monkeypatch.setattr(resources, "_gpu_free", lambda: 10**11)
+    (line,) = resources.check_training(TRAINS, scope, tmp_path).lines
+    plan = training_plan(group, [2, 4], 1024, 48, 150_000, "float32")
+    hours = resources.in_words(plan.hours(FLOAT32_FLOPS))
+    assert line == f"10_train_suite: {plan}; about {hours} on an H100 (planned, not measured)"
+    kept = resources.check_training(TRAINS, scope | {"device": "cpu"}, tmp_path)
+    assert "H100" not in kept.lines[0]
+
+
+def test_out_of_reach_the_catalog_is_asked_and_what_nobody_knows_has_no_plan(away, tmp_path):
+    scope = {"dtype": "bfloat16", "batch_tokens": 4096}
+    plan = training_plan("openinterp-qwen3.6-27b", [31], 40_960, 64, 5 * 10**7, device="cpu")
+    (line,) = resources.check_training(BIG, scope, tmp_path).lines
+    assert line == f"10_train_suite: {plan}; about 4 hours on an H100 (planned, not measured)"
+    assert "50,000,000 tokens at 1 layer; disk 523.7 GB at most: residuals 512.0 GB" in line
+    pinned = BIG | {"MODEL": "Qwen/Qwen3.6-27B@main"}
+    assert resources.check_training(pinned, scope, tmp_path).lines == [line]
+    for unknown in ("lab/model", str(tmp_path / "yet-to-be-made"), "tinny"):
+        found = resources.check_training(BIG | {"MODEL": unknown}, scope, tmp_path)
+        assert found == ([], []), unknown
+    assert resources.check_training({"MODEL": "tiny", "LAYERS": [1]}, {}, tmp_path) == ([], [])
+    (problem,) = resources.check_training(BIG | {"LAYERS": [64]}, scope, tmp_path).problems
+    assert problem == "10_train_suite: layers are [64]; choose some of 0 to 63"
+
+
+def test_a_training_that_does_not_fit_is_refused_with_the_way_out(away, tmp_path):
+    scope, out = {"dtype": "bfloat16"}, tmp_path / "suite"
+    plan = training_plan("openinterp-qwen3.6-27b", [31], 40_960, 64, 5 * 10**7, device="cpu")
+    away |= {"disk": plan.disk, "memory": plan.device}
+    assert resources.check_training(BIG, scope, out).problems == []
+    away["disk"] -= 1000
+    assert resources.check_training(BIG, scope, out).problems == [
+        f"10_train_suite needs 523.7 GB on the disk of {out}, and 523.7 GB are free there: give "
+        "fewer TOKENS or LAYERS, or OUT or QS_RUNS on another disk"
+    ]
+    (problem,) = resources.check_training(BIG | {"OUT": str(out)}, scope, out).problems
+    assert problem.endswith("give fewer TOKENS or LAYERS, or OUT on another disk")
+    few = BIG | {"TOKENS": 10**7}
+    assert resources.check_training(few, scope, out).problems == []
+    (out / "work" / "train-31").mkdir(parents=True)  # of a training that was cut off
+    (out / "work" / "train-31" / "00000.safetensors").write_bytes(b"0" * 1000)
+    assert resources.check_training(BIG, scope, out).problems == []
+    away["memory"] -= 1
+    (problem,) = resources.check_training(BIG, scope, out).problems
+    assert problem.startswith(f"10_train_suite needs {gb(plan.device)} of memory")
+    assert "54.0 GB, and" in problem and "a smaller D_SAE" in problem
+
+
+SIZES = """
+from pathlib import Path
+from qs_helpers.report import needs as resources
+values = {"LAYERS": [1], "D_SAE": 64, "K": 4, "TOKENS": 10_000, "MODEL": "x/model"}
+print(resources.check_training(values, {"dtype": "bfloat16"}, Path("suite")))
+"""
+
+
+def test_a_model_on_the_hub_is_planned_from_its_config(tmp_path):
+    """Against a server on loopback, which is then gone."""
+    import os
+    import subprocess
+
+    model = write_model(tmp_path / "model", dtype=__import__("torch").float32)
+
+    def asked(url):
+        env = os.environ | {"HF_ENDPOINT": url, "HF_HOME": str(tmp_path / "home")}
+        env |= {"CUDA_VISIBLE_DEVICES": "", "PATH": ""}  # no nvidia-smi
+        how = {"env": env, "capture_output": True, "text": True, "check": True}
+        return subprocess.run([sys.executable, "-c", SIZES], **how).stdout.strip()
+
+    with HubServer({"x/model": model}) as server:
+        said = asked(server.url)
+    plan = training_plan(model_group(open_source(model)), [1], 64, 4, 10_000, device="cpu")
+    assert str(plan) in said and "about 1 minute on an H100" in said
+    # Of a cache that holds a config and no weights nothing is planned.
+    assert asked("http://127.0.0.1:9") == "Resources(lines=[], problems=[])"
+
+
+def test_hours_in_words():
+    said = [resources.in_words(h) for h in (0, 1 / 60, 0.5, 1.5, 1.99, 2, 4.18, 60)]
+    minutes = ["1 minute", "1 minute", "30 minutes", "90 minutes", "119 minutes"]
+    assert said == [*minutes, "2 hours", "4 hours", "60 hours"]

@@ -35,7 +35,7 @@ FAMILIES = {
 }
 # The one override: every size that decides how long a notebook takes, and nothing else.
 CUT = {"N_TEXTS": 8, "N_DOCS": 24, "N_PROMPTS": 12, "N_VALIDATION": 6, "MAX_NEW_TOKENS": 6}
-CUT |= {"N_TEST": 12, "N_TRAIN": 16, "STEPS": 2, "N_PAIRS": 4, "REDRAWS": 2}
+CUT |= {"N_TEST": 12, "N_TRAIN": 16, "STEPS": 1, "N_PAIRS": 4, "REDRAWS": 2}
 CUT |= {"REFUSAL_TOKENS": 5, "ANSWER_TOKENS": 6}
 
 D_MODEL, D_SAE = 32, 256

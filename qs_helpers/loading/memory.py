@@ -221,7 +221,7 @@ class TrainingPlan(NamedTuple):
     training: int  # FLOPs of all steps
     measuring: int  # FLOPs of the host, where the quality of an SAE is taken, at most
     adam: int  # bytes that Adam reads and writes in all steps
-    traffic: int  # bytes of shards, written and read, and of checkpoints, written
+    traffic: int  # bytes of shards, written and read
 
     @property
     def disk(self) -> int:
@@ -240,7 +240,8 @@ class TrainingPlan(NamedTuple):
         """Hours at these throughputs in FLOP/s: planned, not measured.
 
         Adam goes at the memory's pace, the host and the disk at theirs, and nothing overlaps. Left
-        out are loading, sorting, AuxK, which at most doubles `training`, and held-out texts.
+        out are loading, sorting, AuxK, which at most doubles `training`, held-out texts, and a
+        checkpoint every two minutes.
         """
         seconds = self.reading / reading_flops + self.training / training_flops
         seconds += self.adam / HBM_BYTES + self.measuring / HOST_FLOPS + self.traffic / DISK_BYTES
@@ -324,7 +325,7 @@ def training_plan(
         training=n * steps * BATCH * (4 * width * d_sae + 6 * k * width),
         measuring=n * 2 * width * d_sae * (MEASURED + min(FIRED_IN, tokens)),
         adam=n * steps * 32 * (sae // 4),
-        traffic=2 * shards + n * saves * checkpoint,
+        traffic=2 * shards,
     )
 
 

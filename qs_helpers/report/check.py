@@ -134,7 +134,7 @@ def _to_make(preset: Preset, runs: list[Run], stale: dict[str, str], root: Path)
         found["model"] = f"first, once: {describe(said['model'])}"
     if maker is not None:
         why = stale[maker.stem] if maker in runs else maker.why_stale()
-        if why and runs != [maker]:
+        if why and any(run.stem != maker.stem for run in runs):
             found["sae"] = f"first: {maker.stem} trains the SAEs ({why})"
     return found
 

@@ -39,7 +39,7 @@ HINGE, MARGIN = 10.0, 0.25  # at unit scale
 SILENT_AFTER = 60_000  # tokens without firing make a feature silent
 AUX_FEATURES = 64  # silent features that explain a token's error
 SAMPLE = 32_768  # tokens of which scale and median are taken
-SAVED_EVERY = 32_768  # tokens between checkpoints
+SAVED_EVERY, SAVED_AFTER = 32_768, 120  # tokens and seconds between checkpoints, at least
 MEASURED, LOSS_TOKENS = (
     200_000,
     20_000,
@@ -202,10 +202,11 @@ def train_sae(
 ) -> tuple[dict[str, Tensor], list]:
     """Train the SAE of one layer: the four tensors of an official file, float32, and the log.
 
-    checkpoint   a file that is written every `SAVED_EVERY` tokens; where it is there already, and
+    checkpoint   a file that is written after `SAVED_EVERY` tokens, but not before `SAVED_AFTER`
+                 seconds: of a wide SAE it has gigabytes. Where it is there already, and
                  of this recipe on these shards, the training goes on behind it, with the batches
                  that it would have had
-    told         called with the number of steps so far, at each checkpoint
+    told         called with the number of steps so far, every `SAVED_EVERY` tokens
     device       to train on; the tensors come back on the CPU
 
     ValueError for residuals or a loss that are not finite, and as `Shards.batches`.
@@ -213,14 +214,15 @@ def train_sae(
     made_from = [shards.digest, layer, *recipe]
     state = _read_state(checkpoint, made_from, device) if checkpoint else None
     state = state or begin(shards.first(layer, SAMPLE).to(device), recipe)
-    every = max(1, SAVED_EVERY // recipe.batch)
+    every, saved = max(1, SAVED_EVERY // recipe.batch), time.monotonic()
     for x in shards.batches(layer, recipe.batch, recipe.seed + layer, state.step):
         if state.step >= recipe.steps:
             break
         state = advance(state, x.to(device), recipe)
         if state.step % every == 0:
-            if checkpoint:
+            if checkpoint and time.monotonic() - saved >= SAVED_AFTER:
                 _write_state(checkpoint, state, made_from)
+                saved = time.monotonic()
             if told:
                 told(state.step)
     return folded(state.tensors, state.scale), state.log

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from qs_helpers import presets
 from qs_helpers.loading import catalog
-from qs_helpers.loading.memory import DISK_BYTES, training_plan
+from qs_helpers.loading.memory import training_plan
 from qs_helpers.report.check import check_preset
 from qs_helpers.report.needs import in_words
 from qs_helpers.report.run import TRAIN, Preset, find_notebooks
@@ -326,10 +326,8 @@ def test_a_preset_that_trains_says_its_plan():
     numbers = (values[name] for name in ("LAYERS", "D_SAE", "K", "TOKENS"))
     plan = training_plan(group, *numbers)
     hours = in_words(plan.hours())
-    said = f"planned, not measured: {plan}; about {hours} on an H100, half of them for checkpoints."
+    said = f"planned, not measured: {plan}; about {hours} on an H100."
     assert head("qwen3.6-27b").endswith(said)
-    written = (plan.traffic - 2 * plan.shards) / DISK_BYTES / 3600
-    assert 0.45 < written / plan.hours() < 0.55
     scope = presets.scope_values("qwen3.6-27b", NOTEBOOKS / "params")
     assert scope["model"] == values["MODEL"] and scope["sae"] == values["OUT"]
     assert values["D_SAE"] == 8 * group.d_model

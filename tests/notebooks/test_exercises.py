@@ -487,3 +487,150 @@ def test_slopes_are_averaged_over_the_middles(answer, says):
     toys = list(takewhile(lambda source: "test.rows" not in source, part.checks))
     assert toys and len(toys) < len(part.checks)
     assert says in verdict(toys, {"torch": torch, "integrated": answer})
+
+
+# ---- 10, exercise 1: FVU in pieces
+
+
+def streamed(mean_over, precise=torch.Tensor.double, ratio=None):
+    """An FVU over parts; mean_over(parts) gives what each part's residuals are taken around."""
+
+    def fvu(parts, reconstruct):
+        parts = [precise(x) for x in parts]
+        errors = [(x - reconstruct(x)).square().sum() for x in parts]
+        spreads = [(x - c).square().sum() for x, c in zip(parts, mean_over(parts), strict=True)]
+        if ratio:
+            return float(ratio(errors, spreads))
+        return float(sum(errors) / sum(spreads))
+
+    return fvu
+
+
+def whole_mean(parts):
+    return [torch.cat(parts).mean(0)] * len(parts)
+
+
+def in_float32(parts, reconstruct):
+    n, error, total, squared = 0, 0.0, 0.0, 0.0
+    for x in parts:
+        error += (x - reconstruct(x)).square().sum()
+        n, total, squared = n + len(x), total + x.sum(0), squared + x.square().sum()
+    return float(error / (squared - total.square().sum() / n))
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        (streamed(whole_mean), "right"),
+        (streamed(lambda parts: [x.mean(0) for x in parts]), "each part around its own mean"),
+        (streamed(lambda parts: [0.0] * len(parts)), "around zero, not around the mean"),
+        (
+            streamed(lambda parts: [torch.stack([x.mean(0) for x in parts]).mean(0)] * len(parts)),
+            "the mean of the parts' means",
+        ),
+        (
+            streamed(
+                lambda parts: [x.mean(0) for x in parts],
+                ratio=lambda e, s: sum(a / b for a, b in zip(e, s, strict=True)) / len(e),
+            ),
+            "the mean of the parts' FVUs",
+        ),
+        (in_float32, "far from zero: sum in float64"),
+        (lambda parts, reconstruct: torch.tensor(0.5), "return one float"),
+        (lambda parts, reconstruct: 1 - streamed(whole_mean)(parts, reconstruct), "it is 0.0"),
+    ],
+)
+def test_fvu_in_pieces_adds_up_over_all_tokens(answer, says):
+    part = exercise("10_train_suite", 1)
+
+    class Real:  # the suite, and the shards of its training
+        device = "cpu"
+        parts = staticmethod(lambda layer, tokens: iter([torch.randn(9, 3)]))
+        reconstruct = staticmethod(lambda x: 0.9 * x)
+
+    space = {"np": np, "torch": torch, "shards": Real, "sae": Real, "LAYER": 0, "most": 9}
+    assert says in verdict(part.checks, space | {"streamed_fvu": answer})
+
+
+# ---- 10, exercise 2: fold the scale
+
+
+def folds(enc=0, dec=0, b_enc=1, b_dec=1):
+    """Each tensor times the scale to that power."""
+    powers = (enc, dec, b_enc, b_dec)
+
+    def fold(W_enc, W_dec, b_enc, b_dec, scale):
+        tensors = (W_enc, W_dec, b_enc, b_dec)
+        return tuple(t * scale**p for t, p in zip(tensors, powers, strict=True))
+
+    return fold
+
+
+def in_place(W_enc, W_dec, b_enc, b_dec, scale):
+    b_enc *= scale
+    b_dec *= scale
+    return W_enc, W_dec, b_enc, b_dec
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        (folds(), "right"),
+        (folds(b_enc=0), "have other features"),
+        (folds(b_dec=0), "look at b_dec"),
+        (folds(enc=-1, dec=1, b_enc=0), "they stay at one"),
+        (folds(enc=-1, b_enc=0), "at the residuals' scale"),
+        (folds(enc=1), "have other features"),
+        (in_place, "it changes its inputs"),
+        (lambda *tensors: None, "four tensors"),
+    ],
+)
+def test_the_scale_goes_into_the_biases(answer, says):
+    part = exercise("10_train_suite", 2)
+    space = {"torch": torch} | {
+        name: defined("10_train_suite")[name] for name in ("encode", "decode")
+    }
+    assert says in verdict(part.checks, space | {"fold": answer})
+
+
+# ---- 10, exercise 3: AuxK
+
+
+def aux(
+    keep=lambda error: error.detach(),
+    relu=True,
+    which=lambda silent: silent,
+    most=lambda most, n: min(most, n),
+    mean=lambda squares: squares.sum(-1).mean(),
+    target=lambda x, error: error,
+):
+    def by_hand(x, error, silent, W_enc, b_enc, W_dec, limit):
+        use = which(silent)
+        scores = x @ W_enc[use].T + b_enc[use]
+        top = scores.topk(most(limit, int(use.sum())), dim=-1)
+        values = top.values.relu() if relu else top.values
+        f = torch.zeros_like(scores).scatter(-1, top.indices, values)
+        return mean((target(x, keep(error)) - f @ W_dec[use]).square())
+
+    return by_hand
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        (aux(), "right"),
+        (aux(keep=lambda error: error), "detach it"),
+        (aux(relu=False), "it lacks the ReLU"),
+        (aux(which=lambda silent: torch.ones_like(silent)), "it uses all features"),
+        (aux(most=lambda most, n: n), "it uses all silent features"),
+        (aux(mean=lambda squares: squares.mean()), "it is a mean over entries"),
+        (aux(mean=lambda squares: squares.sum()), "it is a sum over tokens"),
+        (aux(target=lambda x, error: x), "with most=2 it is off"),
+        (lambda *given: None, "return one number"),
+    ],
+)
+def test_auxk_is_about_silent_features_and_the_error(answer, says):
+    part = exercise("10_train_suite", 3)
+    toys = list(takewhile(lambda source: "tenth" not in source, part.checks))
+    assert toys and len(toys) < len(part.checks)
+    assert says in verdict(toys, {"np": np, "torch": torch, "aux_by_hand": answer})

@@ -236,7 +236,7 @@ def test_a_plan_says_what_a_training_takes_and_where_it_does_not_fit(monkeypatch
     for only in (["10"], ["01"]):  # 01 has it trained first
         plan = plan_report("qwen3.6-27b", only)
         (line,) = (line for line in plan.needs if line.startswith("10_train_suite: "))
-        assert "50,000,000 tokens at 1 layer" in line and "about 4 hours on an H100" in line
+        assert "50,000,000 tokens at 1 layer" in line and "about 2 hours on an H100" in line
         assert line in plan_text(plan)
         (problem,) = (problem for problem in plan.problems if "on the disk of" in problem)
         assert "runs/suites/qwen3.6-27b, and 1.0 GB are free there: give fewer TOKENS" in problem

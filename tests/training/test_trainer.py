@@ -235,6 +235,7 @@ def trained(folder, recipe, checkpoint=None, told=None, sizes=(800,) * 5, layer=
 @pytest.mark.parametrize("stop", [1, 3])
 def test_a_training_that_was_cut_off_ends_bit_for_bit_the_same(tmp_path, monkeypatch, stop):
     monkeypatch.setattr(trainer, "SAVED_EVERY", 1000)
+    monkeypatch.setattr(trainer, "SAVED_AFTER", 0)
     monkeypatch.setattr(trainer, "SILENT_AFTER", 2000)
     recipe, file = Recipe(200, 3, 9000, 100), tmp_path / "layer3.state"
     whole, log = trained(tmp_path / "a", recipe)
@@ -262,6 +263,7 @@ def test_a_training_that_was_cut_off_ends_bit_for_bit_the_same(tmp_path, monkeyp
 
 def test_a_checkpoint_of_another_training_is_not_used(tmp_path, monkeypatch):
     monkeypatch.setattr(trainer, "SAVED_EVERY", 1000)
+    monkeypatch.setattr(trainer, "SAVED_AFTER", 0)
     recipe, file = Recipe(40, 3, 3000, 100), tmp_path / "state"
     trained(tmp_path / "x", recipe, file)
     for number, other in enumerate(

@@ -3,7 +3,7 @@
 import lazy_loader
 
 _NAMES = {
-    "stats": "Against crossing groups_needed n_groups",
+    "stats": "Against groups_needed n_groups",
     "claims": "Announced ClaimFailed",
     "record": "Record",
 }

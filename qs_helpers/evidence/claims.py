@@ -135,8 +135,8 @@ def claim(
     null: Against | None = None,
     baselines: Mapping[str, Estimate] | None = None,
     matched: Mapping[Any, float] | None = None,
-) -> None:
-    """Judge a claim that was announced, show its sentence and record it.
+) -> str:
+    """Judge a claim that was announced, show its sentence and record it; returns the badge.
 
     id: as announced, "id/name" for one of a family; sentence: what was found, with its numbers.
     estimate: the effect with its interval, of level 1 - .05 / m for a family of m; or a number.
@@ -174,6 +174,7 @@ def claim(
     entry["baselines"] = [_baseline(it, name, gap) for name, gap in found.items()]
     entry["matched"] = _matched(it, estimate.value, matched) if matched else None
     _keep(run, entry)
+    return badge
 
 
 def holds(id: str, sentence: str, passed: Any, value: Any = None, n: int | None = None) -> None:

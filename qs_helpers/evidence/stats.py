@@ -237,38 +237,6 @@ def against(values, nulls, positive=None, groups=None, family: int = 1, by="mean
     return Against(gap, value, draws)
 
 
-def crossing(doses, outcomes, level: float, falling: bool = False, groups=None) -> Estimate:
-    """The first dose at which the mean outcome reaches a level, interpolated between doses.
-
-    doses: rising numbers [doses]; outcomes [doses, prompts]: the same prompts at every dose.
-    `falling`: the first dose at which the mean has fallen to the level. Bootstrapped over groups
-    of prompts. inf where the level is not reached, so the interval may end there.
-    """
-    doses = np.asarray(doses, float)
-    outcomes = np.asarray(outcomes, float) * (-1 if falling else 1)
-    level = -level if falling else level
-    if outcomes.shape[:1] != doses.shape or outcomes.ndim != 2 or (np.diff(doses) <= 0).any():
-        raise ValueError(f"crossing needs rising doses and [doses, prompts], not {outcomes.shape}")
-    if np.isnan(outcomes).any() or np.isnan(doses).any():
-        raise ValueError(
-            "crossing: outcomes or doses are no numbers (nan); leave those prompts out"
-        )
-
-    def crossed(weights):
-        curves = weights @ outcomes.T / weights.sum(1, keepdims=True)
-        above = curves >= level - 1e-12
-        rows, at = np.arange(len(curves)), above.argmax(1)
-        before = np.maximum(at - 1, 0)  # at the first dose the same: then it is the dose itself
-        low, high = curves[rows, before], curves[rows, at]
-        rise = np.divide(level - low, high - low, out=np.ones_like(low), where=high > low)
-        found = doses[before] + rise.clip(0, 1) * (doses[at] - doses[before])
-        return np.where(above.any(1), found, np.inf)
-
-    n = outcomes.shape[1]
-    value = crossed(np.ones((1, n)))[0]
-    return _bootstrapped(value, crossed, groups, n, 1, "inverted_cdf")
-
-
 def groups_needed(estimate: Estimate, above=None, below=None, power: float = 0.8) -> float:
     """About how many groups would make an effect of this size SHOWN, with probability `power`.
 
@@ -411,7 +379,7 @@ def _bounded(value, parts, codes, family, most=np.inf, sides=None) -> Estimate:
     return found._replace(effective=float(effective))
 
 
-def _bootstrapped(value, statistic, groups, n, family, method="linear") -> Estimate:
+def _bootstrapped(value, statistic, groups, n, family) -> Estimate:
     """A value with the bootstrap interval of statistic(weights [draws, n]) over groups."""
     codes = factors(groups, n)
     count = min(int(c.max()) + 1 for c in codes)
@@ -424,8 +392,8 @@ def _bootstrapped(value, statistic, groups, n, family, method="linear") -> Estim
     for c, values in zip(codes[:2], drawn[:2], strict=False):
         size = int(c.max()) + 1
         tail = norm.cdf(np.sqrt(size / (size - 1)) * t.ppf(LEVEL / family / 2, size - 1))
-        found.append(np.quantile(values, [tail, 1 - tail], method=method))
-    with np.errstate(invalid="ignore"):  # a crossing may lie at inf, from end to end
+        found.append(np.quantile(values, [tail, 1 - tail]))
+    with np.errstate(invalid="ignore"):  # a ratio may lie at inf, from end to end
         wide = int(np.argmax([high - low for low, high in found]))
     low, high = found[wide]
     if len(codes) == 3:

@@ -313,7 +313,7 @@ def refuse_other_sae(config: dict, where) -> None:
         if said.get(key) and not _is_after_a_layer(str(said[key])):
             refuse(key, "only SAEs of the residual stream after a layer (resid_post) are read here")
     if said.get("rescale_acts_by_decoder_norm"):
-        refuse("rescale_acts_by_decoder_norm", "in SAELens: fold_W_dec_norm(), then save it again")
+        refuse("rescale_acts_by_decoder_norm", "qs.loading.import_suite folds it into the weights")
     for key in ("normalize_activations", "reshape_activations", "finetuning_scaling_factor"):
         if said.get(key) not in (None, False, "none"):
             refuse(key, "that is not read here: fold it into the weights, then save it again")

@@ -431,50 +431,6 @@ def test_against_of_yes_and_no_is_their_difference():
     assert found.value == hits.mean() and found.draws.tolist() == nulls.mean(1).tolist()
 
 
-# ---- dose curves
-
-
-@pytest.mark.parametrize("falling", [False, True])
-def test_crossing_by_loops(monkeypatch, falling):
-    monkeypatch.setattr(stats, "DRAWS", 60)
-    rng = np.random.default_rng(0)
-    doses = [0.0, 0.5, 1.0, 2.0, 4.0]
-    start = rng.gamma(2, 0.6, 24)
-    outcomes = np.array([[float(dose >= s) for s in start] for dose in doses])
-    outcomes = 1 - outcomes if falling else outcomes
-    labels = [f"g{i // 3}" for i in range(24)]
-
-    def crossed(draw):
-        curve = [sum(row[i] for i in draw) / len(draw) for row in outcomes]
-        curve = [1 - y for y in curve] if falling else curve
-        for k, y in enumerate(curve):
-            if y >= 0.5 - 1e-12:
-                if k == 0:
-                    return doses[0]
-                part = (0.5 - curve[k - 1]) / (y - curve[k - 1])
-                return doses[k - 1] + part * (doses[k] - doses[k - 1])
-        return inf
-
-    found = stats.crossing(doses, outcomes, 0.5, falling, labels)
-    assert found.value == pytest.approx(crossed(range(24)))
-    drawn = [crossed(draw) for draw in naive_draws(labels, 60)]
-    tail = norm.cdf(sqrt(8 / 7) * t.ppf(0.025, 7))
-    low, high = np.quantile(drawn, [tail, 1 - tail], method="inverted_cdf")
-    assert found.interval == pytest.approx((low, high)) and found[3:6] == (24, 8, 1)
-
-
-def test_crossing_at_the_ends():
-    doses, outcomes = [-1.0, 0.0, 1.0, 2.0], [[0] * 4, [0] * 4, [1, 1, 0, 0], [1] * 4]
-    found = stats.crossing(doses, outcomes, 0.25)
-    assert found.value == pytest.approx(0.5) and found.low <= found.value <= found.high
-    assert stats.crossing(doses, outcomes, 1.0).value == 2
-    assert stats.crossing(doses, outcomes, 0.0).value == -1  # there from the start
-    never = stats.crossing(doses, outcomes, 1.1)
-    assert never.value == never.low == never.high == inf
-    rare = stats.crossing([0, 1], [[0] * 9, [1] * 5 + [0] * 4], 0.5)
-    assert rare.value < 1 and rare.high == inf  # some draws do not reach it
-
-
 # ---- families
 
 
@@ -702,10 +658,6 @@ def test_labels_are_yes_or_no(yes):
         (lambda s: s.mean([1, 2], [1, 2, 3]), "3 groups for 2 samples"),
         (lambda s: s.difference([1, 2, 3], [1, 2]), "difference got 3 first and 2 second"),
         (lambda s: s.against([1, 2], [[1, 2, 3]]), "2 samples, but 3 in each null draw"),
-        (lambda s: s.crossing([0, 1], [[1, 0]], 0.5), r"crossing needs rising doses and \[doses"),
-        (lambda s: s.crossing([1, 0], [[1], [0]], 0.5), "rising doses"),
-        (lambda s: s.crossing([0, 1], [1, 0], 0.5), "rising doses"),
-        (lambda s: s.crossing([0, 1], [[1], [nan]], 0.5), "outcomes or doses are no numbers"),
         (lambda s: s.auroc([1, 2], ["toxic", "clean"]), r"got \['toxic', 'clean'\]"),
         (lambda s: s.auroc([1, 2], ["1", ""]), "positive must be numbers, or yes and no"),
         (lambda s: s.auroc([1, 2], [1, nan]), "1 of 2 positive are no numbers"),

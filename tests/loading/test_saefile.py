@@ -291,7 +291,9 @@ def test_a_saelens_folder_is_read_as_its_own_cfg_says(tmp_path, said, convention
     sae = load_sae(path)
     assert (sae.k, sae.layer, sae.convention) == (K, 5, convention)
     (tmp_path / "cfg.json").write_text(json.dumps(cfg | {"rescale_acts_by_decoder_norm": True}))
-    with pytest.raises(ValueError, match=r"sae_weights.safetensors says rescale.*fold_W_dec_norm"):
+    with pytest.raises(
+        ValueError, match=r"sae_weights.safetensors says rescale.*import_suite folds"
+    ):
         load_sae(path)
 
 

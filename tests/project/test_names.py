@@ -27,6 +27,8 @@ SHARED_ALL_THE_SAME = {
     "edit_sizes": CONTROL,
     "kl_by_position": "the cost of an edit, which the README shows",
     "GROUPS": "the catalog that get_group reads",
+    "measured": "time and memory of a run, at the top of a notebook that is no lesson: 00",
+    "versions": "what a notebook of one's own begins with, as 00 does",
 }
 
 

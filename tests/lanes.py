@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 import yaml
 from hub_server import HubServer
+from safetensors.torch import save_file
 from suites import write_config
 
 from qs_helpers.loading.catalog import TINY, get_group
@@ -32,6 +33,7 @@ FAMILIES = {
     "qwen3.5": "qwen3.5-2b-l100",
     "qwen3.5-moe": "qwen3.5-35b-a3b-l100",
     "qwen3.5-conditional": "qwen3.5-27b-l50",
+    "community": "openinterp-qwen3.6-27b",  # a suite of three layers, with files of its own
 }
 # The one override: every size that decides how long a notebook takes, and nothing else.
 CUT = {"N_TEXTS": 8, "N_DOCS": 24, "N_PROMPTS": 12, "N_VALIDATION": 6, "MAX_NEW_TOKENS": 6}
@@ -109,11 +111,14 @@ def write_official(folder: Path, family: str, n_layers: int) -> Path:
     return folder
 
 
-def write_saes(folder: Path, n_layers: int, k: int) -> Path:
+def write_saes(folder: Path, n_layers: int, k: int, community=()) -> Path:
     """A suite in which a token's k features give back most of its residual: rotations of the axes,
-    both ways, so that a notebook that leaves out unreadable suites keeps this one."""
+    both ways, so that a notebook that leaves out unreadable suites keeps this one.
+
+    community: the layers of a suite that subtracts b_dec, in safetensors, turned, a config for each
+    """
     folder.mkdir(parents=True)
-    for layer in range(n_layers):
+    for layer in community or range(n_layers):
         draw = torch.Generator().manual_seed(layer)
         turns = [
             torch.linalg.qr(torch.randn(D_MODEL, D_MODEL, generator=draw))[0] for _ in range(4)
@@ -123,8 +128,17 @@ def write_saes(folder: Path, n_layers: int, k: int) -> Path:
         weights = torch.tensor([1.0, 0.2, 0.2, 0.2]).repeat_interleave(2 * D_MODEL)
         sae = {"W_enc": axes * weights[:, None], "W_dec": axes.T.contiguous()}
         sae |= {"b_enc": torch.zeros(D_SAE), "b_dec": torch.zeros(D_MODEL)}
-        torch.save(sae, folder / f"layer{layer}.sae.pt")
-    write_config(folder, D_MODEL, D_SAE, k, n_layers)
+        if community:
+            sae |= {"W_enc": sae["W_enc"].T.contiguous(), "W_dec": axes}
+            sae["b_dec"] = 0.1 * torch.randn(D_MODEL, generator=draw)
+            save_file(sae, folder / f"sae_L{layer}_latest.safetensors")
+            said = {"architecture": "topk", "d_in": D_MODEL, "d_sae": D_SAE, "k": k, "layer": layer}
+            said |= {"hook_name": f"model.language_model.layers.{layer}"}
+            (folder / f"sae_L{layer}_cfg.json").write_text(json.dumps(said))
+        else:
+            torch.save(sae, folder / f"layer{layer}.sae.pt")
+    if not community:
+        write_config(folder, D_MODEL, D_SAE, k, n_layers)
     return folder
 
 
@@ -185,7 +199,8 @@ class Lane:
         model = write_official(self.folder / "hub" / "model", family, group.n_layers)
         models = [group.model_repo, *sections["06_abliteration_comparison"]["MODELS"]]
         repos = dict.fromkeys(models, model)
-        repos |= {group.sae_repo: write_saes(self.folder / "hub" / "sae", group.n_layers, group.k)}
+        sizes = group.n_layers, group.k, group.some_layers
+        repos |= {group.sae_repo: write_saes(self.folder / "hub" / "sae", *sizes)}
         repos |= write_datasets(self.folder / "hub" / "texts")
         self.sections, self.hub = sections, HubServer(repos, any_commit=True)
 

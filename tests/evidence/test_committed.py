@@ -14,7 +14,7 @@ from qs_helpers.evidence.claims import announce, claim, holds
 from qs_helpers.evidence.record import start_run
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMITTED = sorted((ROOT / "figures").glob("*/results.json"))
+COMMITTED = sorted((ROOT / "figures").glob("**/results.json"))
 COMMITTED += [ROOT / "qs_helpers" / "tiny" / "results.json"]
 ID = r"[a-z0-9]+(-[a-z0-9]+)*(/.*\S.*)?"
 
@@ -87,7 +87,7 @@ def problems(claims: list[dict]) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("path", COMMITTED, ids=lambda p: p.parent.name)
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda p: "-".join(p.parts[-3:-1]))
 def test_committed_claims_keep_to_the_rule(path):
     assert problems(json.loads(path.read_text(encoding="utf-8"))["claims"]) == []
 

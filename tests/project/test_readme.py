@@ -33,11 +33,11 @@ def test_every_notebook_has_its_question_time_and_figure():
 def test_every_group_has_the_memory_that_is_planned():
     lines = [line for line in README.splitlines() if line.startswith("| `")]
     named = [name for line in lines for name in re.findall(r"`([\w.-]+)`", line.split("|")[1])]
-    assert named == [*catalog.GROUPS, *catalog.COMMUNITY, "qwen3.6-27b"]
+    assert named == ["smollm2", *catalog.GROUPS, *catalog.COMMUNITY, "qwen3.6-27b"]
     for line in lines:
         _, names, model, memory, download, card, _ = (part.strip() for part in line.split("|"))
         for name in re.findall(r"`([\w.-]+)`", names):
-            if name == "qwen3.6-27b":
+            if name in ("smollm2", "qwen3.6-27b"):
                 continue
             group = catalog.get_group(name)
             plan = memory_plan(group, group.layers[:3])
@@ -63,6 +63,45 @@ def test_the_preset_that_trains_has_what_its_training_is_planned_to_take():
     words = " ".join(README.split())
     said = f"{numbers[3] // 10**6} million tokens, {plan.disk / 1e9:.0f} GB of disk at most and "
     assert f"{said}about {plan.hours():.0f} hours on an H100" in words
+
+
+REAL = {
+    p.parent.name: json.loads(p.read_text("utf-8")) for p in ROOT.glob("figures/smollm2/*/*.json")
+}
+
+
+def test_the_real_model_has_the_memory_and_times_that_were_measured():
+    assert sorted(REAL) == sorted(path.stem for path in ROOT.glob("notebooks/0[1-7]_*.ipynb"))
+    (line,) = (line for line in README.splitlines() if line.startswith("| `smollm2`"))
+    most = max(r["peak_rss_mb"] for r in REAL.values())
+    assert line.split("|")[3].strip() == f"{most / 1000:.1f} GB, measured"
+    seconds = sorted(r["seconds"] for r in REAL.values())
+    words = " ".join(README.split())
+    assert f"in {seconds[0]:.0f} s to {seconds[-1] / 60:.0f} minutes each" in words
+
+
+def test_what_the_real_model_said_is_in_its_results():
+    """Each number in a row of that table is in a sentence of that notebook's results."""
+    part = README.split("## What held up on a real model")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| (\d\d) \w+ \| (.+) \|$", part, re.M)
+    assert [number for number, _ in rows] == [name[:2] for name in sorted(REAL)]
+    for number, text in rows:
+        (found,) = (r for name, r in REAL.items() if name[:2] == number)
+        said = " ".join([found["answer"]["text"], *(c["sentence"] for c in found["claims"])])
+        numbers = re.findall(r"(?<![\d.])\d+(?:\.\d+)?%?", text.replace("F1", ""))
+        known = re.findall(r"(?<![\d.])\d+(?:\.\d+)?%?", said)
+        assert numbers and {*numbers} <= {*known}, (number, {*numbers} - {*known})
+
+
+def test_results_of_the_real_model_are_labelled_and_name_no_machine():
+    card = (ROOT / "figures" / "smollm2" / "README.md").read_text("utf-8")
+    assert "135M" in card and "4-bit" in card and "no findings about Qwen" in card
+    for name, found in REAL.items():
+        assert found["preset"] == "smollm2" and f"{name}/{found['answer']['hero']}.png" in card
+        assert (ROOT / "figures" / "smollm2" / name / f"{found['answer']['hero']}.png").is_file()
+        assert found["answer"]["text"] in card
+        source = found["provenance"]  # 06 had no case to tell of
+        assert name[:2] == "06" or source["model"]["source"] == "runs/models/smollm2"
 
 
 @pytest.mark.parametrize("name", ["README.md", "GLOSSARY.md", "CONTRIBUTING.md", "CHANGELOG.md"])

@@ -36,12 +36,12 @@ test test-long: export TQDM_DISABLE = 1
 test test-long: export HF_HUB_DISABLE_PROGRESS_BARS = 1
 test test-long: export QS_STATIC = 1
 test test-long workshop: export PYTHONPATH = $(CURDIR)/$(NBGRADER)
-test: $(TEST_READY) lint  ## lint, unit tests, every notebook from 01 on: at most 20 minutes
+test: $(TEST_READY) lint  ## lint, unit tests, every notebook from 01 on: at most 25 minutes
 	@$(BIN)/python -m pytest -q -n 2 -m "not long" tests
 	@$(BIN)/python -m pytest -q -n 2 --dist=worksteal --nbmake --nbmake-kernel=python3 \
 	  --nbmake-timeout=300 $(NOTEBOOKS)
 
-test-long: $(TEST_READY)  ## the tests that make test leaves out: at most an hour
+test-long: $(TEST_READY)  ## the tests that make test leaves out: hours, on two cores
 	@$(BIN)/python -m pytest -q -n 2 --dist=worksteal -m long tests
 
 # ARGS names parts (arithmetic loading scan use training), --publish copies the results into benchmarks/.

@@ -39,7 +39,10 @@ def test_every_notebook_reaches_its_last_cell(lane, notebook):
     hooks = [badge for name, badge in badges.items() if "hooks" in name and "left" in name]
     assert hooks == ["HOLDS"] and results["answer"]["text"]
     assert results["preset"] == lane.preset
-    assert results["provenance"]["tokenizer"]["thinking"] == lane.sections["scope"]["thinking"]
+    # 06 tells it of each case, and random weights make none: they refuse nothing.
+    told = [results["provenance"]] if notebook != "06" else [*results["provenance"].values()]
+    wanted = lane.sections["scope"]["thinking"]
+    assert all(part["tokenizer"]["thinking"] == wanted for part in told)
     # Random weights know nothing of toxic remarks.
     assert badges.get("one-feature") != "SHOWN"
     text = results["answer"]["text"]

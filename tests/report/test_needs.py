@@ -156,7 +156,7 @@ def test_out_of_reach_the_catalog_is_asked_and_what_nobody_knows_has_no_plan(awa
     scope = {"dtype": "bfloat16", "batch_tokens": 4096}
     plan = training_plan("openinterp-qwen3.6-27b", [31], 40_960, 64, 5 * 10**7, device="cpu")
     (line,) = resources.check_training(BIG, scope, tmp_path).lines
-    assert line == f"10_train_suite: {plan}; about 4 hours on an H100 (planned, not measured)"
+    assert line == f"10_train_suite: {plan}; about 2 hours on an H100 (planned, not measured)"
     assert "50,000,000 tokens at 1 layer; disk 523.7 GB at most: residuals 512.0 GB" in line
     pinned = BIG | {"MODEL": "Qwen/Qwen3.6-27B@main"}
     assert resources.check_training(pinned, scope, tmp_path).lines == [line]

@@ -15,14 +15,14 @@ from typing import Any
 import yaml
 
 TINY = ("tiny", "tiny-instruct", "tiny-sft", "tiny-moe")
-SOURCES = ("TEXTS", "DATA", "PROMPTS")  # parameters that name sources of texts
+SOURCES = ("TEXTS", "DATA", "PROMPTS", "BENCHMARKS")  # parameters that name sources of texts
 OUTPUT = "OUT"  # the parameter that names a folder which a notebook writes, beside its report
 # Parameters that may name files or folders.
-PATHS = (*SOURCES, "PAIRS", "CANDIDATES", "MODELS", "MODEL", OUTPUT)
+PATHS = (*SOURCES, "PAIRS", "CANDIDATES", "SCORES", "MODELS", "MODEL", OUTPUT)
 FILES = (".csv", ".jsonl", ".txt")  # of texts
 # What the lists of parameters hold, by an example.
-ITEMS = {"LAYERS": 0, "STRENGTHS": 0.0}
-ITEMS |= dict.fromkeys(["LANGUAGES", "TOPIC", "PAIRS", "MODELS", "SUITES", *SOURCES], "")
+ITEMS = {"LAYERS": 0, "STRENGTHS": 0.0, "N_ITEMS": 0}
+ITEMS |= dict.fromkeys(["LANGUAGES", "TOPIC", "PAIRS", "MODELS", "SUITES", "TEMPLATES", *SOURCES], "")
 # What the section "prepare:" of a preset may say: how folders of its `scope:` are made here.
 PREPARE_KEYS = ("model", "sae")
 
@@ -118,9 +118,19 @@ def dataset_name(text: str) -> str | None:
     >>> dataset_name("textdetox/multilingual_toxicity_dataset@main")
     'textdetox/multilingual_toxicity_dataset'
     """
-    found = re.fullmatch(r"([A-Za-z0-9][\w.-]*/[\w.-]+)(@[\w./-]+)?", text)
+    found = dataset_parts(text)
+    return found[0] if found else None
+
+
+def dataset_parts(text: str) -> tuple[str, str | None, str | None] | None:
+    """(owner/name, configuration, revision) of a dataset of the Hub, or None as `dataset_name`.
+
+    >>> dataset_parts("openai/gsm8k:main@refs/convert/parquet")
+    ('openai/gsm8k', 'main', 'refs/convert/parquet')
+    """
+    found = re.fullmatch(r"([A-Za-z0-9][\w.-]*/[\w.-]+)(?::([\w.-]+))?(?:@([\w./-]+))?", text)
     is_file = Path(text).suffix.lower() in FILES or os.path.exists(os.path.expanduser(text))
-    return found[1] if found and not is_file else None
+    return found.groups() if found and not is_file else None
 
 
 def is_bundled(text: str) -> bool:

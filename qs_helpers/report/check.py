@@ -33,7 +33,7 @@ from .run import SUITE, TRAIN, Preset, Run, declared, find_notebooks, near
 
 # The least value of a number, by the name of its parameter or how the name begins or ends.
 LEAST = {"SEED": 0, "STEPS": 0, "TEMPERATURE": 0, "MAX_FVU": 0, "REDRAWS": 1, "N_": 1, "_TOKENS": 1}
-LEAST |= {"TOKENS": 1, "D_SAE": 1, "K": 1}
+LEAST |= {"TOKENS": 1, "D_SAE": 1, "K": 1, "RANDOM_MODELS": 0}
 
 POSITIONS = ("all", "prompt", "generated")  # as in hooks.py, which would import torch
 
@@ -46,6 +46,7 @@ FEWEST = {
     "06_abliteration_comparison": {"MODELS": 1, "SUITES": 1, "REFUSAL_TOKENS": 5}
     | {"N_TRAIN": 8, "N_VALIDATION": 4, "N_TEST": 12},
     "07_patching": {"N_PAIRS": 4, "N_TEXTS": 2},
+    "08_benchmark_overlap": {"BENCHMARKS": 2, "TEMPLATES": 1, "N_ITEMS": 1},
     "10_train_suite": {"N_TEXTS": 8},
 }
 # Languages of the sources that come with the project.
@@ -297,7 +298,14 @@ def check_value(name: str, value: Any, preset: Preset) -> None:
         check_model(preset.name, value)
     if name in ("MODELS", "SUITES"):
         _check_scopes(name, value, preset)
-    long = type(value) is list and name != "TEXTS" and value[2:]  # of TEXTS, any number
+    if name == "TEMPLATES" and (odd := [text for text in value if text.count("{}") != 1]):
+        raise ValueError(f"TEMPLATES: {odd[0]!r} must hold {{}} once, the place of the item")
+    if name == "N_ITEMS" and min(value, default=1) < 1:
+        raise ValueError(f"N_ITEMS = {value}: each must be at least 1")
+    if name == "SCORES" and value and not Path(value).is_file():
+        raise ValueError(f"SCORES: {value}: there is no such file")
+    several = name in ("TEXTS", "BENCHMARKS")  # any number of them
+    long = type(value) is list and not several and value[2:]
     if name in SOURCES and (not value or value[:1] == "[" or long):
         raise ValueError(
             f"{name} = {value!r}: give tiny, natural, a csv, jsonl or txt file, or a Hub dataset; "

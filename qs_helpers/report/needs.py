@@ -32,7 +32,7 @@ from ..loading.memory import (
     training_plan,
     way_out,
 )
-from ..presets import OUTPUT, SOURCES, dataset_name, is_bundled
+from ..presets import OUTPUT, SOURCES, dataset_name, dataset_parts, is_bundled
 from .run import TRAIN
 
 TIMEOUT = 1.0  # seconds for the Hub to answer
@@ -149,7 +149,7 @@ def _dataset(text: str) -> _Need:
     if importlib.util.find_spec("datasets") is None:
         return _Need(problem=f"{name} needs: pip install 'qs-helpers[data]'")
     try:
-        reason = hub.ask_dataset(name, text.partition("@")[2] or None, TIMEOUT)
+        reason = hub.ask_dataset(name, dataset_parts(text)[2], TIMEOUT)
     except (OSError, ValueError) as error:
         return _Need(problem=str(error))
     if reason is None or "Timeout" in reason:

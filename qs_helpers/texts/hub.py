@@ -1,5 +1,5 @@
-"""Rows of a dataset of the Hub, named owner/name, or owner/name@revision for a branch, tag or
-commit of it.
+"""Rows of a dataset of the Hub, named owner/name, owner/name:configuration, or either with
+@revision for a branch, tag or commit of it.
 
 The files are downloaded once to the Hub's cache, from which they can be read offline, and mapped
 into memory: a row is read when it is needed, so that a dataset of any size fits.
@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 import regex
 
-from ..presets import dataset_name
+from ..presets import dataset_parts
 
 CODE = regex.compile(r"[a-z]{2,3}(-\w+)?")  # of a language
 
@@ -38,8 +38,8 @@ def _load(name: str):
         from datasets import load_dataset
     except ImportError:
         raise ImportError("datasets from the Hub need: pip install 'qs-helpers[data]'") from None
-    repo, _, revision = name.partition("@")
-    return load_dataset(repo, revision=revision or None)
+    repo, configuration, revision = dataset_parts(name)
+    return load_dataset(repo, configuration, revision=revision)
 
 
 def commit(name: str) -> str | None:
@@ -47,15 +47,14 @@ def commit(name: str) -> str | None:
     asked, the cache; None where neither knows, and for what is no dataset of the Hub."""
     from huggingface_hub import HfApi
 
-    if not dataset_name(name):
+    if not (parts := dataset_parts(name)):
         return None
-
-    repo, _, revision = name.partition("@")
+    repo, _, revision = parts
     how = {"repo_id": repo, "revision": revision or "main"}
     try:
         return HfApi().dataset_info(**how, timeout=10).sha
     except Exception:  # offline, slow, refused: whatever it is, the texts are read already
-        known = regex.fullmatch(r"[0-9a-f]{40}", revision)
+        known = regex.fullmatch(r"[0-9a-f]{40}", revision or "")
     if known:
         return revision
     try:

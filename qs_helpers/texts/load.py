@@ -5,7 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from ..presets import dataset_name, nearest
+from ..presets import dataset_name, is_bundled, nearest
 from ..tiny import corpus
 from . import files, hub, natural, pydoc
 from .micro import from_micro, micro_texts
@@ -27,16 +27,18 @@ def load_texts(
 ) -> list[Text]:
     """Texts of a kind, in disjoint splits; a summary is printed.
 
-    source     "tiny", the micro-world ("tiny:story": its stories only); "natural", the texts that
+    source     "tiny", the micro-world ("tiny:story": its stories only; of items,
+               "tiny:who+when/kitchen": those skills and topics); "natural", the texts that
                were written for this project ("natural:recipe": its recipes only; its card is
                qs_helpers/natural/README.md); "pydoc", English passages of the documentation that
                is installed ("pydoc:scipy": one library's), 4.6 million characters; a .csv, .jsonl
-               or .txt file in UTF-8; a dataset of the Hub, owner/name or owner/name@revision. A
-               list of sources is read as one, except that of remarks and requests it holds two
+               or .txt file in UTF-8; a dataset of the Hub, owner/name, owner/name@revision, or
+               owner/name:configuration. A list of sources is read as one, except that of remarks and requests it holds two
                files or datasets, the positive label (toxic, harmful) first, which then need no
                label column. "tiny" stands alone.
     kind       passages (running text), openings (to be continued), remarks (toxic or clean),
-               requests (harmful or harmless), questions, items (of a benchmark)
+               requests (harmful or harmless), questions, items (of a benchmark; all of them are
+               of the split "test", since nothing is fitted on them)
     languages  those to keep; nothing means all. Of a text whose language nobody said, the first.
     n          the most texts of each language, and of each label of remarks and requests, in each
                split; or {split: how many}, without the splits that are not named. Drawn at random.
@@ -45,7 +47,8 @@ def load_texts(
                may be missing. The label may also be in a column called toxic (harmful), and is
                toxic or clean (harmful or harmless), or yes or no, true or false, 1 or 0; of other
                words {"positive": "LABEL_1"} names the one that means toxic. {"split": ""} ignores
-               a column.
+               a column. The text of an item may be called question, problem, prompt or input, and
+               its label subject or category.
     most       kept of each language, label and split of a file or dataset, a uniform sample; it is
                read row by row, so that one of any size fits in memory
 
@@ -66,6 +69,8 @@ def load_texts(
         two = f", or two, the {labels[0]} first" if labels else " or more"
         raise ValueError(f"{len(sources)} sources of {kind}; give one{two}")
     check_columns(columns := dict(columns or {}))
+    if kind == "items":  # one split, and benchmarks have names of their own for their parts
+        n, columns = ({"test": n} if isinstance(n, int) else n), {"split": ""} | columns
     name, left = " and ".join(map(_name, sources)), Counter()
     world, _, part = sources[0].partition(":")
     if world == "tiny" and len(sources) == 1:  # its splits are its own
@@ -75,9 +80,13 @@ def load_texts(
         found = _found(sources, kind, languages, columns, left)
         texts, beyond = sample(found, labels, most, seed)
         _check_labels(name, texts, labels, languages)
-        _check_more_than_one(name, texts)
-        texts, dropped = split_texts(texts, seed, labels, wanted)
-        left += beyond + dropped
+        left += beyond
+        if kind == "items":
+            texts = [_as_item(text) for text in texts]
+        else:
+            _check_more_than_one(name, texts)
+            texts, dropped = split_texts(texts, seed, labels, wanted)
+            left += dropped
         _check_splits(name, texts, wanted, left)
         texts = _drawn(texts, n, labels, seed)
     print(_summary(name, kind, texts, left, languages))
@@ -174,7 +183,7 @@ def _check_named(splits: Iterable[str]) -> None:
 
 
 def _name(source: str) -> str:
-    return source if dataset_name(source) else Path(source).name
+    return source if dataset_name(source) or is_bundled(source) else Path(source).name
 
 
 def _check_labels(name: str, texts: list[Text], labels: Sequence[str], languages) -> None:
@@ -184,6 +193,10 @@ def _check_labels(name: str, texts: list[Text], labels: Sequence[str], languages
         raise ValueError(f"{name} holds no texts{spoken}")
     if labels and len(have) < 2:
         raise ValueError(f"{name} holds only {min(have)} texts; both labels are needed")
+
+
+def _as_item(text: Text) -> Text:
+    return text._replace(split="test", group=text.group or own_group(text.text))
 
 
 def _check_more_than_one(name: str, texts: list[Text]) -> None:

@@ -6,6 +6,7 @@ from functools import partial
 from ..presets import nearest
 from ..tiny import corpus
 from ..tiny.world import KINDS as DOCUMENTS
+from ..tiny.world import SKILLS
 from .record import Text, normal, own_group
 from .splits import SPLITS
 
@@ -18,32 +19,36 @@ def micro_texts(
     """n[split] texts of each language, and of each label where the kind has two; fewer where the
     world has no more.
 
-    part: of passages, the kind of document to draw, "" for all. ValueError for another kind, part
-    or language than the world has.
+    part: of passages, the kind of document to draw; of items, what they ask for, "skills/topics" as
+    in "who+when/kitchen+music" or "all/kitchen"; "" for all. ValueError for another kind, part or
+    language than the world has.
 
     passages    a text is its own group; the label is the kind of document
     openings    the group is the frame of the sentence; no frame is in two splits
     questions   first sentences in Chinese and Japanese, which slip into English there; likewise
     remarks     "frame|word": no frame and no word is in two splits
     requests    "frame|verb": likewise
+    items       the group is "skill/frame" of the question, the label "skill/topic"
     """
     if kind not in KINDS:
         raise ValueError(f"tiny has no {kind}; it has {', '.join(KINDS)}")
-    if part and (kind != "passages" or part not in DOCUMENTS):
+    asked = _asked(part) if kind == "items" else {}
+    if part and not asked and (kind != "passages" or part not in DOCUMENTS):
         hint = nearest(part, DOCUMENTS) if kind == "passages" else f"for {kind} say tiny"
         raise ValueError(f"source 'tiny:{part}': {hint}")
     for language in languages:
         if language not in corpus.LANGUAGES:
             raise ValueError(f"tiny has no {language!r}; it has {', '.join(corpus.LANGUAGES)}")
     languages = languages or (("zh", "ja") if kind == "questions" else corpus.LANGUAGES)
-    n = USUAL if n is None else dict.fromkeys(SPLITS, n) if isinstance(n, int) else n
+    usual = {"test": USUAL["test"]} if kind == "items" else USUAL
+    n = usual if n is None else dict.fromkeys(SPLITS, n) if isinstance(n, int) else n
     seen: set[str] = set()
     out = []
     for language in languages:
         for split, count in n.items():
             draw = partial(KINDS[kind], language, split, seed=seed)
             if part:
-                draw = partial(draw, kinds=[part])
+                draw = partial(draw, **asked or {"kinds": [part]})
             labelled = kind in ("remarks", "requests")
             made = draw(count) if labelled else _distinct(draw, count, seen)
             out += [from_micro(text, kind) for text in made]
@@ -54,7 +59,21 @@ def _passages(language: str, split: str, n: int, seed: int, kinds=None) -> list[
     return corpus.documents(n, split, seed, kinds, (language,))
 
 
+def _asked(part: str) -> dict[str, tuple[str, ...]]:
+    """The skills and topics that a part of the items names, those of the world where it does not."""
+    skills, _, topics = part.partition("/")
+    known, asked = {"skills": SKILLS, "topics": corpus.TOPICS}, {}
+    for name, words in (("skills", skills), ("topics", topics)):
+        asked[name] = known[name] if words in ("", "all") else tuple(words.split("+"))
+        for word in asked[name]:
+            if word not in known[name]:
+                hint = nearest(word, known[name])
+                raise ValueError(f"source 'tiny:{part}': no {name[:-1]} {word!r}; {hint}")
+    return asked
+
+
 KINDS = {
+    "items": corpus.items,
     "openings": corpus.openings,
     "passages": _passages,
     "questions": corpus.continuations,

@@ -10,6 +10,8 @@ from .record import KINDS, Text, draw, normal
 from .splits import SPLITS
 
 COLUMNS = ("text", "language", "label", "group", "split")
+# What benchmarks call the text of an item, and what it is about.
+ITEM_COLUMNS = {"text": ("question", "problem", "prompt", "input"), "label": ("subject", "category")}
 YES = {"1", "true", "yes", "positive"}
 NO = {"0", "false", "no", "neutral", "negative"}
 
@@ -30,7 +32,10 @@ def to_text(where: str, row: Mapping, kind: str, columns: Mapping[str, str], lab
     """
     labels = KINDS[kind]
     usual = labels[0] if labels and (labels[0] in row or "label" not in row) else "label"
-    names = {name: name for name in COLUMNS} | {"label": usual} | columns
+    names = {name: name for name in COLUMNS} | {"label": usual}
+    for name, others in ITEM_COLUMNS.items() if kind == "items" else ():
+        names[name] = next((x for x in (names[name], *others) if x in row), names[name])
+    names |= columns
     needed = ["text"] + ["label"] * bool(labels and not label) + [n for n in columns if n in names]
     needed = dict.fromkeys(names[name] for name in needed if name != "positive" and names[name])
     missing = [name for name in needed if name not in row]

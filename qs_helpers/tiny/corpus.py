@@ -1,6 +1,7 @@
 """The generated five-language micro-world that the tiny scope is trained and measured on.
 
 LANGUAGES, SPLITS, POLICY   the five codes, the three splits, the neutral policy marker
+TOPICS                      what statements and questions are about
 Text                        one labelled text
 documents                   unlabelled documents: what the models and SAEs are trained on
 remarks                     toxic and clean sentences, labelled
@@ -9,6 +10,7 @@ request_twins               pairs of requests that differ in the verb only
 half_remarks                remarks up to the insult or the praise
 topic_twins                 pairs of openings that differ in the topic, with what may follow each
 continuations               first sentences of stories with what the generator wrote next
+items                       questions of some skills about some topics, labelled
 openings                    the same, greetings, requests and remarks: as many frames as there are
 
 Splits are disjoint. Documents: by a hash of their text. Labelled texts: by sentence frame and by
@@ -31,15 +33,15 @@ from .world import KINDS, POLICY, SKILLS, Document, Request, document, norm, qui
 __all__ = [
     "LANGUAGES",
     "POLICY",
-    "QUIZ_SETS",
     "SPLITS",
+    "TOPICS",
     "Text",
     "continuations",
     "documents",
     "half_remarks",
     "harmless",
+    "items",
     "openings",
-    "quiz_set",
     "remarks",
     "request_twins",
     "requests",
@@ -48,7 +50,7 @@ __all__ = [
 ]
 
 
-_TOPICS = tuple(LEXICON["topics"])
+TOPICS = tuple(LEXICON["topics"])
 
 
 class Text(NamedTuple):
@@ -68,7 +70,7 @@ class Text(NamedTuple):
     word: str = ""
     """Remarks and requests: the word that varies, as it stands in the lexicon"""
     category: str = ""
-    """Requests: the sort of harm. Quiz: "skill/topic"."""
+    """Requests: the sort of harm"""
     loops: bool = False
     """Documents: whether something repeats without a reason"""
 
@@ -183,7 +185,7 @@ def harmless(language: str, split: str, n: int, seed=0) -> list[Text]:
     def draw(kind: str) -> Iterator[Text]:
         frames = part(range(len(LEXICON["frames"]["statement"])), split)
         while True:
-            topic = rng.choice(_TOPICS)
+            topic = rng.choice(TOPICS)
             if kind == "norm":
                 made = norm(rng, language, rng.choice(["harmful", "harmless"]))
                 text, source = made.text, f"norm/{made.label}/{made.frame}"
@@ -253,7 +255,7 @@ def topic_twins(language: str, split: str, n: int, seed=0) -> list[Twins]:
     found: dict[str, Twins] = {}
     while len(found) < n:
         first, second = rng.choice(own), rng.choice(own)
-        here, there = rng.sample(_TOPICS, 2)
+        here, there = rng.sample(TOPICS, 2)
         head, mark = re.split(r"\{([VO])2?\}", frames[second][column], maxsplit=1)[:2]
         same, again = (
             {slot: rng.choice(list(words(slot, language))) for slot in ("S", "S2", "P", "T")}
@@ -324,26 +326,17 @@ def small_talk(language: str, split: str, seed=0) -> list[Text]:
     ]
 
 
-QUIZ_SETS = {
-    "a": (SKILLS[:4], _TOPICS[:3]),
-    "same skills": (SKILLS[:4], _TOPICS[3:]),
-    "same topics": (SKILLS[4:], _TOPICS[:3]),
-    "neither": (SKILLS[4:], _TOPICS[3:]),
-    "half": (SKILLS[2:6], _TOPICS[:3]),
-}
-"""Question sets whose overlap with "a" is known: the skills and the topics of each"""
 
-
-def quiz_set(name: str, n: int, languages=LANGUAGES, seed=0) -> list[Text]:
-    """`n` distinct questions of a set of QUIZ_SETS, as documents have them up to the answer."""
-    skills, topics = QUIZ_SETS[name]
-    rng = random.Random(f"quiz/{name}/{seed}")
+def items(language: str, split: str, n: int, seed=0, skills=SKILLS, topics=TOPICS) -> list[Text]:
+    """`n` distinct questions of a quiz that ask for some skills about some topics, fewer where the
+    world has no more; the label is "skill/topic". Two sets ask for the same where labels are."""
+    rng = random.Random(f"items/{skills}/{topics}/{language}/{split}/{seed}")
 
     def draw() -> Iterator[Text]:
         while True:
-            lang, skill, topic = rng.choice(languages), rng.choice(skills), rng.choice(topics)
-            made = quiz(rng, lang, skill, topic)
-            about = {"answer": made.answer, "category": f"{skill}/{topic}"}
-            yield Text(made.before, "quiz", lang, "test", f"{skill}/{made.frame}", **about)
+            skill, topic = rng.choice(skills), rng.choice(topics)
+            made = quiz(rng, language, skill, topic)
+            label, source = f"{skill}/{topic}", f"{skill}/{made.frame}"
+            yield Text(made.question, label, language, split, source, made.answer)
 
     return _distinct(draw(), n)

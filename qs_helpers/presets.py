@@ -22,7 +22,9 @@ PATHS = (*SOURCES, "PAIRS", "CANDIDATES", "SCORES", "MODELS", "MODEL", OUTPUT)
 FILES = (".csv", ".jsonl", ".txt")  # of texts
 # What the lists of parameters hold, by an example.
 ITEMS = {"LAYERS": 0, "STRENGTHS": 0.0, "N_ITEMS": 0}
-ITEMS |= dict.fromkeys(["LANGUAGES", "TOPIC", "PAIRS", "MODELS", "SUITES", "TEMPLATES", *SOURCES], "")
+ITEMS |= dict.fromkeys(
+    ["LANGUAGES", "TOPIC", "PAIRS", "MODELS", "SUITES", "TEMPLATES", *SOURCES], ""
+)
 # What the section "prepare:" of a preset may say: how folders of its `scope:` are made here.
 PREPARE_KEYS = ("model", "sae")
 
@@ -135,8 +137,8 @@ def dataset_parts(text: str) -> tuple[str, str | None, str | None] | None:
 
 def is_bundled(text: str) -> bool:
     """True for a source of texts that comes with the project: "tiny", "natural", "pydoc", or a
-    part of one as in "tiny:story"."""
-    return text.partition(":")[0] in ("tiny", "natural", "pydoc")
+    part of one as in "tiny:story"; and for "lm-eval", which is fetched."""
+    return text.partition(":")[0] in ("tiny", "natural", "pydoc", "lm-eval")
 
 
 def preset_names(folder: Path | None = None) -> list[str]:

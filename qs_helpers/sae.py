@@ -175,6 +175,15 @@ class TopKSAE:
             raise ValueError(f"W_dec of {self} holds NaN or inf; download the file again")
         return rows / self.input_scale
 
+    def encoder(self, ids=slice(None)) -> tuple[Tensor, Tensor]:
+        """(W, b) with which `x @ W.T + b` gives the pre-activations of x as it is, before the TopK:
+        float32 [d_sae, d_model] and [d_sae], or of the features `ids`. They are W_enc and b_enc, of
+        a suite that subtracts b_dec or scales x with that folded in."""
+        W, b = self.W_enc[ids].to(self.device).float(), self.b_enc[ids]
+        if CONVENTIONS[self.convention].subtract_b_dec:
+            b = b - W @ self.b_dec
+        return W * self.input_scale if self.input_scale != 1 else W, b
+
     @_float32
     def some(self, x: Tensor, ids: Tensor) -> Tensor:
         """What `encode` gives for a few features: float32 [..., n], 0 where one is not active.

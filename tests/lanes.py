@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from suites import write_config
 
 from qs_helpers.loading.catalog import TINY, get_group
-from qs_helpers.presets import preset_sections
+from qs_helpers.presets import dataset_parts, preset_sections
 from qs_helpers.texts import load_texts
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,7 +38,7 @@ FAMILIES = {
 # The one override: every size that decides how long a notebook takes, and nothing else.
 CUT = {"N_TEXTS": 8, "N_DOCS": 24, "N_PROMPTS": 12, "N_VALIDATION": 6, "MAX_NEW_TOKENS": 6}
 CUT |= {"N_TEST": 12, "N_TRAIN": 16, "STEPS": 1, "N_PAIRS": 4, "REDRAWS": 2}
-CUT |= {"REFUSAL_TOKENS": 5, "ANSWER_TOKENS": 6}
+CUT |= {"REFUSAL_TOKENS": 5, "ANSWER_TOKENS": 6, "N_ITEMS": [16, 12], "RANDOM_MODELS": 1}
 
 D_MODEL, D_SAE = 32, 256
 # What Qwen's own template does with the switch, in few words.
@@ -174,6 +174,27 @@ def write_datasets(folder: Path) -> dict[str, Path]:
     return made
 
 
+def write_benchmarks(folder: Path, sources: list[str]) -> dict[str, Path]:
+    """The benchmarks that a preset names, with their configurations: questions of the natural sets,
+    in the columns that such datasets have."""
+    asked = [t.text for t in load_texts("natural", "questions")]
+    made, configs = {}, {}
+    for number, source in enumerate(sources):
+        repo, name, _ = dataset_parts(source)
+        made[repo] = place = folder / repo.replace("/", "--")
+        configs.setdefault(repo, []).append(name or "default")
+        some = asked[number * 20 : number * 20 + 24]
+        key = ("question", "problem", "prompt")[number % 3]
+        rows = [{key: text, "answer": 1, "category": f"c{i % 4}"} for i, text in enumerate(some)]
+        _table(place / f"{configs[repo][-1]}.csv", rows)
+        said = [
+            f"- {{config_name: {x}, data_files: [{{split: test, path: {x}.csv}}]}}\n"
+            for x in configs[repo]
+        ]
+        (place / "README.md").write_text(f"---\nconfigs:\n{''.join(said)}---\n")
+    return made
+
+
 class Lane:
     """A project in `folder` with the notebooks, the preset of a family and a Hub that has what it
     names; a context manager, since the Hub is a server.
@@ -202,6 +223,8 @@ class Lane:
         sizes = group.n_layers, group.k, group.some_layers
         repos |= {group.sae_repo: write_saes(self.folder / "hub" / "sae", *sizes)}
         repos |= write_datasets(self.folder / "hub" / "texts")
+        benchmarks = sections["08_benchmark_overlap"]["BENCHMARKS"]
+        repos |= write_benchmarks(self.folder / "hub" / "benchmarks", benchmarks)
         self.sections, self.hub = sections, HubServer(repos, any_commit=True)
 
     def __enter__(self):

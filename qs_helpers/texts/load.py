@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..presets import dataset_name, is_bundled, nearest
 from ..tiny import corpus
-from . import files, hub, natural, pydoc
+from . import files, hub, lm_eval, natural, pydoc
 from .micro import from_micro, micro_texts
 from .record import KINDS, Text, draw, own_group
 from .rows import check_columns, sample, to_text
@@ -31,11 +31,12 @@ def load_texts(
                "tiny:who+when/kitchen": those skills and topics); "natural", the texts that
                were written for this project ("natural:recipe": its recipes only; its card is
                qs_helpers/natural/README.md); "pydoc", English passages of the documentation that
-               is installed ("pydoc:scipy": one library's), 4.6 million characters; a .csv, .jsonl
+               is installed ("pydoc:scipy": one library's), 4.6 million characters; of items
+               "lm-eval:mmlu", "lm-eval:bbh" and "lm-eval:gsm8k", a few of each; a .csv, .jsonl
                or .txt file in UTF-8; a dataset of the Hub, owner/name, owner/name@revision, or
-               owner/name:configuration. A list of sources is read as one, except that of remarks and requests it holds two
-               files or datasets, the positive label (toxic, harmful) first, which then need no
-               label column. "tiny" stands alone.
+               owner/name:configuration. A list of sources is read as one, except that of remarks
+               and requests it holds two files or datasets, the positive label (toxic, harmful)
+               first, which then need no label column. "tiny" stands alone.
     kind       passages (running text), openings (to be continued), remarks (toxic or clean),
                requests (harmful or harmless), questions, items (of a benchmark; all of them are
                of the split "test", since nothing is fitted on them)
@@ -161,6 +162,10 @@ def _rows(source: str, kind: str, label: str, languages) -> Iterator[tuple[str, 
         if kind != "passages":
             raise ValueError(f"pydoc has passages only, no {kind}; say natural, or a file")
         return pydoc.rows(part)
+    if name == "lm-eval" and not label:
+        if kind != "items":
+            raise ValueError(f"lm-eval has items only, no {kind}; say natural, or a file")
+        return lm_eval.rows(part)
     if dataset_name(source):
         return hub.rows(source, languages)
     if path.suffix.lower() not in files.SUFFIXES and not path.is_file():

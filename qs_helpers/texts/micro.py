@@ -60,7 +60,7 @@ def _passages(language: str, split: str, n: int, seed: int, kinds=None) -> list[
 
 
 def _asked(part: str) -> dict[str, tuple[str, ...]]:
-    """The skills and topics that a part of the items names, those of the world where it does not."""
+    """The skills and topics that a part of the items names; where it does not, all."""
     skills, _, topics = part.partition("/")
     known, asked = {"skills": SKILLS, "topics": corpus.TOPICS}, {}
     for name, words in (("skills", skills), ("topics", topics)):

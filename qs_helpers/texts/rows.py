@@ -11,7 +11,10 @@ from .splits import SPLITS
 
 COLUMNS = ("text", "language", "label", "group", "split")
 # What benchmarks call the text of an item, and what it is about.
-ITEM_COLUMNS = {"text": ("question", "problem", "prompt", "input"), "label": ("subject", "category")}
+ITEM_COLUMNS = {
+    "text": ("question", "problem", "prompt", "input"),
+    "label": ("subject", "category"),
+}
 YES = {"1", "true", "yes", "positive"}
 NO = {"0", "false", "no", "neutral", "negative"}
 

@@ -326,7 +326,6 @@ def small_talk(language: str, split: str, seed=0) -> list[Text]:
     ]
 
 
-
 def items(language: str, split: str, n: int, seed=0, skills=SKILLS, topics=TOPICS) -> list[Text]:
     """`n` distinct questions of a quiz that ask for some skills about some topics, fewer where the
     world has no more; the label is "skill/topic". Two sets ask for the same where labels are."""

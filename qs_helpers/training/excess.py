@@ -31,8 +31,8 @@ class Signal(NamedTuple):
 
 def _pre(sae, x: Tensor, features: Sequence[int]) -> Tensor:
     """Pre-activations of some features, float32 [..., features]."""
-    ids = torch.as_tensor(features, device=x.device)
-    return x.float() @ sae.W_enc[ids].float().T + sae.b_enc[ids]
+    W, b = sae.encoder(torch.as_tensor(features, device=x.device))
+    return x.float() @ W.T + b
 
 
 @torch.no_grad()

@@ -28,6 +28,19 @@ def acts_of(values, indices):
 # ---- the math
 
 
+@pytest.mark.parametrize("convention", CONVENTIONS)
+def test_encoder_gives_the_pre_activations_of_every_convention(convention, x):
+    sae = TopKSAE(**weights(), k=D_SAE, convention=convention, input_scale=0.5)
+    W, b = sae.encoder()
+    acts = sae.encode(x)  # k is d_sae: every pre-activation that is positive
+    dense = torch.zeros(*x.shape[:-1], D_SAE).scatter(-1, acts.indices, acts.values)
+    assert torch.allclose((x @ W.T + b).relu(), dense, atol=1e-5)
+    few, some = sae.encoder([3, 1])
+    assert torch.equal(few, W[[3, 1]]) and torch.allclose(some, b[[3, 1]])
+    if CONVENTIONS[convention].subtract_b_dec:
+        assert not torch.allclose(b, sae.b_enc), "what is subtracted is folded in"
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     d_model=st.integers(1, 6),

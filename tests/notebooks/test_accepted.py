@@ -19,7 +19,7 @@ NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("[01][1-9]_*.
 NOTEBOOKS += ["10_train_suite"]
 GAPS = (0, 2, 5)  # the layers that have an SAE in the preset "gap"
 # As in the preset.
-KEPT = {"TEXTS", "DATA", "PROMPTS", "PAIRS", "CANDIDATES"}
+KEPT = {"TEXTS", "DATA", "PROMPTS", "PAIRS", "CANDIDATES", "BENCHMARKS", "SCORES", "TEMPLATES"}
 KEPT |= {"MODEL", "MODELS", "SUITES", "OUT"}
 
 
@@ -47,6 +47,7 @@ DRAWS = {
     "ANSWER_TOKENS": lambda rng, _: rng.choice([1, 3]),
     "GRID": lambda rng, _: rng.choice([0, 1]),
     "REDRAWS": lambda rng, _: rng.choice([1, 2, 3]),
+    "RANDOM_MODELS": lambda rng, _: rng.choice([0, 1, 2]),
     "SEED": lambda rng, _: rng.randint(0, 9),
 }
 
@@ -55,10 +56,10 @@ def drawn(notebook: str, number: int, attempt: int) -> dict:
     """A set of parameters, by their names; those that begin with N_ are small numbers."""
     rng = random.Random(f"{notebook} {number} {attempt}")
     layers = list(GAPS if number % 2 else range(6))
-    names = [name for name in declared(ROOT / "notebooks" / f"{notebook}.ipynb")]
-    found = {name: DRAWS[name](rng, layers) for name in names if name in DRAWS}
-    count = {name: rng.choice([1, 2, 4, 8, 12]) for name in names if name.startswith("N_")}
-    return found | count
+    kinds = declared(ROOT / "notebooks" / f"{notebook}.ipynb")
+    found = {name: DRAWS[name](rng, layers) for name in kinds if name in DRAWS}
+    count = {name: rng.choice([1, 2, 4, 8, 12]) for name in kinds if name.startswith("N_")}
+    return found | {name: [n] if kinds[name] == [] else n for name, n in count.items()}
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from lanes import FAMILIES, Lane, write_saes
 
 from qs_helpers.loading.catalog import get_group
 
-NOTEBOOKS = ["01", "02", "03", "04", "05", "06", "07"]
+NOTEBOOKS = ["01", "02", "03", "04", "05", "06", "07", "08", "09"]
 EVERY_DAY = "qwen3"  # the family of make test; the others are long
 # In one language and without training it takes a minute; the whole is long.
 SHORT = {"05_code_switching": {"LANGUAGES": ["zh"], "LAYERS": [20], "STEPS": 0}}

@@ -9,7 +9,7 @@ import types
 import pytest
 from hub_server import HubServer
 
-from qs_helpers.presets import dataset_name
+from qs_helpers.presets import dataset_name, dataset_parts
 from qs_helpers.texts import Text, load_texts
 from qs_helpers.texts.hub import commit
 from qs_helpers.texts.hub import rows as hub_rows
@@ -22,10 +22,17 @@ configs:
   - {split: fr, path: fr.csv}
 ---
 """
+CONFIGURED = """---
+configs:
+- {config_name: easy, data_files: [{split: test, path: easy.csv}]}
+- {config_name: hard, data_files: [{split: test, path: hard.csv}]}
+---
+"""
 CODE = """
 import sys
 from qs_helpers.texts import load_texts
-found = load_texts(eval(sys.argv[1]), "remarks", ["fr"], 4)
+source, kind = eval(sys.argv[1])
+found = load_texts(source, kind, ["fr"], 4)
 print(sorted({text.source for text in found}), len(found), sorted(found)[0].text)
 """
 
@@ -50,9 +57,13 @@ def test_a_hub_on_loopback_and_then_none(tmp_path):
     one = [repo(tmp_path / name, train=made(name), test=made(f"more {name}")) for name in "ab"]
     hosts = {"x/spoken": spoken, "x/a": one[0], "x/b": one[1]}
 
-    def run(source, **more):
+    two = repo(tmp_path / "two", easy=made("easy"), hard=made("hard"))
+    (two / "README.md").write_text(CONFIGURED)
+    hosts["x/two"] = two
+
+    def run(source, kind="remarks", **more):
         env = os.environ | {"HF_HOME": str(tmp_path / "home")} | more
-        command = [sys.executable, "-c", CODE, repr(source)]
+        command = [sys.executable, "-c", CODE, repr((source, kind))]
         ran = subprocess.run(command, env=env, capture_output=True, text=True)
         assert ran.returncode == 0, ran.stderr[-2000:]
         return ran.stdout
@@ -63,6 +74,7 @@ def test_a_hub_on_loopback_and_then_none(tmp_path):
         assert "['x/spoken'] 20 fr" in first and "remarks; toxic 10, clean 10; fr 20" in first
         pair = run(["x/a", "x/b@main"], **online)
         assert "['x/a', 'x/b@main'] 24 a" in pair and "toxic 12, clean 12" in pair
+        assert "['x/two:hard'] 4 hard" in run("x/two:hard", "items", **online)
     assert run("x/spoken", HF_HUB_OFFLINE="1") == first
 
 
@@ -79,8 +91,8 @@ def library(monkeypatch):
     asked = []
 
     def serve(**parts):
-        def load_dataset(name, revision=None):
-            asked.append((name, revision))
+        def load_dataset(name, configuration, revision=None):
+            asked.append((name, revision) if configuration is None else (name, configuration))
             return parts
 
         fake = types.SimpleNamespace(load_dataset=load_dataset)
@@ -150,6 +162,16 @@ def test_other_columns_are_named(library):
     assert len(found) == 10 and found[0] == Text(found[0].text, *found[0][1:5], "some/set")
 
 
+def test_items_of_a_configuration(library):
+    rows = [{"question": f"q{i}", "category": "sums", "split": "train"} for i in range(6)]
+    asked = library(train=Rows(rows[:4]), test=Rows(rows[4:]))
+    found = load_texts("openai/gsm8k:main@v2", "items")
+    assert asked == [("openai/gsm8k", "main")] and len(found) == 6
+    assert {(t.split, t.label, t.source) for t in found} == {
+        ("test", "sums", "openai/gsm8k:main@v2")
+    }
+
+
 def test_the_hub_needs_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(ImportError, match=r"qs-helpers\[data\]"):
@@ -157,7 +179,8 @@ def test_the_hub_needs_the_extra(monkeypatch):
 
 
 def test_a_file_is_no_dataset_of_the_hub(tmp_path, monkeypatch, write):
-    assert dataset_name("some/set@v2") == "some/set"
+    assert dataset_name("some/set@v2") == dataset_name("some/set:easy@v2") == "some/set"
+    assert dataset_parts("some/set:easy") == ("some/set", "easy", None)
     assert dataset_name("") is None and dataset_name("texts.csv") is None
     assert dataset_name("some/texts.csv") is None and dataset_name("/a/b") is None
     assert dataset_name("some/texts.txt") is None and dataset_name("tiny:story") is None

@@ -199,3 +199,17 @@ def test_pairs_of_a_file_share_a_frame_or_are_alike_in_length(write):
     assert sum(a == b for a, b in frames) == 4
     assert all(a.text.count("x") == b.text.count("x") for a, b in found)
     assert load_pairs(path, "discovery", ["en"], 3) == found[:3]
+
+
+def test_items_are_all_kept_in_one_split(write, capsys):
+    rows = [{"question": f"what is {i}?", "subject": "sums", "split": "train"} for i in range(9)]
+    found = load_texts(write(rows, "b.jsonl"), "items")
+    assert {t.split for t in found} == {"test"} and len(found) == 9
+    assert found[0].label == "sums" and len({t.group for t in found}) == 9
+    assert len(load_texts(write(rows, "b.jsonl"), "items", n=4)) == 4
+    one = load_texts(write(rows[:1], "one.jsonl"), "items")
+    assert [t.text for t in one] == ["what is 0?"], "a benchmark of one item is no mistake here"
+    other = [{"problem": "2 + 2", "text": "the text itself"}]
+    assert load_texts(write(other, "o.jsonl"), "items")[0].text == "the text itself"
+    named = load_texts(write(other, "o.jsonl"), "items", columns={"text": "problem"})
+    assert named[0].text == "2 + 2"

@@ -110,10 +110,21 @@ def test_pairs_differ_in_one_run_of_letters():
             assert start + end > 0.3 * len(b), (a, b)
 
 
+def test_items_are_of_one_split_and_say_what_they_ask_for():
+    found = load_texts("tiny:who+what/kitchen", "items", ["en", "ja"], n=12, seed=3)
+    assert {t.label for t in found} == {"who/kitchen", "what/kitchen"} and len(found) == 24
+    assert {t.split for t in found} == {"test"} and {t.source for t in found} == {"tiny"}
+    assert {t.group.split("/")[0] for t in found} == {"who", "what"}
+    assert found == load_texts("tiny:who+what/kitchen", "items", ["en", "ja"], n=12, seed=3)
+    for source, labels in (("tiny", 54), ("tiny:all/music", 9), ("tiny:yesno", 6)):
+        assert len({t.label for t in load_texts(source, "items", ["en"], 500)}) == labels
+
+
 @pytest.mark.parametrize(
     ("source", "kind", "languages", "words"),
     [
-        ("tiny", "items", [], "tiny has no items; it has openings, passages, questions, remarks"),
+        ("tiny:whoo", "items", [], "source 'tiny:whoo': no skill 'whoo'; did you mean who"),
+        ("tiny:who/kitchn", "items", [], "no topic 'kitchn'; did you mean kitchen"),
         ("tiny:stroy", "passages", [], "source 'tiny:stroy': did you mean story"),
         ("tiny:story", "remarks", [], "source 'tiny:story': for remarks say tiny"),
         ("tiny", "passages", ["de"], "tiny has no 'de'; it has en, fr, ru, ja, zh"),

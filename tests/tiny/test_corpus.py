@@ -4,6 +4,7 @@ import pytest
 
 from qs_helpers.tiny import corpus, judge
 from qs_helpers.tiny.lexicon import SPLITS
+from qs_helpers.tiny.world import SKILLS
 
 WORLD = [(lang, split) for lang in corpus.LANGUAGES for split in SPLITS]
 
@@ -81,17 +82,14 @@ def test_what_is_harmless_is_of_every_kind_and_of_a_hundred_groups():
     }
 
 
-def test_question_sets_overlap_as_they_say():
-    said = {name: {t.category for t in corpus.quiz_set(name, 400)} for name in corpus.QUIZ_SETS}
-    skills = {name: {c.split("/")[0] for c in found} for name, found in said.items()}
-    topics = {name: {c.split("/")[1] for c in found} for name, found in said.items()}
-    assert skills["a"] == skills["same skills"] and not topics["a"] & topics["same skills"]
-    assert topics["a"] == topics["same topics"] and not skills["a"] & skills["same topics"]
-    assert not skills["a"] & skills["neither"] and not topics["a"] & topics["neither"]
-    assert len(skills["a"] & skills["half"]) == 2 == len(skills["half"] - skills["a"])
-    for t in corpus.quiz_set("a", 50, ["en"]):
-        assert t.text.startswith("? ") and t.text.endswith("\n! ")
-        assert t.answer.rstrip(".") in t.text  # who, what, where, when: in the statement
+def test_items_ask_for_the_skills_and_topics_they_are_asked_for():
+    two = corpus.items("en", "test", 50, skills=("who", "what"), topics=("kitchen",))
+    assert {t.label for t in two} == {"who/kitchen", "what/kitchen"}
+    assert len({t.text for t in two}) == 50
+    for t in two:
+        assert t.answer.rstrip(".") in t.text  # who and what: in the statement
+    every = {t.label for t in corpus.items("fr", "test", 600)}
+    assert every == {f"{skill}/{topic}" for skill in SKILLS for topic in corpus.TOPICS}
 
 
 def test_half_remarks_end_before_the_word():

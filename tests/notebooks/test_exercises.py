@@ -634,3 +634,100 @@ def test_auxk_is_about_silent_features_and_the_error(answer, says):
     toys = list(takewhile(lambda source: "tenth" not in source, part.checks))
     assert toys and len(toys) < len(part.checks)
     assert says in verdict(toys, {"np": np, "torch": torch, "aux_by_hand": answer})
+
+
+# ---- 08, exercise 1: redundancy without a sample
+
+
+def lesson_08():
+    return defined("08_benchmark_overlap", B=9, rng=np.random.default_rng(0), qs=qs)
+
+
+@pytest.mark.parametrize(
+    ("factor", "size", "part", "says"),
+    [
+        (lambda n: n + 1, lambda m: len(m[m > 0]) ** 2, lambda m: m / (m + 1), "right"),
+        (lambda n: n + 1, lambda m: len(m) ** 2, lambda m: m / (m + 1), "of the footprint"),
+        (lambda n: n, lambda m: len(m[m > 0]) ** 2, lambda m: m / (m + 1), "N + 1, not N"),
+        (lambda n: n + 1, lambda m: len(m[m > 0]), lambda m: m / (m + 1), "divide by |F| twice"),
+        (lambda n: n, lambda m: len(m[m > 0]) ** 2, lambda m: m > 0, "that is N/|F|"),
+    ],
+)
+def test_redundancy_is_asked_for_in_closed_form(factor, size, part, says):
+    checks = exercise("08_benchmark_overlap", 1).checks
+
+    def answer(fires):
+        m = fires.sum(0)
+        return factor(len(fires)) / size(m) * part(m).sum()
+
+    assert says in verdict(checks, lesson_08() | {"my_redundancy": answer})
+
+
+# ---- 08, exercise 2: two benchmarks of unlike size
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        (lambda s, m1, N1, m2, N2, n: s(m1, N1, n) @ s(m2, N2, n) / s(m1, N1, n).sum(), "right"),
+        (lambda s, m1, N1, m2, N2, n: s(m1, N1, n) @ s(m2, N2, n) / s(m2, N2, n).sum(), "by the"),
+        (
+            lambda s, m1, N1, m2, N2, n: (
+                np.sum((1 - (1 - m1 / N1) ** n) * (1 - (1 - m2 / N2) ** n))
+                / np.sum(1 - (1 - m1 / N1) ** n)
+            ),
+            "puts items back",
+        ),
+        (lambda s, m1, N1, m2, N2, n: ((m1 > 0) & (m2 > 0)).sum() / (m1 > 0).sum(), "all items"),
+        (
+            lambda s, m1, N1, m2, N2, n: (
+                np.minimum(s(m1, N1, n), s(m2, N2, n)).sum() / s(m1, N1, n).sum()
+            ),
+            "multiply",
+        ),
+        (lambda s, m1, N1, m2, N2, n: 0.5, "the sums give"),
+    ],
+)
+def test_overlap_is_asked_for_at_equal_size(answer, says):
+    checks, space = exercise("08_benchmark_overlap", 2).checks, lesson_08()
+    given = {"my_overlap": lambda *numbers: answer(space["seen"], *numbers)}
+    assert says in verdict(checks, space | given)
+
+
+# ---- 08, exercise 3: exchange benchmarks, not pairs
+
+
+def my_mantel(exchange=lambda m, order: m[np.ix_(order, order)], add=1, sign=1):
+    def test(one, other, draws, rng):
+        def alike(b):
+            a, b = one[np.triu_indices(9, 1)], b[np.triu_indices(9, 1)]
+            return sign * pd.Series(a).corr(pd.Series(b), method="spearman")
+
+        there = alike(other)
+        orders = [rng.permutation(9) for _ in range(draws)]
+        drawn = [alike(exchange(other, order)) for order in orders]
+        return (add + sum(value >= there - 1e-12 for value in drawn)) / (add + draws)
+
+    return test
+
+
+def exchanged_pairs(m, order):
+    """Pairs in any order, as if each were by itself; drawn from the order that is given."""
+    above, out = np.triu_indices(9, 1), m.copy()
+    out[above] = np.random.default_rng(order).permutation(m[above])
+    return out
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        (my_mantel(), "right"),
+        (my_mantel(exchange=exchanged_pairs), "exchange rows and columns alike, not pairs"),
+        (my_mantel(add=0), "counts as a draw"),
+        (my_mantel(sign=-1), "two equal matrices have p"),
+        (lambda one, other, draws, rng: 0.01, "opposite matrices have a small p"),
+    ],
+)
+def test_mantel_exchanges_benchmarks(answer, says):
+    checks = exercise("08_benchmark_overlap", 3).checks
+    assert says in verdict(checks, lesson_08() | {"my_mantel": answer})

@@ -295,8 +295,8 @@ def check_value(name: str, value: Any, preset: Preset) -> None:
         raise ValueError("LANGUAGES is empty; give codes such as [en, zh]")
     if name == "MODEL":
         check_model(preset.name, value)
-    if name in ("MODELS", "SUITES"):
-        _check_scopes(name, value, preset)
+    if name in ("MODELS", "SUITES", "SUITE", "OTHER"):
+        _check_scopes(name, [value] if isinstance(value, str) else value, preset)
     long = type(value) is list and name != "TEXTS" and value[2:]  # of TEXTS, any number
     if name in SOURCES and (not value or value[:1] == "[" or long):
         raise ValueError(
@@ -374,7 +374,7 @@ def _depth(model: str | Path) -> int | None:
 
 
 def _check_scopes(name: str, value: list, preset: Preset) -> None:
-    own = ["own"] if name == "SUITES" else []
+    own = {"SUITES": ["own"], "SUITE": ["own"], "OTHER": [""]}.get(name, [])
     known = [*preset.others, *GROUPS, *COMMUNITY, *own]
     for text in value:
         elsewhere = name == "MODELS" and (REPO.fullmatch(text) or Path(text).is_dir())

@@ -222,6 +222,12 @@ class Lane:
         repos = dict.fromkeys(models, model)
         sizes = group.n_layers, group.k, group.some_layers
         repos |= {group.sae_repo: write_saes(self.folder / "hub" / "sae", *sizes)}
+        if other := sections.get("09_moe_routing", {}).get("OTHER"):  # a second suite, as the first
+            second = get_group(other)
+            said = {"scope": {"sae": second.sae_repo}, "common": sections["common"]}
+            (params / f"{other}.yaml").write_text(yaml.safe_dump(said))
+            sizes = second.n_layers, second.k, second.some_layers
+            repos |= {second.sae_repo: write_saes(self.folder / "hub" / "other", *sizes)}
         repos |= write_datasets(self.folder / "hub" / "texts")
         benchmarks = sections["08_benchmark_overlap"]["BENCHMARKS"]
         repos |= write_benchmarks(self.folder / "hub" / "benchmarks", benchmarks)

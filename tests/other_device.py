@@ -87,6 +87,8 @@ def _computed(func, args, kwargs):
         kwargs = kwargs | {"device": torch.device("cpu")}
     goes = bool(away) if goal is None else torch.device(goal).type == NAME
     args_, kwargs_ = tree_map(lambda x: x.near if isinstance(x, Away) else x, (args, kwargs))
+    if name == "histc":  # a GPU counts whole numbers, which a CPU does not
+        args_ = (args_[0].float(), *args_[1:])
     out = func(*args_, **kwargs_)
     if name.endswith("_"):  # written in place
         return args[0] if isinstance(args[0], torch.Tensor) else None

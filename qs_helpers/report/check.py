@@ -296,8 +296,8 @@ def check_value(name: str, value: Any, preset: Preset) -> None:
         raise ValueError("LANGUAGES is empty; give codes such as [en, zh]")
     if name == "MODEL":
         check_model(preset.name, value)
-    if name in ("MODELS", "SUITES"):
-        _check_scopes(name, value, preset)
+    if name in ("MODELS", "SUITES", "SUITE", "OTHER"):
+        _check_scopes(name, [value] if isinstance(value, str) else value, preset)
     if name == "TEMPLATES" and (odd := [text for text in value if text.count("{}") != 1]):
         raise ValueError(f"TEMPLATES: {odd[0]!r} must hold {{}} once, the place of the item")
     if name == "N_ITEMS" and min(value, default=1) < 1:
@@ -382,7 +382,7 @@ def _depth(model: str | Path) -> int | None:
 
 
 def _check_scopes(name: str, value: list, preset: Preset) -> None:
-    own = ["own"] if name == "SUITES" else []
+    own = {"SUITES": ["own"], "SUITE": ["own"], "OTHER": [""]}.get(name, [])
     known = [*preset.others, *GROUPS, *COMMUNITY, *own]
     for text in value:
         elsewhere = name == "MODELS" and (REPO.fullmatch(text) or Path(text).is_dir())

@@ -207,6 +207,7 @@ class Run:
         """The stamp that a run would have now."""
         values, known = self.values, self.preset.others
         named = [self.preset.name, *values.get("MODELS", []), *values.get("SUITES", [])]
+        named += [values[name] for name in ("SUITE", "OTHER") if name in values]
         scopes = {n: self.preset._replace(name=n).scope for n in named if n in known}
         if self.stem == self.preset.prepare.get("sae"):
             del scopes[self.preset.name]["sae"]  # what it writes is not what it reads

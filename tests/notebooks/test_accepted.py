@@ -20,7 +20,7 @@ NOTEBOOKS += ["10_train_suite"]
 GAPS = (0, 2, 5)  # the layers that have an SAE in the preset "gap"
 # As in the preset.
 KEPT = {"TEXTS", "DATA", "PROMPTS", "PAIRS", "CANDIDATES", "BENCHMARKS", "SCORES", "TEMPLATES"}
-KEPT |= {"MODEL", "MODELS", "SUITES", "OUT"}
+KEPT |= {"MODEL", "MODELS", "SUITES", "SUITE", "OTHER", "OUT"}
 
 
 def few(rng, items, most=2):
@@ -77,6 +77,7 @@ def project(tmp_path, monkeypatch):
         values |= {"LAYERS": [0, 2]} if "LAYERS" in values else {}
     for name in ("06_abliteration_comparison", "07_patching"):
         sections[name] |= {"MODELS": ["gap"], "SUITES": ["own"]}
+    sections["09_moe_routing"]["SUITE"] = "own"  # which is dense
     kept = {name: values for name, values in sections.items() if name[:2] not in ("00", "10")}
     (params / "gap.yaml").write_text(yaml.safe_dump(kept, allow_unicode=True), "utf-8")
     monkeypatch.setenv("QS_ROOT", str(tmp_path))

@@ -731,3 +731,113 @@ def exchanged_pairs(m, order):
 def test_mantel_exchanges_benchmarks(answer, says):
     checks = exercise("08_benchmark_overlap", 3).checks
     assert says in verdict(checks, lesson_08() | {"my_mantel": answer})
+
+
+# ---- 09, exercise 1: recall
+
+
+def by_topk(compare, k=lambda experts: experts.shape[1], share=lambda hits, k: hits / k):
+    def my_recall(scores, experts):
+        best = scores.topk(k(experts), dim=1).indices
+        return share(compare(best, experts), k(experts))
+
+    return my_recall
+
+
+def named(best, experts):
+    return (best[:, :, None] == experts[:, None, :]).sum((1, 2))
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        (by_topk(named), "right"),
+        (by_topk(lambda best, experts: (best == experts).sum(1)), "places were compared"),
+        (by_topk(named, share=lambda hits, k: hits), "that is a count"),
+        (by_topk(named, share=lambda hits, k: hits / (2 * k - hits)), "Jaccard"),
+        (by_topk(named, share=lambda hits, k: (hits / k).mean()), "one number a token"),
+        (by_topk(named, k=lambda experts: 2), "k is that of `experts`, here 1"),
+        (by_topk(named, k=lambda e: 1, share=lambda hits, k: hits / 2), "only the first score"),
+        (lambda scores, experts: by_topk(named)(-scores, experts), "the lowest scores"),
+        (lambda scores, experts: None, "one number a token"),
+    ],
+)
+def test_recall_counts_what_was_named(answer, says):
+    part = exercise("09_moe_routing", 1)
+    assert says in verdict(part.checks, {"torch": torch, "middle": [], "my_recall": answer})
+
+
+# ---- 09, exercise 2: NPMI within token id
+
+
+def my_npmi(within=True, top=np.log, bottom=lambda p, q: -np.log(p), average=False, never=-1.0):
+    def npmi(fires, takes, ids):
+        fires, takes = np.asarray(fires, float), np.asarray(takes, float)
+        if not within:
+            ids = np.zeros(len(ids))
+        parts = [np.asarray(ids) == i for i in np.unique(ids)]
+        if average:
+            pq = [((fires * takes)[i].mean(), fires[i].mean() * takes[i].mean()) for i in parts]
+            with np.errstate(divide="ignore", invalid="ignore"):
+                return float(np.mean([top(p / q) / bottom(p, q) for p, q in pq]))
+        q = sum(fires[i].sum() * takes[i].sum() / i.sum() for i in parts) / len(fires)
+        p = (fires * takes).mean()
+        return never if p == 0 else float(top(p / q) / bottom(p, q))
+
+    return npmi
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        (my_npmi(), "right"),
+        (my_npmi(within=False), "expect within each id"),
+        (my_npmi(bottom=lambda p, q: 1), "that is the PMI"),
+        (my_npmi(bottom=lambda p, q: -np.log(q)), "not of q"),
+        (my_npmi(top=lambda x: -np.log(x)), "the sign is wrong"),
+        (my_npmi(average=True), "NPMIs of ids were averaged"),
+        (my_npmi(never=0.0), "is -1, not 0.0"),
+        (lambda fires, takes, ids: None, "nothing was returned"),
+        (lambda fires, takes, ids: 0.3, "0.300 where 0.541 is right"),
+    ],
+)
+def test_npmi_takes_out_what_the_token_explains(answer, says):
+    part = exercise("09_moe_routing", 2)
+    assert says in verdict(part.checks, {"np": np, "middle": [], "my_npmi": answer})
+
+
+# ---- 09, exercise 3: what a router sees
+
+
+def sees(scale=lambda W, g: W * g, centre=True, basis=True, root=False, divide=True):
+    def my_share(W, gain, direction):
+        rows = scale(W, gain)
+        rows = rows - rows.mean(0) if centre else rows
+        if basis:
+            _, sizes, V = torch.linalg.svd(rows, full_matrices=False)
+            rows = V[sizes > 1e-5 * sizes[0]]
+        share = (rows @ direction).square().sum()
+        share = share / direction.square().sum() if divide else share
+        return float(share.sqrt() if root else share)
+
+    return my_share
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        (sees(), "right"),
+        (sees(scale=lambda W, g: W), "the norm is missing"),
+        (sees(centre=False), "changes no route"),
+        (sees(scale=lambda W, g: W, centre=False), "both the norm and the mean"),
+        (sees(basis=False), "no orthonormal basis"),
+        (sees(root=True), "square it"),
+        (sees(divide=False), "divide by the squared length"),
+        (sees(scale=lambda W, g: W / g), "not divided"),
+        (lambda W, gain, direction: None, "nothing was returned"),
+        (lambda W, gain, direction: 0.77, "0.7700 where"),
+    ],
+)
+def test_a_router_sees_differences_of_its_rows(answer, says):
+    part = exercise("09_moe_routing", 3)
+    assert says in verdict(part.checks, {"torch": torch, "middle": [], "my_share": answer})

@@ -1,5 +1,7 @@
 """Web pages of a report: self-contained, without scripts, with alt text and formulas as MathML."""
 
+import base64
+import io
 import re
 from collections import Counter
 from functools import cache
@@ -11,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader
 from latex2mathml.converter import convert
 from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+from PIL import Image
 
 from ..evidence import answer
 from ..evidence.files import read_json, short, write_whole
@@ -22,6 +25,7 @@ from .run import RESULTS, Outcome
 from .stamps import digest
 
 TEMPLATES = Path(__file__).parent / "templates"
+ORDER = ("BROKEN", "NOT SHOWN", "SHOWN", "MEASURED", "HOLDS")  # of verdicts, on every page
 TINY_RESULTS = Path(__file__).parents[1] / "tiny" / RESULTS
 
 
@@ -148,20 +152,23 @@ def write_index(plan: Plan, outcomes: list[Outcome], build: Path | None) -> Path
     outcomes: those to list, in order; build: the notebook that built the tiny scope, shown as
     committed on a page of its own, or None. Returns the path of the index.
     """
-    rows, provenance, preset, built = [], [], plan.preset.name, None
+    rows, about, preset, built = [], {}, plan.preset.name, None
     for outcome in outcomes:
         run, results = outcome.run, read_json(outcome.run.results)
-        provenance = provenance or provenance_rows(results)
         nb = nbformat.read(run.notebook, as_version=4)
-        rows.append(_row(nb, run.stem, results) | {"outcome": outcome})
+        row = _row(nb, run.stem, results) | _hero(run.folder / "figures", results)
+        rows.append(row | {"outcome": outcome})
+        about[row["title"]] = provenance_rows(results)
     if build:
         nb, results = nbformat.read(build, as_version=4), read_json(TINY_RESULTS)
         pages = {build.stem, *(outcome.run.stem for outcome in outcomes)}
         _write_pages(plan.out, nb, build.stem, preset, pages, results, None)
         built = _row(nb, build.stem, results)
-    name = plan.out.name
-    body = render("index", name=name, rows=rows, tiny_build=built, provenance=provenance)
-    about = {"name": f"preset {preset}", "tiny": is_tiny(preset)}
+    name, seconds = plan.out.name, sum(outcome.seconds for outcome in outcomes)
+    total = _verdicts({"claims": [claim for row in rows for claim in row["claims"]]})
+    found = {"rows": rows, "tiny_build": built, "provenance": _once(about)}
+    body = render("index", name=name, seconds=seconds, total=total or "no claims", **found)
+    about = {"name": f"preset {preset}", "tiny": is_tiny(preset), "wide": True}
     path = plan.out / "index.html"
     page = render("page", title=f"Qwen-Scope report: {name}", body=body, **about)
     write_page(path, page)
@@ -179,7 +186,49 @@ def _row(nb, stem: str, results: dict[str, Any]) -> dict[str, Any]:
     row = {"stem": stem, "title": title or stem, "question": question}
     # Marks of emphasis and of code are for Markdown, which a cell of the index is not.
     row |= {"answer": re.sub("[*`]", "", results.get("answer", {}).get("text", ""))}
-    return row | {"claims": results.get("claims", []), "verdicts": _verdicts(results)}
+    first, rest = _first_sentences(row["answer"])
+    claims = results.get("claims", [])
+    judged = [claim for claim in claims if claim["badge"] not in ("HOLDS", "BROKEN")]
+    judged.sort(key=lambda claim: ORDER.index(claim["badge"]))
+    asked = [_asks(claim) for claim in judged if claim["badge"] == "NOT SHOWN"]
+    row |= {"first": first, "rest": rest, "open_questions": [*dict.fromkeys(asked)]}
+    row |= {"invariants": [claim for claim in claims if claim not in judged], "judged": judged}
+    return row | {"claims": claims, "verdicts": _verdicts(results)}
+
+
+def _asks(claim: dict[str, Any]) -> str:
+    """What a claim asked, as a question; of the first edition, which kept none, its sentence."""
+    return claim.get("asks") or claim["sentence"]
+
+
+def _first_sentences(text: str, most: int = 340) -> tuple[str, str]:
+    """A text in two: its first sentences, about `most` characters of them, and the rest."""
+    sentences = re.split(r"(?<=[.!?]) (?=[^a-z])", text)
+    n = 1
+    while n < len(sentences) and len(" ".join(sentences[: n + 1])) <= most:
+        n += 1
+    return " ".join(sentences[:n]), " ".join(sentences[n:])
+
+
+def _hero(figures: Path, results: dict[str, Any]) -> dict[str, str]:
+    """The picture of a run's answer, made small, as base64 with its alt text; {} where none is."""
+    slug = results.get("answer", {}).get("hero")
+    path = figures / f"{slug}.png"
+    if slug is None or not path.is_file():
+        return {}
+    picture, small = Image.open(path).convert("RGB"), io.BytesIO()
+    picture.thumbnail((480, 480))
+    picture.quantize(64).save(small, "PNG", optimize=True)
+    alts = {figure["slug"]: figure["alt"] for figure in results["figures"]}
+    return {"hero": base64.b64encode(small.getvalue()).decode(), "alt": alts.get(slug, slug)}
+
+
+def _once(about: dict[str, list]) -> list[tuple[str, list]]:
+    """Rows of provenance by notebook, those that all of them share said once, first."""
+    tables = [table for table in about.values() if table]
+    same = [row for row in tables[0] if all(row in table for table in tables)] if tables else []
+    own = [(title, [row for row in table if row not in same]) for title, table in about.items()]
+    return [("Of all notebooks", same), *own] if len(tables) > 1 else [*about.items()]
 
 
 def render(template: str, **values) -> str:
@@ -198,9 +247,9 @@ def _templates() -> Environment:
 
 
 def _verdicts(results: dict[str, Any]) -> str:
-    """ "3 shown, 1 not shown" """
-    counts = Counter(claim["badge"].lower() for claim in results.get("claims", []))
-    return ", ".join(f"{n} {badge}" for badge, n in counts.items())
+    """ "1 not shown, 3 shown": what needs attention first"""
+    counts = Counter(claim["badge"] for claim in results.get("claims", []))
+    return ", ".join(f"{counts[badge]} {badge.lower()}" for badge in ORDER if counts[badge])
 
 
 def provenance_rows(results: dict[str, Any]) -> list[tuple[str, str]]:

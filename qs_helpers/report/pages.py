@@ -88,6 +88,8 @@ def notebook_page(
     def rendered(cells) -> str:
         part = nbformat.v4.new_notebook(cells=cells)
         body, _ = _exporter().from_notebook_node(part, {"with_code": with_code})
+        # A wide table scrolls, and a keyboard must reach it to do so.
+        body = body.replace('class="dataframe"', 'class="dataframe" tabindex="0"')
         return re.sub(r'<a href="([\w-]+)\.ipynb">(.*?)</a>', link, body, flags=re.DOTALL)
 
     def link(found: re.Match) -> str:

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from qs_helpers.report import pages
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
 
@@ -59,3 +61,68 @@ def test_a_page_shows_everything_without_a_network(browser, path, scheme, tmp_pa
     assert all(shown and alt > 20 for shown, alt in images)
     assert colour == ("rgb(255, 255, 255)" if scheme == "light" else "rgb(13, 17, 23)")
     assert wide <= 0  # nothing sticks out to the right
+
+
+@pytest.fixture
+def index(tmp_path):
+    """The index of the committed runs, as a report writes it."""
+    outcomes = []
+    for path in NOTEBOOKS[1:]:
+        folder = ROOT / "figures" / path.stem
+        (tmp_path / path.stem).mkdir()
+        (tmp_path / path.stem / "figures").symlink_to(folder)
+        run = SimpleNamespace(
+            results=folder / "results.json",
+            notebook=path,
+            stem=path.stem,
+            folder=tmp_path / path.stem,
+        )
+        seconds = json.loads((folder / "results.json").read_text())["seconds"]
+        outcomes.append(SimpleNamespace(run=run, error=None, seconds=seconds, kept=""))
+    plan = SimpleNamespace(preset=SimpleNamespace(name="tiny"), out=tmp_path)
+    return pages.write_index(plan, outcomes, NOTEBOOKS[0])
+
+
+def test_the_index_answers_on_its_first_screens(browser, index):
+    assert index.stat().st_size < 3_000_000
+    context = browser.new_context(offline=True, viewport={"width": 1920, "height": 1080})
+    page = context.new_page()
+    page.goto(index.as_uri())
+    cards = page.locator(".card")
+    assert cards.count() == len(NOTEBOOKS) - 1
+    last = cards.last.bounding_box()
+    assert last["y"] + last["height"] < 1.5 * 1080, "answers take a screen and a half"
+    assert page.locator(".card img").count() == cards.count()
+    assert page.locator(".card .caution").count() >= 5
+    # Invariants, claims and provenance are there, and folded.
+    assert page.locator("details[open]").count() == 0
+    assert not page.locator("td >> text=hook").first.is_visible()
+    assert page.evaluate("document.documentElement.scrollWidth - window.innerWidth") <= 0
+    context.close()
+
+
+@pytest.mark.parametrize("width", [1280, 420])
+def test_nothing_of_the_index_stands_in_the_way_of_a_keyboard(browser, index, width):
+    serious(browser, index, width)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_nothing_of_a_page_stands_in_the_way_of_a_keyboard(browser, path, tmp_path):
+    nb = nbformat.read(path, as_version=4)
+    results = json.loads((ROOT / "figures" / path.stem / "results.json").read_text())
+    html = pages.notebook_page(nb, path.stem, "tiny", set(), results)
+    (tmp_path / "page.html").write_text(html, encoding="utf-8")
+    assert len(html.encode()) < 3_000_000
+    serious(browser, tmp_path / "page.html", 1280)
+
+
+def serious(browser, path, width):
+    """axe finds nothing serious on a page, with all that is folded unfolded."""
+    context = browser.new_context(offline=True, viewport={"width": width, "height": 900})
+    page = context.new_page()
+    page.goto(path.as_uri())
+    page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+    found = axe.Axe().run(page).response["violations"]
+    context.close()
+    bad = [v for v in found if v["impact"] in ("serious", "critical")]
+    assert [(v["id"], v["nodes"][0]["html"][:200]) for v in bad] == []

@@ -186,21 +186,20 @@ def _row(nb, stem: str, results: dict[str, Any]) -> dict[str, Any]:
     """What the index says of a notebook."""
     title, question = opening(nb)
     row = {"stem": stem, "title": title or stem, "question": question}
-    # Marks of emphasis and of code are for Markdown, which a cell of the index is not.
-    row |= {"answer": re.sub("[*`]", "", results.get("answer", {}).get("text", ""))}
+    row |= {"answer": plain(results.get("answer", {}).get("text", ""))}
     first, rest = _first_sentences(row["answer"])
     claims = results.get("claims", [])
     judged = [claim for claim in claims if claim["badge"] not in ("HOLDS", "BROKEN")]
     judged.sort(key=lambda claim: ORDER.index(claim["badge"]))
-    asked = [_asks(claim) for claim in judged if claim["badge"] == "NOT SHOWN"]
-    row |= {"first": first, "rest": rest, "open_questions": [*dict.fromkeys(asked)]}
+    row |= {"first": first, "rest": rest}
+    row["open"] = [claim for claim in judged if claim["badge"] == "NOT SHOWN"]
     row |= {"invariants": [claim for claim in claims if claim not in judged], "judged": judged}
     return row | {"claims": claims, "verdicts": _verdicts(results)}
 
 
-def _asks(claim: dict[str, Any]) -> str:
-    """What a claim asked, as a question; of the first edition, which kept none, its sentence."""
-    return claim.get("asks") or claim["sentence"]
+def plain(text: str) -> str:
+    """A text without the marks of emphasis and of code, which are for Markdown."""
+    return re.sub("[*`]", "", text)
 
 
 def _first_sentences(text: str, most: int = 340) -> tuple[str, str]:
@@ -243,6 +242,7 @@ def _templates() -> Environment:
     blocks = {"trim_blocks": True, "lstrip_blocks": True}
     made = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, **blocks)
     made.filters["short"] = short
+    made.filters["plain"] = plain
     made.filters["in_a_sentence"] = in_a_sentence
     made.filters["below"] = lambda entry: Sentence(entry, tiny=False).below
     return made

@@ -12,7 +12,7 @@ from qs_helpers.loading.catalog import get_group
 
 ROOT = Path(__file__).resolve().parents[2]
 BENCHMARKS = ROOT / "benchmarks"
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+README = (ROOT / "qs_helpers" / "README.md").read_text(encoding="utf-8")
 
 
 def results() -> dict:

@@ -138,12 +138,12 @@ def test_all_that_ask_hear_one_number(name, hub_of_nothing, monkeypatch):
     with pytest.raises(MemoryError) as refused:
         scope.load_scope(name, device="cuda", dtype="bfloat16")
     assert f"needs {gb(whole.device)} on cuda" in str(refused.value)
-    # The README's question: three layers, on a GPU.
+    # The question of the page on presets: three layers, on a GPU.
     three = memory_plan(name, group.layers[:3])
     assert qs.views.plan_scan(group, group.layers[:3]) == three
     (row,) = (
         line
-        for line in (ROOT / "README.md").read_text().splitlines()
+        for line in (ROOT / "notebooks" / "params" / "README.md").read_text().splitlines()
         if f"`{name}`" in line and line.startswith("|")
     )
     assert row.split("|")[3].strip() == f"{three.device / 1e9:.1f} GB"

@@ -11,7 +11,8 @@ import qs_helpers as qs
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = ["README.md", "qs_helpers/README.md", "notebooks/params/README.md"]
+README = "\n".join((ROOT / page).read_text(encoding="utf-8") for page in PAGES)
 
 # Top-level names that fewer than two notebooks use, and why they are there all the same.
 RESULT = "what a shared function returns; its page is looked up by that name"

@@ -13,6 +13,7 @@ from qs_helpers.presets import preset_values
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PRESETS = (ROOT / "notebooks" / "params" / "README.md").read_text(encoding="utf-8")
 ROW = r"\| \[[^]]+\]\(notebooks/(\w+)\.ipynb\) \| (.+?) \| (\d+) (s|min) \| \[.+?\]\((\S+)\) \|"
 
 
@@ -21,17 +22,20 @@ def test_every_notebook_has_its_question_time_and_figure():
     notebooks = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
     assert list(rows) == [path.stem for path in notebooks]
     for path in notebooks:
-        question, time, unit, figure = rows[path.stem]
+        asked, time, unit, figure = rows[path.stem]
+        question, _, answer = asked.partition(" **")
         first = "".join(json.loads(path.read_text())["cells"][0]["source"])
         assert f"**Question.** {question}" in " ".join(first.split())
         assert (ROOT / figure).is_file() and f"figures/{path.stem}/" in figure
-        seconds = json.loads((ROOT / "figures" / path.stem / "results.json").read_text())["seconds"]
-        measured = seconds / (60 if unit == "min" else 1)
+        results = json.loads((ROOT / "figures" / path.stem / "results.json").read_text())
+        said = re.sub("[*`]", "", results.get("answer", {}).get("text", ""))  # 00 has none
+        assert said.startswith(answer.removesuffix("**")) and bool(said) == bool(answer)
+        measured = results["seconds"] / (60 if unit == "min" else 1)
         assert float(time) == pytest.approx(measured, abs=0.51), path.stem
 
 
 def test_every_group_has_the_memory_that_is_planned():
-    lines = [line for line in README.splitlines() if line.startswith("| `")]
+    lines = [line for line in PRESETS.splitlines() if line.startswith("| `")]
     named = [name for line in lines for name in re.findall(r"`([\w.-]+)`", line.split("|")[1])]
     assert named == ["smollm2", *catalog.GROUPS, *catalog.COMMUNITY, "qwen3.6-27b"]
     for line in lines:
@@ -49,7 +53,7 @@ def test_every_group_has_the_memory_that_is_planned():
 
 
 def test_the_preset_that_trains_has_what_its_training_is_planned_to_take():
-    (line,) = (line for line in README.splitlines() if line.startswith("| `qwen3.6-27b`"))
+    (line,) = (line for line in PRESETS.splitlines() if line.startswith("| `qwen3.6-27b`"))
     _, _, model, memory, download, card, _ = (part.strip() for part in line.split("|"))
     values = preset_values("10_train_suite", "qwen3.6-27b", ROOT / "notebooks" / "params")
     numbers = [values[name] for name in ("LAYERS", "D_SAE", "K", "TOKENS")]
@@ -60,7 +64,7 @@ def test_the_preset_that_trains_has_what_its_training_is_planned_to_take():
     assert memory == f"{plan.device / 1e9:.1f} GB" and plan.device > memory_plan(own).device
     assert download == f"{plan.model / 1e9:.0f} GB"  # no SAEs
     assert float(card.split()[0]) * 1e9 > 1.1 * plan.device
-    words = " ".join(README.split())
+    words = " ".join(PRESETS.split())
     said = f"{numbers[3] // 10**6} million tokens, {plan.disk / 1e9:.0f} GB of disk at most and "
     assert f"{said}about {plan.hours():.0f} hours on an H100" in words
 
@@ -72,17 +76,18 @@ REAL = {
 
 def test_the_real_model_has_the_memory_and_times_that_were_measured():
     assert sorted(REAL) == sorted(path.stem for path in ROOT.glob("notebooks/0[1-7]_*.ipynb"))
-    (line,) = (line for line in README.splitlines() if line.startswith("| `smollm2`"))
+    (line,) = (line for line in PRESETS.splitlines() if line.startswith("| `smollm2`"))
     most = max(r["peak_rss_mb"] for r in REAL.values())
     assert line.split("|")[3].strip() == f"{most / 1000:.1f} GB, measured"
     seconds = sorted(r["seconds"] for r in REAL.values())
-    words = " ".join(README.split())
+    words = " ".join(PRESETS.split())
     assert f"in {seconds[0]:.0f} s to {seconds[-1] / 60:.0f} minutes each" in words
 
 
 def test_what_the_real_model_said_is_in_its_results():
     """Each number in a row of that table is in a sentence of that notebook's results."""
-    part = README.split("## What held up on a real model")[1].split("\n## ")[0]
+    card = (ROOT / "figures" / "smollm2" / "README.md").read_text("utf-8")
+    part = card.split("## What held up")[1].split("\n## ")[0]
     rows = re.findall(r"^\| (\d\d) \w+ \| (.+) \|$", part, re.M)
     assert [number for number, _ in rows] == [name[:2] for name in sorted(REAL)]
     for number, text in rows:
@@ -104,10 +109,24 @@ def test_results_of_the_real_model_are_labelled_and_name_no_machine():
         assert name[:2] == "06" or source["model"]["source"] == "runs/models/smollm2"
 
 
-@pytest.mark.parametrize("name", ["README.md", "GLOSSARY.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+PAGES = ["README.md", "GLOSSARY.md", "CONTRIBUTING.md", "CHANGELOG.md", "qs_helpers/README.md"]
+PAGES += ["notebooks/params/README.md", "figures/smollm2/README.md"]
+
+
+@pytest.mark.parametrize("name", PAGES)
 def test_links_lead_somewhere(name):
-    for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / name).read_text(encoding="utf-8")):
-        assert "://" in target or (ROOT / target).exists(), target
+    page = ROOT / name
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+        assert "://" in target or (page.parent / target).exists(), target
+
+
+def test_the_readme_is_short_and_quotes_an_answer():
+    assert len(README.splitlines()) <= 150
+    (quoted,) = re.findall(r"^> (.+)$", README, re.M)
+    results = json.loads((ROOT / "figures" / "03_steer" / "results.json").read_text())
+    assert results["answer"]["text"].startswith(quoted)
+    missed = sum(claim["badge"] == "NOT SHOWN" for claim in results["claims"])
+    assert f"*not* show: {missed} of the claims" in " ".join(README.split())
 
 
 def test_the_glossary_explains_what_a_first_reader_meets():

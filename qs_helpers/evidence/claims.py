@@ -17,6 +17,7 @@ and decides nothing. Invariants (`holds`) are not announced; one that is BROKEN 
 import os
 import re
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,8 +25,9 @@ from IPython import get_ipython
 from IPython.display import display
 
 from ..presets import nearest
-from .files import plain, short
+from .files import plain, short, write_whole
 from .record import Record, add_entry, current_run
+from .samples import as_csv, computed, disagreement
 from .sentences import Sentence, Table
 from .stats import Against, Estimate
 
@@ -135,6 +137,7 @@ def claim(
     null: Against | None = None,
     baselines: Mapping[str, Estimate] | None = None,
     matched: Mapping[Any, float] | None = None,
+    samples: Mapping[str, Any] | None = None,
 ) -> str:
     """Judge a claim that was announced, show its sentence and record it; returns the badge.
 
@@ -142,9 +145,12 @@ def claim(
     estimate: the effect with its interval, of level 1 - .05 / m for a family of m; or a number.
     null: `against(...)`; baselines: name to the estimate of effect minus baseline; matched: name
     of each matched feature to its value. Those that do as well are named; they are no veto.
+    samples: of a claim on which the answer rests, what the estimate was computed from, so that
+    `qs-report verify` can compute it again: {"by": "share", "hits": …, "groups": …}.
 
     Running a cell again replaces its claim. ValueError for an id that was not announced or is made
-    twice, an interval of another level, a control that was not announced.
+    twice, an interval of another level, a control that was not announced, samples of another
+    estimate.
     """
     run, (base, slash, member) = current_run(), id.partition("/")
     it = run.announced.get(base)
@@ -173,7 +179,8 @@ def claim(
     found = baselines or {}
     entry["baselines"] = [_baseline(it, name, gap) for name, gap in found.items()]
     entry["matched"] = _matched(it, estimate.value, matched) if matched else None
-    _keep(run, entry)
+    content = _samples(entry, samples) if samples and np.isfinite(estimate.value) else b""
+    _keep(run, entry, content)
     return badge
 
 
@@ -310,14 +317,30 @@ def _matched(it: Announced, value: float, matched: Mapping[Any, float]) -> dict[
     return {"count": len(matched), "percentile": percentile, "as_good": as_good}
 
 
-def _keep(run: Record, entry: dict[str, Any]) -> None:
-    """Record and show an entry; ValueError if its id was taken in this run."""
+def _samples(entry: dict[str, Any], samples: Mapping[str, Any]) -> bytes:
+    """Samples as CSV, named in the entry; ValueError if they are those of another estimate."""
+    try:
+        content = as_csv(samples)
+        found = computed(by := samples.get("by", ""), content, entry["family"])
+    except ValueError as bad:
+        raise ValueError(f"claim {entry['id']!r}: samples: {bad}") from None
+    if differs := disagreement(entry["value"], entry["interval"], found):
+        raise ValueError(f"claim {entry['id']!r}: {differs}")
+    file = f"claims/{entry['id'].replace('/', '__')}.csv"
+    entry["samples"] = {"by": by, "file": file, "sha256": sha256(content).hexdigest()}
+    return content
+
+
+def _keep(run: Record, entry: dict[str, Any], samples: bytes = b"") -> None:
+    """Record and show an entry, and write its samples; ValueError if its id was taken."""
     name, place = entry["id"], _cell()
     if name in run.places and (os.environ.get("QS_OUT") or run.places[name] == place):
         raise ValueError(
             f"claim {name!r} is made twice; give the second another id, as {name + '-2'!r}"
         )
     run.places[name] = place
+    if samples:
+        write_whole(run.folder / entry["samples"]["file"], samples)
     add_entry(run, "claims", plain(entry), "id")
     display(Sentence(plain(entry), run.tiny))
 

@@ -7,7 +7,7 @@ paired.
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -79,6 +79,31 @@ def cost_gap(first: Curve, second: Curve, reduction: float, family: int = 1) -> 
         return one - other
 
     return _estimate(gap, [first, second], family)
+
+
+def gap_samples(first: Curve, second: Curve, reduction: float) -> dict[str, Any]:
+    """What `cost_gap` computes with, a row a prompt, as `claim` takes it: under "first_0" and on
+    the outcome at a strength where `has_outcome` is 1, and the cost where it is 0."""
+    bad, good = first.outcome.shape[1], first.cost.shape[1]
+    columns = {"by": "cost_gap", "reduction": np.full(bad + good, reduction)}
+    columns["has_outcome"] = np.repeat([1, 0], [bad, good])
+    for name, curve in {"first": first, "second": second}.items():
+        columns[f"{name}_plain"] = np.concatenate([curve.plain, np.zeros(good)])
+        for i, both in enumerate(zip(curve.outcome, curve.cost, strict=True)):
+            columns[f"{name}_{i}"] = np.concatenate(both)
+    return columns | {"groups": first.groups and np.concatenate(first.groups)}
+
+
+def gap_again(reduction, has_outcome, groups=None, family: int = 1, **points) -> Estimate:
+    """`cost_gap` of the columns that `gap_samples` gives."""
+    bad = np.asarray(has_outcome) > 0
+    labels = None if groups is None else [np.asarray(groups, object)[part] for part in (bad, ~bad)]
+
+    def curve(name: str) -> Curve:
+        rows = np.array([x for key, x in points.items() if key.startswith(f"{name}_")])
+        return Curve(rows[1:, bad], rows[1:, ~bad], rows[0, bad], labels)
+
+    return cost_gap(curve("first"), curve("second"), reduction[0], family)
 
 
 def _estimate(statistic: Callable, curves: Sequence[Curve], family: int = 1) -> Estimate:

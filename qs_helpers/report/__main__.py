@@ -6,6 +6,7 @@ examples:
   qs-report --preset qwen3-8b-l50 --only 03 04   two notebooks
   qs-report --only 01 -p SEED 1 -p LAYERS '[2]'  other parameters, into a folder of their own
   qs-report compare runs/tiny runs/tiny+SEED=1   claims and figures side by side
+  qs-report verify runs/tiny                     headline claims from their samples again
 
 What is done and unchanged is not run again, so a report that was interrupted goes on when the same
 command is given again. Pages go to runs/<preset>/index.html, numbers to results.json beside it.
@@ -35,6 +36,15 @@ example:
 
 exit codes: 0 written, 2 a folder holds no run
 """
+ABOUT_VERIFY = """\
+Compute the estimates of headline claims again, from the samples that are kept beside results.json,
+and name those that differ or cannot be computed."""
+EXAMPLE_VERIFY = """\
+example:
+  qs-report verify runs/tiny
+
+exit codes: 0 all agree, 1 some do not or there is none, 2 a folder holds no run
+"""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -46,6 +56,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if argv[:1] == ["compare"]:
             return _compare(_compare_parser().parse_args(argv[1:]))
+        if argv[:1] == ["verify"]:
+            return _verify(_verify_parser().parse_args(argv[1:]))
         args = _parser().parse_args(argv)
         plan = _plan(args)
         if plan.first and not (args.dry_run or plan.problems):
@@ -184,6 +196,21 @@ def _compare(args: argparse.Namespace) -> int:
 
     _print(near(compare_runs(args.runs, args.out)), sys.stdout)
     return 0
+
+
+def _verify_parser() -> argparse.ArgumentParser:
+    about = {"description": ABOUT_VERIFY, "epilog": EXAMPLE_VERIFY, "formatter_class": PLAIN}
+    parser = argparse.ArgumentParser("qs-report verify", **about)
+    parser.add_argument("runs", type=Path, help="a folder of runs or of one, as runs/tiny")
+    return parser
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from .verify import verify_runs
+
+    lines, good = verify_runs(args.runs)
+    _print("\n".join(lines), sys.stdout)
+    return 0 if good else 1
 
 
 if __name__ == "__main__":

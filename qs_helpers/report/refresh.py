@@ -7,7 +7,7 @@ import nbformat
 
 from ..evidence import answer
 from ..evidence.record import measured_line
-from .run import Run, outputs_digest
+from .run import CLAIMS, Run, outputs_digest
 
 # An absolute path of some machine, in text. What stands before the slash tells it from "and/or",
 # web addresses, HTML end tags and relative paths; a drive letter needs a folder after it, which
@@ -68,7 +68,7 @@ def fill_answer(nb, run: Run) -> None:
 
 
 def commit_run(run: Run) -> None:
-    """Replace a committed notebook, its figures and its results by those of a run.
+    """Replace a committed notebook, its figures, results and samples by those of a run.
 
     The notebook gets the run's stamp, with a digest of what is committed. ValueError, with nothing
     replaced, if the run shows a path of this machine.
@@ -79,6 +79,8 @@ def commit_run(run: Run) -> None:
     shutil.rmtree(run.figures, ignore_errors=True)
     if (run.folder / "figures").is_dir():
         shutil.copytree(run.folder / "figures", run.figures)
+    if (run.folder / CLAIMS).is_dir():
+        shutil.copytree(run.folder / CLAIMS, run.figures / CLAIMS)
     if run.results.is_file():
         run.figures.mkdir(parents=True, exist_ok=True)
         shutil.copy(run.results, run.figures)

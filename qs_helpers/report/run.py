@@ -15,6 +15,7 @@ from . import stamps
 BUILD = "00_build_tiny_scope"  # trains the embedded scope for an hour
 TRAIN = "10_train_suite"  # trains SAEs of a model that has none, for presets with such a section
 RESULTS = "results.json"  # what a notebook recorded; in the folder of a report, how each one ended
+CLAIMS = "claims"  # a folder beside the results, of the samples of headline claims
 SUITE = "suite"  # a folder beside the results, of the SAEs that 10 trains where OUT is empty
 STOPPED = "stopped before its end"  # the error of a notebook that Ctrl-C ended
 STAMP = "stamp.json"  # what a run was made of; written last, so it also says that the run is whole
@@ -254,11 +255,13 @@ class Outcome(NamedTuple):
 
 
 def outputs_digest(notebook: Path, folder: Path) -> str:
-    """Digest of a notebook's outputs and of the results and figures in a folder."""
+    """Digest of a notebook's outputs, and of the results, figures and samples in a folder."""
     cells = read_json(notebook)["cells"]
     outputs = [cell.get("outputs", []) for cell in cells if cell["cell_type"] == "code"]
     files = [folder / RESULTS, *sorted(folder.glob("**/*.png")), *folder.glob("**/*.csv")]
-    found = {path.name: stamps.file_digest(path) for path in files if path.is_file()}
+    # A report has figures in a folder of their own, a commit has not; samples always are in one.
+    names = {p: f"{CLAIMS}/{p.name}" if p.parent.name == CLAIMS else p.name for p in files}
+    found = {names[path]: stamps.file_digest(path) for path in files if path.is_file()}
     return stamps.digest([outputs, found])
 
 

@@ -1,6 +1,7 @@
 """The rule: what each badge needs, at its boundaries; what is refused; what is recorded."""
 
 import json
+from hashlib import sha256
 from math import inf, nan
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 
 from qs_helpers.evidence.claims import Announced, ClaimFailed, announce, claim, holds
 from qs_helpers.evidence.record import start_run
-from qs_helpers.evidence.stats import Against, Estimate, difference
+from qs_helpers.evidence.stats import Against, Estimate, difference, mean, share
 
 
 def saved(run) -> dict:
@@ -594,3 +595,54 @@ def test_a_baseline_without_width_is_undecided(run):
     flat = {"probe": part(value=0.4, low=0.4, high=0.4)}
     judge(run, {"baselines": {"probe": 0.1}}, part(), baselines=flat)
     assert saved(run)["claims"][-1]["baselines"][0]["answer"] == "undecided"
+
+
+# ---- samples of headline claims
+
+HITS, TEXTS = [True, False, True, True] * 10, [f"text {i // 2}" for i in range(40)]
+SAMPLES = {"by": "share", "hits": HITS, "groups": TEXTS}
+
+
+def test_samples_are_kept_beside_the_results(run):
+    judge(run, {"above": 0.5, "family": ["de", "fr"]}, share(HITS, TEXTS, 2), "fr", samples=SAMPLES)
+    kept = saved(run)["claims"][-1]["samples"]
+    content = (run.folder / kept["file"]).read_bytes()
+    assert kept["by"] == "share" and kept["file"] == "claims/c__fr.csv"
+    assert kept["sha256"] == sha256(content).hexdigest()
+    assert content.startswith(b'"hits","groups"\n1.0,"text 0"\n0.0,"text 0"\n1.0,"text 1"\n')
+
+
+def test_a_number_may_have_samples_too(run):
+    judge(run, {}, 0.75, samples=SAMPLES)
+    assert (run.folder / "claims" / "c.csv").is_file()
+
+
+@pytest.mark.parametrize(("estimate", "samples"), [(part(), None), (part(nan), SAMPLES)])
+def test_without_samples_or_a_value_nothing_is_kept(run, estimate, samples):
+    judge(run, {}, estimate, samples=samples)
+    assert "samples" not in saved(run)["claims"][-1] and not (run.folder / "claims").exists()
+
+
+@pytest.mark.parametrize(
+    ("estimate", "change", "says"),
+    [
+        (0.8, {}, "claim 'c': 0.8 recorded, 0.75 computed from the samples"),
+        (mean(HITS), {}, r"claim 'c': 0.75 \[0.6, 0.875\] recorded, 0.75 \["),
+        (share(HITS, TEXTS, 2), {}, "its intervals need family=1"),
+        (share(HITS, TEXTS), {"by": "shares"}, "claim 'c': samples: by 'shares'; did you mean"),
+        (share(HITS, TEXTS), {"hit": HITS}, "claim 'c': samples: .* keyword argument 'hit'"),
+        (share(HITS, TEXTS), {"hits": HITS[:9]}, "samples: 9 hits, 40 groups; give as many"),
+    ],
+)
+def test_samples_of_another_estimate_are_refused(run, estimate, change, says):
+    with pytest.raises(ValueError, match=says):
+        judge(run, {}, estimate, samples=SAMPLES | change)
+    assert saved(run)["claims"] == [] and not (run.folder / "claims").exists()
+
+
+def test_a_claim_that_is_made_twice_leaves_the_samples_of_the_first(run):
+    judge(run, {}, share(HITS, TEXTS), samples=SAMPLES)
+    before = (run.folder / "claims" / "c.csv").read_bytes()
+    with pytest.raises(ValueError, match="made twice"):
+        claim("c", "It is", share(HITS), samples={"by": "share", "hits": HITS})
+    assert (run.folder / "claims" / "c.csv").read_bytes() == before

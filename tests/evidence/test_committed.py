@@ -114,7 +114,7 @@ def made():
     )
     hits = rng.random(60) < 0.9
     claim("rate", "Often", stats.share(hits))
-    claim("high", "Often", stats.share(hits))
+    claim("high", "Often", stats.share(hits), samples={"by": "share", "hits": hits})
     claim("too-high", "Often", stats.share(hits))
     claim("rare", "Seldom", stats.share(~hits))
     for name, values in (("de", hits), ("fr", rng.random(60) < 0.1)):
@@ -159,6 +159,8 @@ def test_claims_fit_the_schema(made):
         ("high", {"value": "many"}),
         ("high", {"interval": [1]}),
         ("high", {"passes": True}),
+        ("high", {"samples": {"by": "share", "file": "claims/high.csv"}}),
+        ("high", {"samples": by_id["high"]["samples"] | {"file": "../high.csv"}}),
         ("steers/de", {"null": {"name": "random directions"}}),
         ("hooks-left", {"badge": "SHOWN"}),
         ("hooks-left", {"kind": "guess"}),

@@ -5,8 +5,22 @@ examples:
   qs-report --preset qwen3-8b-l50 --dry-run      what it needs, and what would run
   qs-report --preset qwen3-8b-l50 --only 03 04   two notebooks
   qs-report --only 01 -p SEED 1 -p LAYERS '[2]'  other parameters, into a folder of their own
+  qs-report --list 03                            the parameters of a notebook, and what each is for
   qs-report compare runs/tiny runs/tiny+SEED=1   claims and figures side by side
   qs-report verify runs/tiny                     headline claims from their samples again
+
+your texts: a csv or jsonl file with a column text, or a txt file with one text a line
+  qs-report --only 02 -p TEXTS texts.csv
+
+your feature: its layer and number, tested beside the features that the notebook finds
+  qs-report --only 03 -p LAYER 3 -p FEATURE 253
+
+your model: a copy of the preset that is most like it, with two lines more under its scope:
+(folders, relative to the file, or owner/name of Hub repos), and its LAYERS
+  cp notebooks/params/qwen3-8b-l50.yaml notebooks/params/mine.yaml
+      model: ../../../my-model
+      sae: ../../../my-saes
+  qs-report --preset mine --dry-run
 
 What is done and unchanged is not run again, so a report that was interrupted goes on when the same
 command is given again. Pages go to runs/<preset>/index.html, numbers to results.json beside it.
@@ -17,6 +31,7 @@ exit codes: 0 all done, 1 a notebook failed, 2 refused before anything ran, 130 
 """
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -25,6 +40,7 @@ from pathlib import Path
 from ..loading import packaged
 from ..presets import resolve_preset
 from .check import Plan, plan_report, plan_text, suite_maker
+from .listing import list_parameters, listing_text
 from .run import STOPPED, near
 
 PLAIN = argparse.RawDescriptionHelpFormatter
@@ -59,6 +75,8 @@ def main(argv: list[str] | None = None) -> int:
         if argv[:1] == ["verify"]:
             return _verify(_verify_parser().parse_args(argv[1:]))
         args = _parser().parse_args(argv)
+        if args.list is not None or args.json:
+            return _list(args)
         plan = _plan(args)
         if plan.first and not (args.dry_run or plan.problems):
             if failed := _make_first(plan, args):
@@ -106,6 +124,18 @@ def _plan(args: argparse.Namespace) -> Plan:
         raise ValueError(f"--jobs {args.jobs}: give 1 or more")
     preset, how = resolve_preset(args.preset), {"refresh": args.refresh, "fresh": args.fresh}
     return plan_report(preset, args.only, args.skip, given, **how)
+
+
+def _list(args: argparse.Namespace) -> int:
+    """Print the parameters of notebooks, as text or as JSON."""
+    if args.list is None:
+        raise ValueError("--json goes with --list")
+    preset, given = resolve_preset(args.preset), [tuple(pair) for pair in args.parameter]
+    rows = list_parameters(preset, args.list or args.only, args.skip, given)
+    made = {"preset": preset, "parameters": rows}
+    text = json.dumps(made, indent=1, ensure_ascii=False)
+    _print(text if args.json else listing_text(preset, rows), sys.stdout)
+    return 0
 
 
 def _make_first(plan: Plan, args: argparse.Namespace) -> int:
@@ -178,6 +208,9 @@ def _parser() -> argparse.ArgumentParser:
     add("-j", "--jobs", type=int, metavar="N", help=jobs)
     refresh = "also write what is stale in notebooks/ and figures/ anew"
     add("--refresh", action="store_true", help=refresh)
+    listed = "print the parameters of notebooks (all without numbers), run nothing"
+    add("--list", nargs="*", metavar="NN", help=listed)
+    add("--json", action="store_true", help="with --list: as JSON")
     add("--dry-run", action="store_true", help="print the plan, run nothing")
     add("-q", "--quiet", action="store_true", help="print errors only")
     return parser

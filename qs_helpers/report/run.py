@@ -42,15 +42,18 @@ def near(path: Path, start: Path | None = None) -> str:
 
 
 def find_notebooks(
-    folder: Path, only: list[str] | None = None, skip: list[str] | None = None
+    folder: Path,
+    only: list[str] | None = None,
+    skip: list[str] | None = None,
+    asked: str = "--only",
 ) -> list[Path]:
     """The notebooks NN_*.ipynb of a folder, sorted; `only` and `skip` are numbers or names.
 
     00 is left out unless it is named. ValueError for an unknown name, with the nearest one, and if
-    nothing is left.
+    nothing is left. asked: the flag that gave `only`, for the error.
     """
     every = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
-    for flag, names in (("--only", only), ("--skip", skip)):
+    for flag, names in ((asked, only), ("--skip", skip)):
         for name in names or []:
             if not any(name in (p.stem, p.stem[:2]) for p in every):
                 raise ValueError(f"{flag} {name}: {presets.nearest(name, [p.stem for p in every])}")

@@ -2,6 +2,8 @@
 
 import json
 import os
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +11,8 @@ from pathlib import Path
 import pytest
 from toy_project import edit_cell, runs_of
 
+from qs_helpers.loading.catalog import TINY
+from qs_helpers.report import __main__
 from qs_helpers.report.__main__ import main
 
 
@@ -80,7 +84,17 @@ def test_help_and_dry_run(counted, monkeypatch, capsys):
     shown = subprocess.run(
         [sys.executable, "-m", "qs_helpers.report", "--help"], capture_output=True, text=True
     ).stdout
-    flags = ("--preset", "--only", "--skip", "-p", "--fresh", "--jobs", "--refresh", "--dry-run")
+    flags = (
+        "--preset",
+        "--only",
+        "--skip",
+        "-p",
+        "--fresh",
+        "--jobs",
+        "--refresh",
+        "--dry-run",
+        "--list",
+    )
     assert all(flag in shown for flag in (*flags, "--quiet", "examples:", "exit codes:"))
     monkeypatch.setenv("QS_ROOT", str(counted))
     assert main(["--dry-run", "--skip", "02"]) == 0
@@ -88,6 +102,33 @@ def test_help_and_dry_run(counted, monkeypatch, capsys):
     assert "01_toy: run (no run yet)" in text and "N_TEXTS 4" in text and "02" not in text
     assert runs_of(counted) == 0 and not (counted / "runs").exists()
     assert main(["--jobs", "0"]) == 2
+
+
+def test_the_worked_examples_of_the_help_are_plans(tmp_path, monkeypatch, capsys):
+    """Each command of a heading "your …" is accepted as it stands; nothing is run."""
+    parts = [part for part in __main__.EXAMPLES.split("\n\n") if part.startswith("your ")]
+    assert [part.split(":")[0] for part in parts] == ["your texts", "your feature", "your model"]
+    root, project = Path(__file__).resolve().parents[2], tmp_path / "project"
+    shutil.copytree(root / "notebooks", project / "notebooks")
+    (project / "texts.csv").write_text("text\nA text.\n")
+    shutil.copytree(TINY["tiny"] / "model", tmp_path / "my-model")
+    shutil.copytree(TINY["tiny"] / "sae", tmp_path / "my-saes")
+    for layer in (8, 17, 26):  # of the preset that is copied
+        shutil.copy(tmp_path / "my-saes/layer0.sae.pt", tmp_path / f"my-saes/layer{layer}.sae.pt")
+    monkeypatch.setenv("QS_ROOT", str(project))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.chdir(project)
+    for line in "\n".join(parts).splitlines():
+        if line.startswith("  cp "):
+            preset = Path(shutil.copy(*shlex.split(line)[1:]))
+        elif line.startswith("      "):
+            text = preset.read_text("utf-8")
+            preset.write_text(text.replace("\nscope:", f"\nscope:\n{line[4:]}\n#", 1), "utf-8")
+        elif line.startswith("  qs-report "):
+            main([*shlex.split(line)[1:], "--dry-run"])  # there may be too little memory here
+            said = capsys.readouterr()
+            assert said.out.startswith("preset "), said.err
+    assert "preset mine" in said.out
 
 
 def command(project, *argv, code="", **how) -> subprocess.CompletedProcess:

@@ -45,10 +45,13 @@ from .run import STOPPED, near
 
 PLAIN = argparse.RawDescriptionHelpFormatter
 ABOUT, EXAMPLES = __doc__.split("\n\n", 1)
-ABOUT_COMPARE = "Put the claims, numbers and figures of several runs side by side on one page."
+ABOUT_COMPARE = """\
+Put the claims, answers and numbers of several runs side by side on one page, what differs first.
+The same is written beside it as a csv and a json file."""
 EXAMPLE_COMPARE = """\
 example:
   qs-report compare runs/tiny runs/tiny-sft
+  qs-report compare runs/tiny runs/tiny-sft -o sft.html      with sft.csv and sft.json
 
 exit codes: 0 written, 2 a folder holds no run
 """

@@ -21,6 +21,8 @@ NEW_TOKENS = 24
 STYLE = """<style>
 .qs-explore pre { font-family: var(--jp-code-font-family, monospace); margin: 0.6em 0; }
 .qs-explore .widget-html-content { line-height: 1.5; }
+.qs-explore .widget-html-content > div + div { margin-top: 1em; }
+.qs-steered { white-space: pre-wrap; }
 </style>"""
 
 
@@ -258,11 +260,12 @@ def _steer(scope, scales, layer, feature, prompt: str):
         made, parts = steer_beside(scope, scales, box.value, place, strength.value), []
         for i, row in enumerate(made.itertuples()):
             same = "<div>(the same as unedited)</div>" * (i > 0 and row.text == made.text[0])
-            text = f'<div style="white-space:pre-wrap">{esc(row.text.strip() or "(nothing)")}</div>'
+            text = f'<div class="qs-steered">{esc(row.text.strip() or "(nothing)")}</div>'
             parts.append(f"<div><div><b>{esc(row.edit)}</b></div>{text}{same}</div>")
         size = (
             f"Both edits are {short(abs(strength.value) * norm)} long; the median residual of "
-            f"layer {place[0]} is {short(norm)} long. One text is an anecdote: 03 asks many."
+            f"layer {place[0]} is {short(norm)} long. "
+            "One text is an anecdote: notebook 03 asks many."
         )
         columns = "display:grid;grid-template-columns:repeat(auto-fit,minmax(16em,1fr));gap:1.5em"
         three = f'<div style="{columns};margin:1em 0">{"".join(parts)}</div>'

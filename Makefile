@@ -11,14 +11,16 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 TEST_READY := $(VENV)/.test-ready
 WORKSHOP_READY := $(VENV)/.workshop-ready
-# A folder of its own: among the others it would add four extensions to the JupyterLab of `make lab`.
+EXPLORE_READY := $(VENV)/.explore-ready
+# Folders of their own: among the others they would add extensions to the JupyterLab of `make lab`.
 NBGRADER := $(VENV)/nbgrader
+VOILA := $(VENV)/voila
 NOTEBOOKS = $(wildcard notebooks/0[1-9]_*.ipynb notebooks/[1-9]?_*.ipynb)
 # Runs a command and shows what it prints only if it fails.
 quietly = said=$$($(1) 2>&1) || { echo "$$said" >&2; exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: help report test test-long bench profile lint lab workshop refresh scope clean
+.PHONY: help report test test-long bench profile lint lab explore workshop refresh scope clean
 
 help:  ## this list
 	@echo "make TARGET, where TARGET is one of:"
@@ -35,7 +37,8 @@ test test-long: export QS_OUT = runs/test
 test test-long: export TQDM_DISABLE = 1
 test test-long: export HF_HUB_DISABLE_PROGRESS_BARS = 1
 test test-long: export QS_STATIC = 1
-test test-long workshop: export PYTHONPATH = $(CURDIR)/$(NBGRADER)
+workshop: export PYTHONPATH = $(CURDIR)/$(NBGRADER)
+test test-long: export PYTHONPATH = $(CURDIR)/$(NBGRADER):$(CURDIR)/$(VOILA)
 test: $(TEST_READY) lint  ## lint, unit tests, every notebook from 01 on: at most 25 minutes
 	@$(BIN)/python -m pytest -q -n 2 -m "not long" tests
 	@$(BIN)/python -m pytest -q -n 2 --dist=worksteal --nbmake --nbmake-kernel=python3 \
@@ -60,6 +63,12 @@ lint: $(READY)  ## style of Python and notebooks, who may import whom, declared 
 
 lab: $(READY)  ## open JupyterLab on the notebooks
 	@$(BIN)/jupyter lab notebooks
+
+# notebooks/voila.json: for this machine only, with a token, and with nothing from the network.
+explore: export PYTHONPATH = $(CURDIR)/$(VOILA)
+explore: export JUPYTER_PATH = $(CURDIR)/$(VOILA)/share/jupyter
+explore: $(EXPLORE_READY)  ## analyze, compare and steer on PRESET, as a page without code
+	@cd notebooks && QS_PRESET=$(PRESET) $(CURDIR)/$(BIN)/python -m voila explore.ipynb $(ARGS)
 
 # ARGS='--only 01' chooses, --no-run builds without verifying.
 workshop: $(WORKSHOP_READY)  ## build and verify reader, student and solution in runs/workshop
@@ -94,7 +103,13 @@ $(WORKSHOP_READY): $(READY) requirements-workshop.lock
 	@$(BIN)/python -m pip install -q --no-deps --target $(NBGRADER) -r requirements-workshop.lock
 	@touch $@
 
-$(TEST_READY): $(READY) $(WORKSHOP_READY) requirements-test.lock
+$(EXPLORE_READY): $(READY) requirements-explore.lock
+	@echo "Installing what serves the explorer: once."
+	@rm -rf $(VOILA)
+	@$(BIN)/python -m pip install -q --no-deps --target $(VOILA) -r requirements-explore.lock
+	@touch $@
+
+$(TEST_READY): $(READY) $(WORKSHOP_READY) $(EXPLORE_READY) requirements-test.lock
 	@echo "Installing what the tests compare with: once."
 	@$(BIN)/python -m pip install -q -r requirements.lock -r requirements-test.lock
 	@touch $@

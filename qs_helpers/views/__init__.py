@@ -7,7 +7,7 @@ _NAMES = {
     "strips": "across_layers compare_texts label layer_map read_labels token_strip",
     "card": "badges feature_card logit_lens neuronpedia_link",
     "picture": "chords dashboard shares",
-    "explorer": "explore",
+    "explorer": "explore explore_app steer_beside",
     "neuronpedia": "export_neuronpedia read_neuronpedia",
 }
 

@@ -26,8 +26,8 @@ def lock(name: str) -> dict[str, str]:
     return {canonicalize_name(n): v for n, v in (line.split("==") for line in lines(name))}
 
 
-LOCKS = ["requirements.lock", "requirements-test.lock", "requirements-workshop.lock"]
-LOCK, TEST_LOCK, WORKSHOP_LOCK = (lock(name) for name in LOCKS)
+LOCKS = [f"requirements{extra}.lock" for extra in ("", "-test", "-workshop", "-explore")]
+LOCK, TEST_LOCK, WORKSHOP_LOCK, EXPLORE_LOCK = (lock(name) for name in LOCKS)
 
 
 @pytest.mark.parametrize("name", LOCKS)
@@ -38,7 +38,8 @@ def test_every_lock_line_is_exact(name):
 
 def test_locks_do_not_overlap():
     assert set(LOCK) & set(TEST_LOCK) == set()
-    assert (set(LOCK) | set(TEST_LOCK)) & set(WORKSHOP_LOCK) == set()
+    apart = [set(WORKSHOP_LOCK), set(EXPLORE_LOCK)]
+    assert (set(LOCK) | set(TEST_LOCK)) & set.union(*apart) == set.intersection(*apart) == set()
 
 
 def test_packages_of_single_platforms_are_left_to_pip():
@@ -63,6 +64,12 @@ def test_test_lock_satisfies_extra(text):
 def test_workshop_lock_satisfies_extra(text):
     need = Requirement(text)
     assert need.specifier.contains((LOCK | WORKSHOP_LOCK)[canonicalize_name(need.name)]), text
+
+
+@pytest.mark.parametrize("text", EXTRAS["explore"])
+def test_explore_lock_satisfies_extra(text):
+    need = Requirement(text)
+    assert need.specifier.contains(EXPLORE_LOCK[canonicalize_name(need.name)]), text
 
 
 def test_torch_is_the_one_we_test_with():
@@ -93,6 +100,7 @@ def test_makefile_and_ci_use_the_same_files():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     assert "-r requirements.lock" in makefile and "-r requirements-test.lock" in makefile
     assert "-r requirements-workshop.lock" in makefile
+    assert "-r requirements-explore.lock" in makefile
     ci = ROOT / ".ci" / "run"
     assert "make test" in ci.read_text(encoding="utf-8") and ci.stat().st_mode & 0o100
 

@@ -30,12 +30,12 @@ STATISTICS["cost_gap"] = gap_again
 
 
 def as_csv(samples: Mapping[str, Any]) -> bytes:
-    """The columns of samples under their names: numbers so that they are read as they were, labels
-    of groups as text in quotes. ValueError for words among numbers, and columns of two lengths."""
+    """The columns of samples under their names: numbers so that they are read as they were, groups
+    as numbers in quotes. ValueError for words among numbers, and columns of two lengths."""
     cells = {}
     for name, column in samples.items():
         if name == "groups" and column is not None:  # None: each sample is its own
-            cells[name] = [str(label) for label in _array(column, object)]
+            cells[name] = _numbered([str(label) for label in _array(column, object)])
         elif name not in ("by", "groups"):
             cells[name] = _numbers("samples", name, column).tolist()
     if len({len(column) for column in cells.values()}) > 1:
@@ -46,6 +46,20 @@ def as_csv(samples: Mapping[str, Any]) -> bytes:
     writer.writerow(cells)
     writer.writerows(zip(*cells.values(), strict=True))
     return text.getvalue().encode(errors="backslashreplace")
+
+
+def _numbered(labels: list[str]) -> list[str]:
+    """Labels of groups as numbers in the same order, part by part where they have two: a label may
+    be an insult, or a whole sentence of somebody's data."""
+    pairs = any("|" in label for label in labels)
+    if pairs:  # one without a second part stands for itself, as in `stats.factors`
+        labels = [label if "|" in label else f"{label}|{label}" for label in labels]
+    parts = [label.split("|", 1) if pairs else [label] for label in labels]
+    ranks = [
+        {name: f"{i:05d}" for i, name in enumerate(sorted(set(column)))}
+        for column in zip(*parts, strict=True)
+    ]
+    return ["|".join(map(dict.get, ranks, label)) for label in parts]
 
 
 def computed(by: str, content: bytes, family: int = 1) -> Estimate:

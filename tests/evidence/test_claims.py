@@ -609,7 +609,7 @@ def test_samples_are_kept_beside_the_results(run):
     content = (run.folder / kept["file"]).read_bytes()
     assert kept["by"] == "share" and kept["file"] == "claims/c__fr.csv"
     assert kept["sha256"] == sha256(content).hexdigest()
-    assert content.startswith(b'"hits","groups"\n1.0,"text 0"\n0.0,"text 0"\n1.0,"text 1"\n')
+    assert content.startswith(b'"hits","groups"\n1.0,"00000"\n0.0,"00000"\n1.0,"00001"\n')
 
 
 def test_a_number_may_have_samples_too(run):

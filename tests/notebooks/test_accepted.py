@@ -100,7 +100,7 @@ def accepted(project, notebook: str, number: int):
 
 
 TEN = [
-    pytest.param(notebook, number, marks=[pytest.mark.long] if number > 1 else [])
+    pytest.param(notebook, number, marks=[pytest.mark.long] if number else [])
     for notebook in NOTEBOOKS
     for number in range(10)
 ]

@@ -20,6 +20,7 @@ FILES = [
 LATE = {
     ("report.__main__", "report.execute"): "--help and a wrong command answer at once",
     ("report.__main__", "report.compare"): "--help and a wrong command answer at once",
+    ("report.__main__", "report.verify"): "--help and a wrong command answer at once",
     ("report.execute", "report.pages"): "a dry run writes no page",
     ("report.execute", "report.refresh"): "only --refresh commits",
     ("loading.hub", "loading.saefile"): "a report's check runs without torch, which comes with it",

@@ -384,7 +384,7 @@ def test_official_presets_read_natural_texts_or_datasets_and_tiny_ones_the_tiny_
     ]
     named = {text for value in values for text in ([value] if type(value) is str else value)}
     worlds = {text.partition(":")[0] for text in named if not presets.dataset_name(text)}
-    trained_on = {"pydoc"} if name == "smollm2" else set()
+    trained_on = {"pydoc", "lm-eval"} if name == "smollm2" else set()  # and asked
     assert worlds == {"tiny" if presets.is_tiny(name) else "natural"} | trained_on
 
 

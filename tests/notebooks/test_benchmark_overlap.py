@@ -163,7 +163,7 @@ def test_two_benchmarks_and_columns_that_fit_none(run, tmp_path):
     files = [write(tmp_path / f"{x}.jsonl", numbered(0, 9, x + " sees {}?")) for x in "ab"]
     assert "not defined" in run(files)["answer"]["text"]
     (tmp_path / "scores.csv").write_text("model,a,b,c\nm,1,2,3\n")
-    assert "name them 'a', 'b'" in run(files, SCORES=str(tmp_path / "scores.csv"))
+    assert "name them 'a.jsonl', 'b.jsonl'" in run(files, SCORES=str(tmp_path / "scores.csv"))
     one = [files[0], write(tmp_path / "one.jsonl", numbered(0, 2))]
     assert "1 benchmarks have 8 items or more; two are needed" in run(one)
 

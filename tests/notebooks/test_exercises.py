@@ -1,5 +1,6 @@
 """The checks of exercises accept what is right, and refuse the rest with words that lead on."""
 
+import itertools
 import re
 from itertools import combinations, takewhile
 
@@ -90,7 +91,7 @@ def with_harmless(harmless: list[str], has_key_word) -> tuple:
     space |= {"judged": judged, "rest": judged[~judged.toxic], "main": "en", "marks": {"a fool"}}
     space |= {"has_key_word": has_key_word, "scope": None, "layer": 3, "feature": 7}
     space |= {"texts": np.array([*TOXIC], object), "toxic": np.ones(3, bool)}
-    space |= {"copied": copied, "letters": letters}
+    space |= {"copied": copied, "letters": letters, "itertools": itertools}
     for source in [*part.given, part.exercise]:
         exec(source, space)
     return part, space

@@ -112,7 +112,7 @@ def _exactness(found: dict) -> list[str]:
     for shape, exact in found["exact"].items():
         settled = exact["settled"]
         rest = settled["float32"] + settled["all"]
-        how = f"{rest} of {sum(settled.values())} tokens needed more than bfloat16 products"
+        how = f"{rest} of {sum(settled.values())} tokens needed more than int8 products"
         if not sum(settled.values()):
             how = "not screened on this machine"
         lines.append(

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import torch
 
-from qs_helpers.fast.topk import has_bf16
+from qs_helpers.fast.topk import has_int8
 
 RUNS = 5
 
@@ -71,5 +71,5 @@ def machine(device) -> str:
     name, cpus = platform.processor(), Path("/proc/cpuinfo")
     if cpus.exists() and (named := re.search(r"^model name\s*:\s*(.+)$", cpus.read_text(), re.M)):
         name = named[1].strip()
-    has = " with AVX512-BF16" if has_bf16() else ""
+    has = " with AVX512-VNNI" if has_int8() else ""
     return f"{name}{has}, {threads}"

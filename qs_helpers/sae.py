@@ -114,7 +114,7 @@ class TopKSAE:
         self.k, self.convention, self.input_scale = k, convention, float(input_scale)
         self.path, self.layer = path, layer
         # Of the encoded tokens, how many each kind of product was enough for (fast/topk.py).
-        self.settled = {"bfloat16": 0, "float32": 0, "all": 0}
+        self.settled = {"int8": 0, "float32": 0, "all": 0}
         self._known = {}  # what was found out about the weights: finite, and the encoder's screen
         shapes = tuple(W_dec.shape), tuple(b_enc.shape), tuple(b_dec.shape)
         if shapes != ((self.d_model, self.d_sae), (self.d_sae,), (self.d_model,)):

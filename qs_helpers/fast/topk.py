@@ -4,26 +4,29 @@ The pre-activation of a token x and a row w is r = fl(x . w) + b, a float32 dot 
 by row (`torch.sparse.sampled_addmm`). The TopK is taken by r and, of equal ones, by the smaller
 feature number: it depends on no batch, no chunk and no screen.
 
-Why it is exact. Let s be the screen's value of the same number: bfloat16 factors x' and w', with b
-as two more columns, summed in float32 in any order, rounded to bfloat16. With the unit roundoffs of
-the two types, u = 2^-24 and v = 2^-8, Cauchy-Schwarz, and d u sum |x_i w_i| for the error of a
-float32 sum of d products (Higham 2002, section 3.1),
+Why it is exact. Let s be the screen's value of the same number: x' and w' are whole numbers from
+-127 to 127 times one scale for each token and each row, and their product is exact but for the
+float32 number that it becomes. The few dimensions in which residuals are much larger than in all
+others would leave the rest nothing of these 127 steps: there x' is 0, and float32 products are
+added. With x for the other dimensions, the unit roundoff u = 2^-24, Cauchy-Schwarz, and
+d u sum |x_i w_i| for the error of a float32 sum of d products (Higham 2002, section 3.1),
 
-    |s - r| <= |x| |w - w'| + |x - x'| |w'| + 4 (d + 4) u (|x| |w| + |b|) + v^2 |b| + v |s|,
+    |s - r| <= |x| |w - w'| + |x - x'| |w'| + 6 (d + 16) u (|x| |w| + |b|),
 
-and 2^-100 + 2^-125 d (|x| + |w|) for all that underflows. Write it as |s - r| <= B + v |s|.
+the last with the whole of x, and 2^-100 + 2^-125 d (|x| + |w|) for all that underflows. The 16 is
+for what is done to a product: since 0 is a step, |x'| <= 2 |x| and |w'| <= 2 |w|. Write it as
+|s - r| <= B + v |s|, where v is u here.
 
 Numbers that are not positive count as 0, and rows with r <= 0 are in no TopK.
 
-1. Rows are put in blocks, and m is the k-th largest maximum of a block. So at least k rows have
-   s >= m, and the k-th largest r is no less than m - B - v |m|. The r of all rows with s >= m are
-   computed. Their smallest, t, is such a bound too, and a better one.
-2. A row with r >= t has s + v |s| + B >= t. The r of all these rows are computed as well: no other
-   row can be among the k largest.
+1. Rows are put in blocks, and the r of the row with the largest s is computed in the k blocks where
+   it is largest. The smallest of these r, t, is no more than the k-th largest r of all rows.
+2. A row with r >= t has s + v |s| + B >= t. The r of all these rows are computed: no other row can
+   be among the k largest.
 
 A token with too many such rows, or with numbers near overflow, is not settled. It is screened again
-with float32 products (x' = x, w' = w, v = u), and what that leaves open, as many equal rows do, is
-done with the r of every row.
+with float32 products (x' = x, w' = w; v = u, or 2^-8 where torch may shorten factors to bfloat16),
+and what that leaves open, as many equal rows do, is done with the r of every row.
 """
 
 import warnings
@@ -36,8 +39,12 @@ COLUMNS = 4  # of a block of pre-activations that `topk` looks into
 BLOCK_BYTES = 2**24  # what one block of widened weights may take
 U, V = 2.0**-24, 2.0**-8
 LEAST = 2**24  # numbers in W: below, one plain product is as fast
-BLOCK = 16  # rows of a block
-MOST = 6  # blocks that are looked into, for each place in the TopK
+BLOCK = 16  # rows of a block, whose maximum is taken
+PART = 1024  # rows whose whole numbers are made at a time: they stay in the cache
+MOST = 100  # rows that are looked at, for each place in the TopK
+OUTLIERS = 32  # the most dimensions apart, in which a token is
+LARGE = 8  # times as large as its root mean square
+TINY = 2.0**-100  # the least scale
 
 
 def linear(x: Tensor, W: Tensor, b: Tensor) -> Tensor:
@@ -99,12 +106,13 @@ def may_fire(x: Tensor, W: Tensor, b: Tensor) -> Tensor:
 class Screen(NamedTuple):
     """What is known of W (d_sae, d_model) and b (d_sae,).
 
-    `rows`: W and b in bfloat16, (d_sae, d_model + 2), or None on a CPU without such products.
-    Norms of each row, float32 (d_sae,): `norm` |w|, `short` |w'|, `error` |w - w'|. `bias`: the
-    largest |b|.
+    `rows`: w' as whole numbers, int8 (d_sae, d_model), or None on a CPU that does not multiply them
+    in hardware; `scale`: what they are times. Float32 (d_sae,), it and the norms of each row,
+    `norm` |w|, `short` |w'|, `error` |w - w'|; `bias` is the largest |b|.
     """
 
     rows: Tensor | None
+    scale: Tensor
     norm: Tensor
     short: Tensor
     error: Tensor
@@ -118,44 +126,48 @@ def make_screen(W: Tensor, b: Tensor, k: int) -> Screen | None:
     large = W.numel() >= LEAST and len(W) % BLOCK == 0 and len(W) >= BLOCK * k
     if not large or W.device.type != "cpu" or W.dtype != torch.float32 or not W.is_contiguous():
         return None
-    rows = torch.empty(len(W), W.shape[1] + 2, dtype=torch.bfloat16) if has_bf16() else None
-    norm, short, error = torch.empty(3, len(W), dtype=torch.float32)
+    rows = torch.empty(W.shape, dtype=torch.int8) if has_int8() else None
+    scale, norm, short, error = torch.empty(4, len(W), dtype=torch.float32)
     for start in range(0, len(W), 64):  # rows that stay in the cache
         part = slice(start, start + 64)
-        shortened = W[part].bfloat16()
-        norm[part], short[part] = _length(W[part]), _length(shortened.float())
-        error[part] = _length(W[part] - shortened.float())
+        whole, scale[part] = _whole(W[part])
+        shortened = whole * scale[part, None]
+        norm[part], short[part] = _length(W[part]), _length(shortened)
+        error[part] = _length(W[part] - shortened)
         if rows is not None:
-            rows[part, :-2] = shortened
-    if rows is not None:
-        rows[:, -2] = b
-        rows[:, -1] = b - rows[:, -2].float()
-    return Screen(rows, norm, short, error, float(b.abs().max()))
+            rows[part] = whole
+    return Screen(rows, scale, norm, short, error, float(b.abs().max()))
 
 
-def has_bf16() -> bool:
-    """Whether this CPU multiplies bfloat16 in hardware (AVX512-BF16), as oneDNN asks."""
-    asked = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+def has_int8() -> bool:
+    """Whether this CPU multiplies int8 in hardware without saturating (AVX512-VNNI)."""
+    asked = getattr(torch.cpu, "_is_vnni_supported", None)
     return bool(asked and asked())
+
+
+def _whole(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Each row as whole numbers from -127 to 127, in float32, times a scale [rows]."""
+    scale = (rows.abs().amax(-1) / 127).clamp(min=TINY)
+    return (rows / scale[:, None]).round_().clamp_(-127, 127), scale
 
 
 def screened(x: Tensor, W: Tensor, b: Tensor, k: int, screen: Screen, chunk_bytes: int):
     """(values float32 [tokens, k], indices int64 [tokens, k], settled) of the k largest
     relu(x @ W.T + b), for x float32 [tokens, d_model].
 
-    An empty place has value 0 and index 0. `settled` {"bfloat16", "float32", "all": tokens} says
+    An empty place has value 0 and index 0. `settled` {"int8", "float32", "all": tokens} says
     which products were enough. Pre-activations of one chunk take about `chunk_bytes` at most, and
     what is looked into among them up to three times as much.
     """
     values = torch.zeros(len(x), k, dtype=torch.float32)
     indices = torch.zeros(len(x), k, dtype=torch.int64)
-    settled = {"bfloat16": 0, "float32": 0, "all": 0}
+    settled = {"int8": 0, "float32": 0, "all": 0}
     open_ = torch.arange(len(x))
     for form in list(settled)[screen.rows is None :]:
         if not len(open_):
             break
         # Bytes of a pre-activation; for "all" with the numbers of its token and feature, sorted.
-        size = {"bfloat16": 2, "float32": 4, "all": 64}[form]
+        size = 64 if form == "all" else 4
         left = [open_[:0]]
         for tokens in open_.split(max(1, chunk_bytes // (size * len(W)))):
             part, mask = x[tokens], torch.zeros(len(tokens), dtype=torch.bool)
@@ -163,7 +175,7 @@ def screened(x: Tensor, W: Tensor, b: Tensor, k: int, screen: Screen, chunk_byte
                 pairs = torch.ones(len(part), len(W), dtype=torch.bool).nonzero(as_tuple=True)
                 r = _products(part, W, b, *pairs)
             else:
-                *pairs, r, mask = _candidates(part, W, b, k, screen, form == "bfloat16")
+                *pairs, r, mask = _candidates(part, W, b, k, screen, form == "int8")
             values[tokens], indices[tokens] = _largest(*pairs, r, len(part), k)
             settled[form] += int((~mask).sum())
             left.append(tokens[mask])
@@ -171,67 +183,67 @@ def screened(x: Tensor, W: Tensor, b: Tensor, k: int, screen: Screen, chunk_byte
     return values, indices, settled
 
 
-def _candidates(x: Tensor, W: Tensor, b: Tensor, k: int, screen: Screen, bf16: bool):
+def _candidates(x: Tensor, W: Tensor, b: Tensor, k: int, screen: Screen, int8: bool):
     """(token, feature, r) of the rows that may be among the k largest [pairs], and a mask [tokens]
     of those that are not settled, which have no pairs."""
-    s, v, fixed, error, lost = _screen(x, W, b, screen, bf16)
+    s, v, fixed, error, lost = _screen(x, W, b, screen, int8)
+    blocks = s.view(len(x), BLOCK, -1)  # a block is every so manyth row: maxima of whole rows
+    maxima = blocks.amax(1)
+    m, block = torch.topk(maxima, k, sorted=False)
+    row = blocks.gather(2, block[:, None].expand(-1, BLOCK, -1)).argmax(1)
+    token = torch.arange(len(x)).repeat_interleave(k)
+    r = _products(x, W, b, token, (row * maxima.shape[1] + block).view(-1))
+    t = r.view(len(x), k).amin(1).double()
+
     most = fixed + error * float(screen.error.max()) + lost * float(screen.short.max())
-    blocks = len(W) // BLOCK  # a block is every blocks-th row: maxima of whole rows of memory
-    maxima = s.view(len(x), BLOCK, blocks).amax(1).float()
-    m = torch.topk(maxima, k, sorted=False).values.amin(1)
-    # The k-th largest r is no less than `bound`; what is not positive counts as 0.
-    bound = (m.double() - v * m.double().abs() - most).clamp(min=0)
-    start = torch.maximum(m, _least(bound - most, v))
-    near = maxima >= start[:, None]
-    safe = (fixed < 2.0**100) & most.isfinite() & m.isfinite()
-    mask = ~safe | (near.sum(1) > MOST * k)
-    near[mask] = False
-    token, feature, _ = _rows(s, near, start)
-    r = _products(x, W, b, token, feature)
-
-    t = torch.full_like(m, torch.inf).scatter_reduce_(0, token, r, "amin").double()
     least = _least(t - most, v)
-    near = maxima >= least[:, None]
-    mask |= near.sum(1) > MOST * k
-    near[mask] = False
-    also, others, value = _rows(s, near, least)
-    rows = fixed[also] + error[also] * screen.error[others] + lost[also] * screen.short[others]
-    new = (value < start[also]) & (value >= _least(t[also] - rows, v))
-    also, others = also[new], others[new]
-
-    kept = ~mask[token]
-    token, feature = torch.cat([token[kept], also]), torch.cat([feature[kept], others])
-    return token, feature, torch.cat([r[kept], _products(x, W, b, also, others)]), mask
-
-
-def _rows(s: Tensor, near: Tensor, least: Tensor):
-    """(token, feature, s) of the rows of some blocks [tokens, blocks] with s >= least [tokens]."""
-    token, block = near.nonzero(as_tuple=True)
-    feature = block[:, None] + near.shape[1] * torch.arange(BLOCK)
-    value = s.view(-1)[(token * s.shape[1])[:, None] + feature]
-    inside = value >= least[token][:, None]  # most rows of these blocks are small
-    return token[:, None].expand_as(feature)[inside], feature[inside], value[inside]
+    safe = (fixed < 2.0**100) & most.isfinite() & m.amax(1).isfinite() & t.isfinite()
+    token, block = (maxima >= least.masked_fill(~safe, torch.inf)[:, None]).nonzero(as_tuple=True)
+    value = blocks[token, :, block]
+    near = value >= least[token, None]
+    mask = ~safe | (torch.zeros_like(t).index_add_(0, token, near.sum(1).to(t)) > MOST * k)
+    near[mask[token]] = False
+    place, row = near.nonzero(as_tuple=True)
+    token, feature = token[place], row * maxima.shape[1] + block[place]
+    B = fixed[token] + error[token] * screen.error[feature] + lost[token] * screen.short[feature]
+    near = value[place, row] >= _least(t[token] - B, v)
+    token, feature = token[near], feature[near]
+    r = _products(x, W, b, token, feature)
+    large = r >= t[token]  # the others are not among the k largest
+    return token[large], feature[large], r[large], mask
 
 
-def _screen(x: Tensor, W: Tensor, b: Tensor, screen: Screen, bf16: bool):
+def _screen(x: Tensor, W: Tensor, b: Tensor, screen: Screen, int8: bool):
     """s [tokens, d_sae], v, and the parts of B for each token, float64 [tokens]: what does not
     depend on the row, the factor of |w - w'|, and the factor of |w'|."""
-    length = torch.linalg.vector_norm(x, dim=-1, dtype=torch.float64)
+    length = _length(x).double()
     lost = torch.zeros_like(length)
     size = length * float(screen.norm.max()) + screen.bias
-    fixed = 4 * (x.shape[1] + 4) * U * size + 2.0**-100
-    # Factors below 2^-126 may be read as 0, in s (as AVX512-BF16 does) or in r.
+    fixed = 6 * (x.shape[1] + 16) * U * size + 2.0**-100
+    # Factors below 2^-126 may be read as 0, in s or in r.
     fixed = fixed + 2.0**-125 * x.shape[1] * (length + float(screen.norm.max()))
-    if not bf16 and exact_products():
-        return torch.addmm(b, x, W.T), U, fixed, lost, lost
-    # A float32 product that is not exact may be one of bfloat16 factors.
-    short = x.bfloat16()
-    fixed = fixed + V**2 * screen.bias
-    lost = torch.linalg.vector_norm(x - short.float(), dim=-1, dtype=torch.float64)
-    if not bf16:
-        return torch.addmm(b, x, W.T), V, fixed, length, lost
-    s = torch.cat([short, short.new_ones(len(x), 2)], 1) @ screen.rows.T
-    return s, V, fixed, length, lost
+    if not int8:
+        s = torch.addmm(b, x, W.T)
+        if exact_products():
+            return s, U, fixed, lost, lost
+        # A float32 product that is not exact may be one of bfloat16 factors.
+        fixed = fixed + 1.01 * V * length * float(screen.norm.max()) + V**2 * screen.bias
+        return s, V, fixed, lost, lost
+    far = (x.abs() / x.square().mean(-1, keepdim=True).sqrt()).nan_to_num_().amax(0)
+    apart = far.topk(min(OUTLIERS, len(far))).indices
+    apart = apart[far[apart] > LARGE]
+    near = x.index_fill(1, apart, 0)
+    whole, scale = _whole(near)
+    s, whole_rows = x.new_empty(len(x), len(W)), whole.to(torch.int8)
+    for start in range(0, len(W), PART):
+        part = slice(start, start + PART)
+        plus = b[part]
+        if len(apart):
+            plus = torch.addmm(plus, x[:, apart], W[part].index_select(1, apart).T)
+        product = torch._int_mm(whole_rows, screen.rows[part].T) * scale[:, None]
+        torch.addcmul(plus, product, screen.scale[part], out=s[:, part])
+    norms = (_length(part).double() for part in (near, near - whole * scale[:, None]))
+    return s, U, fixed, *norms
 
 
 def _least(y: Tensor, v: float) -> Tensor:
@@ -275,6 +287,6 @@ def _largest(token: Tensor, feature: Tensor, r: Tensor, n: int, k: int):
 
 
 def _length(rows: Tensor) -> Tensor:
-    """No less than the norm of each row but for d u of it, which the 4 in B has room for. Squares
+    """No less than the norm of each row but for d u of it, which the 6 in B has room for. Squares
     of numbers below 2^-63 may be lost; 2^-50 is more than what they can make."""
     return torch.linalg.vector_norm(rows, dim=-1) + 2.0**-50

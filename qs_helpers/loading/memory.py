@@ -5,7 +5,7 @@ its device a run needs
 
     model   its weights in its dtype
     + SAEs  as many as are kept at once: of all layers that are read, `cache_bytes` at most, one at
-            least; on a CPU each with its bfloat16 screen
+            least; on a CPU each with its int8 screen
     + work  the larger of two things that are not there together: a chunk of pre-activations and
             the float32 logits of a batch; or residuals and pre-activations of a scan and, on a
             CPU, its tables
@@ -135,7 +135,7 @@ def memory_plan(
     model = round(group.n_params * DTYPE_BYTES[model_dtype])
     sae = group.layer_bytes // 4 * DTYPE_BYTES[sae_dtype]
     if on_cpu and sae_dtype == "float32" and width * d_sae >= SCREENED:
-        sae += 2 * d_sae * (width + 2)  # counted on every CPU, used where it multiplies bfloat16
+        sae += d_sae * width  # counted on every CPU, used where it multiplies int8
     chunk = max(CHUNK_BYTES if on_cpu else GPU_CHUNK_BYTES, 4 * d_sae)
     tokens = min(PART_TOKENS, PART_BYTES // (4 * group.n_layers * width))
     # A batch is half a part at most. In turn a layer's parts are joined, put in order, and read

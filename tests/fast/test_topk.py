@@ -12,8 +12,8 @@ from qs_helpers.fast.topk import make_screen, may_fire, screened, topk
 D_MODEL, D_SAE, TOKENS = 24, 512, 9
 CHUNK = 2**14  # a few tokens at a time
 
-bf16 = pytest.mark.skipif(
-    not screening.has_bf16(), reason="this CPU has no bfloat16 products (AVX512-BF16)"
+int8 = pytest.mark.skipif(
+    not screening.has_int8(), reason="this CPU has no int8 products (AVX512-VNNI)"
 )
 SLOW_START = settings(deadline=None)  # the first product of a process takes long
 
@@ -36,7 +36,7 @@ def exact(x, W, b, k):
 
 
 def forms(screen):
-    """The screen, and what it is on a CPU without bfloat16 products."""
+    """The screen, and what it is on a CPU without int8 products."""
     return [screen, screen._replace(rows=None)]
 
 
@@ -63,7 +63,7 @@ def hard_cases(kind: str, seed: int):
     near = normal(D_SAE, D_MODEL, seed=seed + 3)
     if kind == "near ties":  # rows that differ in the last bits of float32
         W = W[:40].repeat(13, 1)[:D_SAE] * (1 + 2.0**-22 * near)
-    elif kind == "ties of bfloat16":  # rows that are the same in bfloat16 only
+    elif kind == "ties of few digits":  # rows that are the same in int8 and bfloat16
         W = W[:1] * (1 + 2.0**-10 * near)
     elif kind == "equal rows":
         W, b = W[:3].repeat(171, 1)[:D_SAE], b[:3].repeat(171)[:D_SAE]
@@ -87,6 +87,9 @@ def hard_cases(kind: str, seed: int):
         W[seed % D_SAE] *= 1e6
     elif kind == "massive dimension":  # as residual streams of real models have
         x[:, 3] = 3000
+    elif kind == "massive dimensions":  # some tokens have them, and rows that read them
+        x[::2, :5] *= 1e4
+        W[:, 2] *= 50
     elif kind == "cancels":  # tokens at right angles to a row but for rounding
         x -= (x @ W[0] / W[0].dot(W[0]))[:, None] * W[0]
         b[0] = 0
@@ -96,7 +99,7 @@ def hard_cases(kind: str, seed: int):
 KINDS = [
     "plain",
     "near ties",
-    "ties of bfloat16",
+    "ties of few digits",
     "equal rows",
     "huge tokens",
     "overflow",
@@ -107,6 +110,7 @@ KINDS = [
     "none is positive",
     "one row is large",
     "massive dimension",
+    "massive dimensions",
     "cancels",
 ]
 
@@ -146,7 +150,7 @@ def test_any_error_within_the_bound_changes_nothing(seed, v, k):
     s = r + worst * bound
     s = s / (1 - worst * v * s.sign())  # |s' - s| = v |s'|
 
-    def any_screen(x, W, b, screen, bf16):
+    def any_screen(x, W, b, screen, int8):
         return s.float(), v, fixed, error, lost
 
     with pytest.MonkeyPatch.context() as patch:
@@ -181,8 +185,8 @@ def test_the_bound_holds_and_is_not_empty(d_model, scales):
         b = normal(D_SAE, seed=2) * torch.logspace(-4, 2, D_SAE)
     screen = make_screen(W, b, 5)
     r = x.double() @ W.double().T + b  # the exact number; r itself is far closer than B
-    for bf16 in (True, False) if screen.rows is not None else (False,):
-        s, v, fixed, error, lost = screening._screen(x, W, b, screen, bf16)
+    for int8 in (True, False) if screen.rows is not None else (False,):
+        s, v, fixed, error, lost = screening._screen(x, W, b, screen, int8)
         bound = fixed[:, None] + error[:, None] * screen.error + lost[:, None] * screen.short
         assert ((s.double() - r).abs() <= bound + v * s.double().abs()).all()
         if scales == (1.0, 1.0):
@@ -197,13 +201,13 @@ def test_r_is_the_dot_product():
     assert torch.allclose(found.double(), (x.double() @ W.double().T + b).relu(), atol=1e-3)
 
 
-@bf16
+@int8
 def test_which_products_settle():
     x, W, b = hard_cases("plain", 0)
     usual, plain = assert_exact(x, W / 5, b, 5)
-    assert usual == {"bfloat16": TOKENS, "float32": 0, "all": 0}
-    assert plain == {"bfloat16": 0, "float32": TOKENS, "all": 0}
-    # Rows that are one in bfloat16: float32 tells them apart. Equal ones: nothing does.
+    assert usual == {"int8": TOKENS, "float32": 0, "all": 0}
+    assert plain == {"int8": 0, "float32": TOKENS, "all": 0}
+    # Rows that are one in int8: float32 tells them apart. Equal ones: nothing does.
     row, step = W[:1], 2.0**-12 * normal(D_SAE, 1, seed=7)
     assert assert_exact(x, row * (1 + step), b * 0, 1)[0]["float32"] > 0
     assert assert_exact(x, row.expand(D_SAE, -1).contiguous(), b * 0, 1)[0]["all"] > 0

@@ -60,7 +60,7 @@ def test_a_larger_batch_and_a_scan_of_more_layers_need_more():
 
 def test_on_a_cpu_screens_and_tables_count():
     gpu, cpu = memory_plan("qwen3-1.7b-l50", [5]), memory_plan("qwen3-1.7b-l50", [5], device="cpu")
-    assert cpu.sae_layer - gpu.sae_layer == 2 * 32768 * (2048 + 2)
+    assert cpu.sae_layer - gpu.sae_layer == 32768 * 2048
     assert 4 * cpu.chunk == gpu.chunk == 2048 * 32768 * 4
     assert cpu.scan - cpu.products - (gpu.scan - gpu.products) == cpu.tables == gpu.tables
     assert cpu.device == cpu.model + cpu.sae_layer + max(cpu.chunk + cpu.logits, cpu.scan)
@@ -97,7 +97,7 @@ def test_constants_are_those_of_the_modules_that_use_them():
 
 
 def test_a_screen_takes_what_is_planned(monkeypatch):
-    monkeypatch.setattr(screening, "has_bf16", lambda: True)
+    monkeypatch.setattr(screening, "has_int8", lambda: True)
     monkeypatch.setattr(memory, "SCREENED", 0)
     monkeypatch.setattr(screening, "LEAST", 0)
     W = torch.randn(512, 64)

@@ -21,7 +21,7 @@ import torch
 from sae_lens.saes import topk_sae
 from shapes import SUITE, write_random_model
 from suites import write_suite
-from timing import RUNS, Row, interleaved
+from timing import RUNS, Row, compared, interleaved
 
 import qs_helpers as qs
 from qs_helpers.forward import batches
@@ -97,6 +97,7 @@ print(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 
 # torch keeps a compiled product for every shape of batch, up to 1024, and the C library keeps what
 # was freed: neither is the scan's.
+LOOP, ALONE = "sae-lens in a plain loop", "without reading ahead"
 NOTHING_KEPT = {"LRU_CACHE_CAPACITY": "1", "MALLOC_MMAP_THRESHOLD_": "1048576"}
 
 
@@ -118,16 +119,16 @@ def padding(lengths, groups) -> float:
     return 1 - sum(lengths) / cells
 
 
-def by_layers(scope, texts, device) -> dict[int, dict[str, float]]:
-    """{number of layers: {"ours", "sae-lens": seconds}} of a scan."""
+def by_layers(scope, texts, device) -> dict[int, dict[str, list[float]]]:
+    """{number of layers: {"ours", "sae-lens in a plain loop": seconds of each run}} of a scan."""
     saes, found = lens_saes(scope, range(N_LAYERS - 1)), {}
     for layers in ([0], LAYERS, list(range(N_LAYERS - 1))):
         chosen = {layer: saes[layer] for layer in layers}
         tasks = {
             "ours": functools.partial(scan_all, scope, texts, layers),
-            "sae-lens": functools.partial(plain_loop, scope, texts, chosen),
+            LOOP: functools.partial(plain_loop, scope, texts, chosen),
         }
-        found[len(layers)] = interleaved(tasks, device, runs=2)
+        found[len(layers)] = interleaved(tasks, device, runs=3)
     return found
 
 
@@ -144,8 +145,10 @@ def scans(device) -> tuple[list[Row], dict, list[dict]]:
         times = by_layers(scope, texts, device)
         grown = []
         for n, row in times.items():
-            ms = {who: seconds * 1e3 for who, seconds in row.items()}
-            grown.append({"along": "layers", "at": n, "task": "scan", **ms})
+            ours, theirs = (median(seconds) * 1e3 for seconds in row.values())
+            grown.append(
+                {"along": "layers", "at": n, "task": "scan", "ours": ours, "sae-lens": theirs}
+            )
         most, plan = scope.batch_tokens, str(qs.views.plan_scan(scope, LAYERS))
         del scope  # what it has mapped cannot leave the page cache
         gc.collect()
@@ -157,17 +160,17 @@ def scans(device) -> tuple[list[Row], dict, list[dict]]:
             scan(scope, texts[:8])
             return time.perf_counter() - start
 
-        ahead = {scan: [] for scan in (scan_all, read_nothing_ahead)}
+        ahead, alone = {"ours": [], ALONE: []}, {"ours": scan_all, ALONE: read_nothing_ahead}
         for _ in range(RUNS):
-            for scan, seconds in ahead.items():
-                seconds.append(from_disk(scan) * 1e3)
+            for who, seconds in ahead.items():
+                seconds.append(from_disk(alone[who]))
         shape = f"{len(LAYERS)} layers, {d_model} × {d_sae}, {sum(lengths)} tokens"
         few = f"{len(LAYERS)} layers, {sum(lengths[:8])} tokens"
-        whole, files = times[len(LAYERS)], "scan, files not in the page cache"
-        ms = whole["ours"] * 1e3, "sae-lens in a plain loop", whole["sae-lens"] * 1e3
-        rows = [Row("scan", "scan", shape, *ms, "ms", "faster")]
-        ms = median(ahead[scan_all]), "without reading ahead", median(ahead[read_nothing_ahead])
-        rows.append(Row("scan", files, few, *ms, "ms", "faster"))
+        files = "scan, files not in the page cache"
+        rows = [
+            compared("scan", "scan", shape, times[len(LAYERS)], "ours", LOOP),
+            compared("scan", files, few, ahead, "ours", ALONE),
+        ]
         # Both are longer than what is held at a time, and fill the contexts of most features.
         narrow = write_suite(Path(folder) / "narrow", [0], d_model, 4096, k, n_layers=N_LAYERS)
         about_memory = f"1 layer, {d_model} × 4096, {sum(map(len, corpus(CORPORA[1])))} tokens"

@@ -13,7 +13,7 @@ import torch
 from sae_lens.config import SAETrainerConfig
 from sae_lens.saes.topk_sae import TopKTrainingSAE, TopKTrainingSAEConfig
 from sae_lens.training.sae_trainer import SAETrainer
-from timing import Row, interleaved
+from timing import Row, compared, interleaved
 from torch.nn.functional import normalize
 
 from qs_helpers.training import Recipe
@@ -75,8 +75,6 @@ def training(widths=WIDTHS, batches=BATCHES) -> list[Row]:
                 warnings.simplefilter("ignore")
                 times = interleaved(tasks)
             what = "training", f"one step of {batch:,} tokens", f"{d_model} × {d_sae}, k {k}"
-            rate = batch / times.pop("ours")
-            for peer, seconds in times.items():
-                row = rate, peer, batch / seconds, "tokens/s", "time", TARGET
-                rows.append(Row(*what, *row))
+            for peer in list(times)[1:]:
+                rows.append(compared(*what, times, "ours", peer, "time", TARGET, n=batch))
     return rows

@@ -20,13 +20,17 @@ SECTIONS = {
     "training": "Training an SAE",
 }
 NOTES = {
-    "arithmetic": "{tokens} tokens at a time, float32, random weights. *five lines*: the snippet "
-    "of the model cards. *float32 matmul*: the encoder's product alone, the floor of everything "
+    "arithmetic": "{tokens} tokens at a time, float32, random weights. *encode* reads noise, the "
+    "hardest case: the k largest of its pre-activations hardly stand out, and the encoder's int8 "
+    "screen leaves hundreds to thousands of features of each token to be computed exactly, which "
+    "costs as much again or more. *made of features*: sums of k features, a little noise, and two "
+    "massive dimensions, which is nearer to what an SAE reads. *five lines*: the snippet of the "
+    "model cards. *float32 matmul*: the encoder's product alone, the floor of everything "
     "that computes all pre-activations in float32. Decoding is timed after W_dec was turned in "
     "memory, which is done once; SAELens turns it while loading. It reads k columns a token and "
-    "computes next to nothing, so the machine's memory sets its speed: random features, as here, "
-    "hardly ever share a column. *splice*: all features doubled, the error kept; around SAELens "
-    "that takes two decodes. The figure has medians of 3 runs.",
+    "computes next to nothing, so the machine's memory sets its speed, and it is compared with "
+    "`sum` over as many numbers in one piece. *splice*: all features doubled, the error kept; "
+    "around SAELens that takes two decodes. The figure has medians of 3 runs.",
     "loading": "A process that opens a file of the official format and encodes 8 tokens, or reads "
     "one column of W_dec; memory is the growth of its peak. *sae-lens* has its own loader of these "
     "files. Medians of 3 processes. *cold*: no page of the file is in the page cache.",
@@ -36,11 +40,11 @@ NOTES = {
     "process each: torch keeps a compiled product for every shape of batch (1024 at most) and the "
     "C library keeps what was freed; the last row is without either. The plan that is stated "
     "before: *{plan}*.",
-    "use": "One text of {prompt} tokens, {new} new ones, random weights in bfloat16; one layer in "
-    "the middle is read or changed. Medians of 3 runs, of 9 for steering by 1 direction in "
-    "generation, of 5 for capture by depth. Generation includes its prefill, which dilutes what a "
-    "token costs. *steering* adds directions; *clamping* encodes each token to know what to "
-    "change; *reconstruction* puts decode(encode(x)) in the place of x.",
+    "use": "One text of {prompt} tokens and {new} more, random weights in bfloat16; one layer in "
+    "the middle is read or changed. Prefill and decoding are timed apart, and the {new} tokens are "
+    "given, the same ones in every arm, so that all arms do the same work (after EasySteer, which "
+    "steers by 0 to that end). Decoding has 9 runs. *steering* adds directions; *clamping* encodes "
+    "each token to know what to change; *reconstruction* puts decode(encode(x)) in the place of x.",
     "training": "One step of a TopK SAE in float32 with Adam, on the CPU, no feature silent yet. "
     "*sae-lens* is its `SAETrainer` with `TopKTrainingSAE` as it comes, *sparse* the same with "
     "`use_sparse_activations`, which needs `rescale_acts_by_decoder_norm` off.",
@@ -67,7 +71,7 @@ def page(found: dict, gpu: dict | None = None) -> str:
         "# Speed and memory",
         "",
         f"Measured on: {found['machine']}. Medians of {RUNS} runs in turn, ours and the "
-        "peer's, unless said otherwise; spreads were not kept. Ratios "
+        "peer's, unless said otherwise; in brackets the quartiles of the ratio, run by run. Ratios "
         "carry over to other machines roughly, times do not. `make bench` measures anew.",
     ]
     for section, title in SECTIONS.items():
@@ -104,6 +108,8 @@ def _cells(row: dict) -> list[str]:
         target = SIGNS[row["kind"]].format(row["target"]) + (": met" if row["met"] else ": missed")
     value = {name: f"{row[name]:,.1f} {row['unit']}" for name in ("ours", "theirs")}
     ratio = KINDS[row["kind"]].format(row["ratio"])
+    if row.get("quartiles"):
+        ratio += " ({:.3g} to {:.3g})".format(*row["quartiles"])
     return [row["task"], row["shape"], value["ours"], row["peer"], value["theirs"], ratio, target]
 
 
@@ -117,7 +123,8 @@ def _exactness(found: dict) -> list[str]:
             how = "not screened on this machine"
         lines.append(
             f"- {shape}: the same features as SAELens at {exact['same features']:.1%} of the "
-            f"tokens, values within {exact['largest difference']:.1e}; {how}."
+            f"tokens, values within {exact['largest difference']:.1e}; {how}. Of tokens made of "
+            f"features: the same at {exact['made of features']:.1%}."
         )
     return lines
 

@@ -1,7 +1,8 @@
 """Rows of the benchmark's table, and how they are timed.
 
 Row          one comparison: ours, a peer, their ratio, and the target if there is one
-interleaved  median seconds of tasks that are run in turn
+interleaved  seconds of tasks that are run in turn
+compared     a row of two of them
 machine      what the numbers were measured on
 """
 
@@ -9,7 +10,7 @@ import platform
 import re
 import time
 from pathlib import Path
-from statistics import median
+from statistics import median, quantiles
 from typing import NamedTuple
 
 import torch
@@ -22,7 +23,7 @@ RUNS = 5
 class Row(NamedTuple):
     """`ratio` by `kind`: "faster", the peer's time over ours; "share", ours over the peer's;
     "time", of two rates, how much longer ours takes. `target`: the least of the first, the most of
-    the others."""
+    the others. `quartiles` of the ratio, run by run, where runs were taken in turn."""
 
     section: str
     task: str
@@ -33,6 +34,7 @@ class Row(NamedTuple):
     unit: str
     kind: str
     target: float | None = None
+    quartiles: tuple[float, float] | None = None
 
     @property
     def ratio(self) -> float:
@@ -45,8 +47,21 @@ class Row(NamedTuple):
         return self.ratio >= self.target if self.kind == "faster" else self.ratio <= self.target
 
 
-def interleaved(tasks, device="cpu", runs: int = RUNS) -> dict[str, float]:
-    """Median seconds of each task: all in turn, `runs` times, after once that is not counted."""
+def compared(section, task, shape, times, ours, peer, kind="faster", target=None, n=None) -> Row:
+    """A row of two tasks of `interleaved`, in milliseconds; of `n` tokens each, in tokens/s."""
+    value = (lambda s: s * 1e3) if n is None else (lambda s: n / s)
+    unit = "ms" if n is None else "tokens/s"
+    pairs = [
+        Row(section, task, shape, value(a), peer, value(b), unit, kind)
+        for a, b in zip(times[ours], times[peer], strict=True)
+    ]
+    low, _, high = quantiles([pair.ratio for pair in pairs], n=4, method="inclusive")
+    mine, theirs = (value(median(times[name])) for name in (ours, peer))
+    return Row(section, task, shape, mine, peer, theirs, unit, kind, target, (low, high))
+
+
+def interleaved(tasks, device="cpu", runs: int = RUNS) -> dict[str, list[float]]:
+    """Seconds of each run of each task, all in turn, after a first round that is not counted."""
     taken = {name: [] for name in tasks}
     for run in range(runs + 1):
         for name, task in tasks.items():
@@ -56,7 +71,7 @@ def interleaved(tasks, device="cpu", runs: int = RUNS) -> dict[str, float]:
             _wait(device)
             if run:
                 taken[name].append(time.perf_counter() - start)
-    return {name: median(values) for name, values in taken.items()}
+    return taken
 
 
 def _wait(device) -> None:

@@ -12,15 +12,22 @@ READY := $(VENV)/.ready
 TEST_READY := $(VENV)/.test-ready
 WORKSHOP_READY := $(VENV)/.workshop-ready
 EXPLORE_READY := $(VENV)/.explore-ready
+RUNTIMES_READY := $(VENV)/.runtimes-ready
 # Folders of their own: among the others they would add extensions to the JupyterLab of `make lab`.
 NBGRADER := $(VENV)/nbgrader
 VOILA := $(VENV)/voila
+LLAMA := $(VENV)/llama
+# Of llama.cpp the core alone and not optimised: a third of the time, and what runs in it is tiny.
+# pip must not keep such a slow build for others, hence --no-cache-dir.
+LLAMA_FLAGS = -DCMAKE_PROJECT_INCLUDE=$(CURDIR)/$(LLAMA).cmake -DLLAVA_BUILD=OFF \
+  -DGGML_NATIVE=OFF -DGGML_OPENMP=OFF -DGGML_LLAMAFILE=OFF -DGGML_CPU_REPACK=OFF \
+  -DCMAKE_C_FLAGS_RELEASE=-O0 -DCMAKE_CXX_FLAGS_RELEASE=-O0
 NOTEBOOKS = $(wildcard notebooks/0[1-9]_*.ipynb notebooks/[1-9]?_*.ipynb)
 # Runs a command and shows what it prints only if it fails.
 quietly = said=$$($(1) 2>&1) || { echo "$$said" >&2; exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: help report test test-long bench profile lint lab explore workshop refresh scope clean
+.PHONY: help report test test-long runtimes bench profile lint lab explore workshop refresh scope clean
 
 help:  ## this list
 	@echo "make TARGET, where TARGET is one of:"
@@ -31,14 +38,15 @@ report: $(READY)  ## run on PRESET what is not done yet, write runs/PRESET/index
 	@$(BIN)/python -m qs_helpers.report --preset $(PRESET) $(ARGS)
 
 # Two processes with one thread each: more threads than cores would slow every test.
-test test-long: export OMP_NUM_THREADS = 1
+test test-long runtimes: export OMP_NUM_THREADS = 1
 test test-long: export QS_PRESET = tiny
 test test-long: export QS_OUT = runs/test
 test test-long: export TQDM_DISABLE = 1
 test test-long: export HF_HUB_DISABLE_PROGRESS_BARS = 1
 test test-long: export QS_STATIC = 1
 workshop: export PYTHONPATH = $(CURDIR)/$(NBGRADER)
-test test-long: export PYTHONPATH = $(CURDIR)/$(NBGRADER):$(CURDIR)/$(VOILA)
+test test-long runtimes: export PYTHONPATH = \
+  $(CURDIR)/$(NBGRADER):$(CURDIR)/$(VOILA):$(CURDIR)/$(LLAMA)
 test: $(TEST_READY) lint  ## lint, unit tests, every notebook from 01 on: at most 25 minutes
 	@$(BIN)/python -m pytest -q -n 2 -m "not long" tests
 	@$(BIN)/python -m pytest -q -n 2 --dist=worksteal --nbmake --nbmake-kernel=python3 \
@@ -46,6 +54,10 @@ test: $(TEST_READY) lint  ## lint, unit tests, every notebook from 01 on: at mos
 
 test-long: $(TEST_READY)  ## the tests that make test leaves out: hours, on two cores
 	@$(BIN)/python -m pytest -q -n 2 --dist=worksteal -m long tests
+
+runtimes: $(TEST_READY)  ## exported steering in llama.cpp, which is built for it
+	@$(MAKE) -s $(RUNTIMES_READY)
+	@$(BIN)/python -m pytest -q tests/core/test_export.py
 
 # ARGS names parts (arithmetic loading scan use training), --publish copies the results into benchmarks/.
 bench: $(TEST_READY)  ## speed and memory against peers, as ratios, into runs/benchmarks
@@ -109,7 +121,21 @@ $(EXPLORE_READY): $(READY) requirements-explore.lock
 	@$(BIN)/python -m pip install -q --no-deps --target $(VOILA) -r requirements-explore.lock
 	@touch $@
 
-$(TEST_READY): $(READY) $(WORKSHOP_READY) $(EXPLORE_READY) requirements-test.lock
+$(RUNTIMES_READY): $(READY) requirements-runtimes.lock
+	@command -v $${CXX:-c++} > /dev/null || { \
+	  echo "llama.cpp needs a C++ compiler to be built, and there is none." >&2; exit 1; }
+	@echo "Building llama.cpp: once, for one to three minutes."
+	@rm -rf $(LLAMA)
+	@echo 'set(LLAMA_BUILD_COMMON OFF)' > $(LLAMA).cmake
+	@CMAKE_ARGS="$(LLAMA_FLAGS)" $(BIN)/python -m pip install --no-cache-dir --no-deps \
+	  --target $(LLAMA) -r requirements-runtimes.lock > $(LLAMA).log 2>&1 || { \
+	  tail -n 3 $(LLAMA).log >&2; echo "llama.cpp does not build: see $(LLAMA).log" >&2; exit 1; }
+	@touch $@
+
+# Where llama.cpp cannot be built, its tests skip and say so.
+$(TEST_READY): $(READY) $(WORKSHOP_READY) $(EXPLORE_READY) requirements-test.lock \
+    requirements-runtimes.lock
 	@echo "Installing what the tests compare with: once."
 	@$(BIN)/python -m pip install -q -r requirements.lock -r requirements-test.lock
+	@$(MAKE) -s $(RUNTIMES_READY) || echo "llama.cpp was not built: its tests will skip."
 	@touch $@

@@ -18,6 +18,7 @@ _NAMES = {
     "steering": "add change_features scales",
     "generation": "generate",
     "controls": "edit_sizes matched_features random_directions",
+    "export": "export_steering",
     "scoring": "cross_entropy fvu kl_by_position output_effects text_nats token_odds",
     "writing": "language",
     "presets": "settings versions",

@@ -3,6 +3,10 @@
 Each function maps residuals x [batch, seq, d_model] of a forward pass to new ones of x's dtype.
 Attention sinks are never changed. Directions, strengths and values are the same for all rows of the
 batch, or have a first dimension with one entry for each row.
+
+What `add` and `change_features` return says what it is, for `export_steering`: `does`, a word;
+`scale`, in whose units; `adds`, float32 [d_model] on the CPU, where one vector is added to every
+token that is no sink, whatever x is, else None.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -75,7 +79,7 @@ def add(direction: Tensor, strength, scale: Scale) -> Edit:
         spared = _sinks(x, scale) | (delta == 0).all(-1)
         return torch.where(spared[..., None], x, (x.float() + delta).to(x.dtype))
 
-    return edit
+    return _described(edit, "add", scale, step[0, 0] if len(step) == 1 else None)
 
 
 def project_out(direction: Tensor, scale: Scale, strength=1.0, along: Tensor | None = None) -> Edit:
@@ -139,7 +143,8 @@ def change_features(sae, ids, mode: str, scale: Scale, value=None) -> Edit:
         spared = _sinks(x, scale) | (change == 0).all(-1).to(x.device)
         return torch.where(spared[..., None], x, (x.float() + delta).to(x.dtype))
 
-    return edit
+    fixed = mode == "add" and len(goal) == 1
+    return _described(edit, mode, scale, goal[0, 0].to(columns.device) @ columns if fixed else None)
 
 
 def only_where(condition: Callable[[Tensor], Tensor], edit: Edit) -> Edit:
@@ -218,6 +223,13 @@ def _unit(direction: Tensor, scale: Scale) -> Tensor:
     if not norm.isfinite().all() or not (norm > 0).all():
         raise ValueError("the direction has zero norm or holds NaN or inf; there is none to go in")
     return direction / norm
+
+
+def _described(edit: Edit, does: str, scale: Scale, adds: Tensor | None) -> Edit:
+    """The edit, which says what it is: see the top of this module."""
+    edit.does, edit.scale = does, scale
+    edit.adds = None if adds is None else adds.float().cpu()
+    return edit
 
 
 def _sinks(x: Tensor, scale: Scale) -> Tensor:

@@ -26,8 +26,9 @@ def lock(name: str) -> dict[str, str]:
     return {canonicalize_name(n): v for n, v in (line.split("==") for line in lines(name))}
 
 
-LOCKS = [f"requirements{extra}.lock" for extra in ("", "-test", "-workshop", "-explore")]
-LOCK, TEST_LOCK, WORKSHOP_LOCK, EXPLORE_LOCK = (lock(name) for name in LOCKS)
+EXTRA = ("", "-test", "-workshop", "-explore", "-runtimes")
+LOCKS = [f"requirements{extra}.lock" for extra in EXTRA]
+LOCK, TEST_LOCK, WORKSHOP_LOCK, EXPLORE_LOCK, RUNTIMES_LOCK = map(lock, LOCKS)
 
 
 @pytest.mark.parametrize("name", LOCKS)
@@ -38,8 +39,9 @@ def test_every_lock_line_is_exact(name):
 
 def test_locks_do_not_overlap():
     assert set(LOCK) & set(TEST_LOCK) == set()
-    apart = [set(WORKSHOP_LOCK), set(EXPLORE_LOCK)]
-    assert (set(LOCK) | set(TEST_LOCK)) & set.union(*apart) == set.intersection(*apart) == set()
+    apart = [set(WORKSHOP_LOCK), set(EXPLORE_LOCK), set(RUNTIMES_LOCK)]
+    assert (set(LOCK) | set(TEST_LOCK)) & set.union(*apart) == set()
+    assert sum(map(len, apart)) == len(set.union(*apart))
 
 
 def test_packages_of_single_platforms_are_left_to_pip():
@@ -72,6 +74,12 @@ def test_explore_lock_satisfies_extra(text):
     assert need.specifier.contains(EXPLORE_LOCK[canonicalize_name(need.name)]), text
 
 
+@pytest.mark.parametrize("text", EXTRAS["runtimes"])
+def test_runtimes_lock_satisfies_extra(text):
+    need = Requirement(text)
+    assert need.specifier.contains((LOCK | RUNTIMES_LOCK)[canonicalize_name(need.name)]), text
+
+
 def test_torch_is_the_one_we_test_with():
     assert LOCK["torch"] == "2.13.0"
 
@@ -101,6 +109,7 @@ def test_makefile_and_ci_use_the_same_files():
     assert "-r requirements.lock" in makefile and "-r requirements-test.lock" in makefile
     assert "-r requirements-workshop.lock" in makefile
     assert "-r requirements-explore.lock" in makefile
+    assert "-r requirements-runtimes.lock" in makefile
     ci = ROOT / ".ci" / "run"
     assert "make test" in ci.read_text(encoding="utf-8") and ci.stat().st_mode & 0o100
 

@@ -27,6 +27,7 @@ SHARED_ALL_THE_SAME = {
     "memory_plan": "what a group needs, before it is downloaded",
     "edit_sizes": CONTROL,
     "kl_by_position": "the cost of an edit, which the README shows",
+    "export_steering": "what a notebook found, for a runtime that no notebook runs",
     "GROUPS": "the catalog that get_group reads",
     "measured": "time and memory of a run, at the top of a notebook that is no lesson: 00",
     "versions": "what a notebook of one's own begins with, as 00 does",

@@ -132,10 +132,11 @@ $(RUNTIMES_READY): $(READY) requirements-runtimes.lock
 	  tail -n 3 $(LLAMA).log >&2; echo "llama.cpp does not build: see $(LLAMA).log" >&2; exit 1; }
 	@touch $@
 
-# Where llama.cpp cannot be built, its tests skip and say so.
+# Where llama.cpp cannot be built, or not within eight minutes, its tests skip and say so.
 $(TEST_READY): $(READY) $(WORKSHOP_READY) $(EXPLORE_READY) requirements-test.lock \
     requirements-runtimes.lock
 	@echo "Installing what the tests compare with: once."
 	@$(BIN)/python -m pip install -q -r requirements.lock -r requirements-test.lock
-	@$(MAKE) -s $(RUNTIMES_READY) || echo "llama.cpp was not built: its tests will skip."
+	@limit=$$(command -v timeout > /dev/null && echo timeout 480); \
+	  $$limit $(MAKE) -s $(RUNTIMES_READY) || echo "llama.cpp was not built: its tests will skip."
 	@touch $@

@@ -228,7 +228,7 @@ def _unit(direction: Tensor, scale: Scale) -> Tensor:
 def _described(edit: Edit, does: str, scale: Scale, adds: Tensor | None) -> Edit:
     """The edit, which says what it is: see the top of this module."""
     edit.does, edit.scale = does, scale
-    edit.adds = None if adds is None else adds.float().cpu()
+    edit.adds = None if adds is None else adds.detach().float().cpu()
     return edit
 
 

@@ -194,6 +194,13 @@ def test_a_model_alone_and_one_edit_for_two_layers(plain, tmp_path):
         assert file.metadata()["model"] == "" and "sha256" not in file.metadata()
 
 
+def test_a_direction_in_training_is_exported(plain, tmp_path):
+    direction = torch.ones(16, requires_grad=True)
+    path = qs.export_steering(tmp_path / "v.safetensors", {3: qs.add(direction, 1, SCALE)}, plain)
+    assert torch.equal(load_file(path)["layer.3"], ADD.adds)
+    qs.export_steering(tmp_path / "v.gguf", {3: qs.add(direction, 1, SCALE)}, plain)
+
+
 def test_a_sink_is_spared_here_and_not_in_a_runtime(tmp_path):
     """The docstring says so. A token with an embedding of 1000 times the size is a sink."""
     scope = random_scope(tmp_path, dtype=torch.float32)

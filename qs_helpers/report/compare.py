@@ -1,6 +1,5 @@
 """Runs side by side on one page, joined by the ids of their claims: what differs first."""
 
-import base64
 import csv
 import io
 import json
@@ -10,7 +9,7 @@ from typing import Any
 
 from ..evidence.files import plain, write_whole
 from ..presets import is_tiny, without_home
-from .pages import provenance_rows, render, write_page
+from .pages import provenance_rows, render, small_picture, write_page
 from .run import RESULTS, STAMP, near, read_json
 
 # What a notebook's results.json has besides its claims, in every edition.
@@ -230,9 +229,8 @@ def _answer(name: str, results: dict[str, Any], folder: Path) -> dict[str, Any]:
     alts = {figure["slug"]: figure["alt"] for figure in results.get("figures", [])}
     slug = answer.get("hero") or next(iter(alts), "")
     paths = [folder / "figures" / f"{slug}.png", folder / f"{slug}.png"]
-    png = next((path.read_bytes() for path in paths if path.is_file()), b"")
-    coded = base64.b64encode(png).decode()
-    return {"name": name, "text": answer.get("text", ""), "png": coded, "alt": alts.get(slug, "")}
+    png = next((small_picture(path, 720) for path in paths if path.is_file()), "")
+    return {"name": name, "text": answer.get("text", ""), "png": png, "alt": alts.get(slug, "")}
 
 
 def _about(runs: dict[str, dict]) -> list[dict[str, Any]]:

@@ -217,11 +217,16 @@ def _hero(figures: Path, results: dict[str, Any]) -> dict[str, str]:
     path = figures / f"{slug}.png"
     if slug is None or not path.is_file():
         return {}
-    picture, small = Image.open(path).convert("RGB"), io.BytesIO()
-    picture.thumbnail((480, 480))
-    picture.quantize(64).save(small, "PNG", optimize=True)
     alts = {figure["slug"]: figure["alt"] for figure in results["figures"]}
-    return {"hero": base64.b64encode(small.getvalue()).decode(), "alt": alts.get(slug, slug)}
+    return {"hero": small_picture(path, 480), "alt": alts.get(slug, slug)}
+
+
+def small_picture(path: Path, most: int) -> str:
+    """A picture of at most `most` pixels a side and 64 colours, as base64 of a PNG."""
+    picture, small = Image.open(path).convert("RGB"), io.BytesIO()
+    picture.thumbnail((most, most))
+    picture.quantize(64).save(small, "PNG", optimize=True)
+    return base64.b64encode(small.getvalue()).decode()
 
 
 def _once(about: dict[str, list]) -> list[tuple[str, list]]:

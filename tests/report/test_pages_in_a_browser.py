@@ -9,6 +9,7 @@ import nbformat
 import pytest
 
 from qs_helpers.report import pages
+from qs_helpers.report.compare import compare_runs
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed")
@@ -114,6 +115,37 @@ def test_nothing_of_a_page_stands_in_the_way_of_a_keyboard(browser, path, tmp_pa
     (tmp_path / "page.html").write_text(html, encoding="utf-8")
     assert len(html.encode()) < 3_000_000
     serious(browser, tmp_path / "page.html", 1280)
+
+
+@pytest.fixture
+def comparison(tmp_path):
+    """The committed runs of two models compared."""
+    figures = ROOT / "figures"
+    return compare_runs([figures, figures / "smollm2"], tmp_path / "compared.html")
+
+
+@pytest.mark.parametrize("width", [1280, 420])
+def test_nothing_of_a_comparison_stands_in_the_way_of_a_keyboard(browser, comparison, width):
+    serious(browser, comparison, width)
+
+
+@pytest.mark.parametrize("page", ["index", "comparison", "03_steer"])
+def test_what_is_folded_is_printed(browser, page, request, tmp_path):
+    if page == "03_steer":
+        path, nb = tmp_path / "page.html", nbformat.read(ROOT / "notebooks/03_steer.ipynb", 4)
+        path.write_text(pages.notebook_page(nb, page, "tiny", set()), encoding="utf-8")
+    else:
+        path = request.getfixturevalue(page)
+    context = browser.new_context(offline=True)
+    view = context.new_page()
+    view.goto(path.as_uri())
+    shown = """[...document.querySelectorAll('details:not([open]) > :not(summary)')].map(
+        e => e.checkVisibility({contentVisibilityAuto: true}) && e.offsetHeight > 0)"""
+    on_screen = view.evaluate(shown)
+    view.emulate_media(media="print")
+    printed = view.evaluate(shown)
+    context.close()
+    assert len(printed) > 2 and not any(on_screen) and all(printed)
 
 
 def serious(browser, path, width):

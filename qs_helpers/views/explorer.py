@@ -15,13 +15,14 @@ from .strips import compare_texts, layer_map, name_of, token_strip
 
 MOST_CHARACTERS = 20_000  # shown: a browser draws each token by itself
 COLUMNS = 24  # of the map of buttons, for the same reason
-STRONGEST = 1.5  # of the slider, in median norms: beyond, hardly a model writes words
+STRONGEST = 1.5  # in median norms: beyond, hardly a model writes words
 NEW_TOKENS = 24
 # Inside a widget a table has no fixed-width font, and lines are as high as buttons.
 STYLE = """<style>
 .qs-explore pre { font-family: var(--jp-code-font-family, monospace); margin: 0.6em 0; }
 .qs-explore .widget-html-content { line-height: 1.5; }
 .qs-explore .widget-html-content > div + div { margin-top: 1em; }
+.qs-tabs .lm-TabBar-tabLabel { color: var(--jp-ui-font-color1, #212121); }
 .qs-steered { white-space: pre-wrap; }
 </style>"""
 
@@ -114,6 +115,7 @@ def explore_app(scope, found, scales, text: str, prompt: str) -> None:
         "Steer": _steer(scope, scales, layer, feature, prompt),
     }
     tabs = widgets.Tab(list(parts.values()), titles=list(parts))
+    tabs.add_class("qs-tabs")
     display(widgets.VBox([widgets.HTML(STYLE), tabs]))
 
 
@@ -251,8 +253,9 @@ def _steer(scope, scales, layer, feature, prompt: str):
     import ipywidgets as widgets
 
     box, picture = _text_box("prompt", prompt), _picture()
-    slider = {"value": 0.5, "min": -STRONGEST, "max": STRONGEST, "step": 0.1}
-    strength = widgets.FloatSlider(**slider, description="strength", continuous_update=False)
+    # Typed, or moved by arrow keys: the handle of a slider of ipywidgets has no name to read out.
+    typed = {"value": 0.5, "min": -STRONGEST, "max": STRONGEST, "step": 0.1}
+    strength = widgets.BoundedFloatText(**typed, description="strength")
     button = widgets.Button(description="write", button_style="primary")
 
     def draw() -> None:

@@ -444,6 +444,7 @@ def test_by_keyboard_alone_and_one_visitor_beside_another(voila, page, tmp_path)
     own.keyboard.press("Enter")
     pictures.first.get_by_text("layer 3, feature 7").first.wait_for()
     _shoot(own, tmp_path, "explore-analyze.png")
+    _accessible(own)
 
     for _ in range(30):  # back to the tabs
         own.keyboard.press("Shift+Tab")
@@ -458,6 +459,7 @@ def test_by_keyboard_alone_and_one_visitor_beside_another(voila, page, tmp_path)
     unedited, steered, random = own.locator(".qs-steered").all_inner_texts()
     assert steered != unedited and steered != random
     _shoot(own, tmp_path, "explore-steer.png")
+    _accessible(own)
 
     other = _opened(page.context.browser, address, foreign)
     assert len(set(_kernels(server)) - first) == 1
@@ -472,6 +474,14 @@ def test_by_keyboard_alone_and_one_visitor_beside_another(voila, page, tmp_path)
 def _kernels(server) -> list:
     children = psutil.Process(server.pid).children(recursive=True)
     return [child for child in children if "ipykernel_launcher" in " ".join(child.cmdline())]
+
+
+def _accessible(page) -> None:
+    """axe finds nothing serious in what a visitor sees."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not there")
+    found = axe.Axe().run(page).response["violations"]
+    bad = [v for v in found if v["impact"] in ("serious", "critical")]
+    assert [(v["id"], v["nodes"][0]["html"], v["nodes"][0]["any"][0]["data"]) for v in bad] == []
 
 
 def _shoot(page, folder: Path, name: str) -> None:

@@ -72,6 +72,14 @@ def scan(tokens, d_sae, size):
     return {"fired": fired, "total": total, "top": top}
 
 
+def splitmix64(x):
+    """The first number that the generator of Steele, Lea and Flood (2014) draws from state x."""
+    x = (x + 0x9E3779B97F4A7C15) % 2**64
+    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) % 2**64
+    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) % 2**64
+    return x ^ (x >> 31)
+
+
 def activations(sae, x):
     """Dense activations of tokens x [tokens, d_model], feature by feature and token by token."""
     out = x.new_zeros(len(x), sae.d_sae)

@@ -36,7 +36,7 @@ PART_TOKENS, PART_BYTES = 8192, 2**31  # forward.py: of a scan, of residuals at 
 # Of mean residuals and readings of labelled texts (notebook 04), held on the host at a time.
 READING_BYTES = 2_000_000_000
 
-# views/scan.py, for each feature: statistics and contexts of a layer (as many wait as are kept),
+# views/tables.py, for each feature: statistics and contexts of a layer (as many wait as are kept),
 # and those of one kind in one layer three times more while they are merged.
 TABLE_BYTES, MERGE_BYTES = 6272, 14_400
 

@@ -537,6 +537,18 @@ def load_scope(
     return scope
 
 
+def load_keywords(scope: Scope) -> dict:
+    """Keywords, as plain JSON, by which `load_scope` gives this scope again wherever its folders
+    are seen. The device is left to the machine."""
+    keywords = {"preset": scope.name} if scope.is_tiny else {}
+    parts = {} if scope.is_tiny else {"model": scope._model_source, "sae": scope._sae_source}
+    for part, source in parts.items():
+        keywords[part] = source.name if source.commit else str(Path(source.name).resolve())
+        keywords[f"{part}_revision"] = source.commit
+    keywords |= {"k": scope.k, "convention": scope._suite.convention, "dtype": scope._dtype_name}
+    return keywords | {"batch_tokens": scope.batch_tokens, "cache_bytes": scope.cache_bytes}
+
+
 def load_model_and_suite(model: str, suite: str = "own", like: Scope | None = None) -> Scope:
     """A model, with an SAE suite that may have been trained on another one.
 

@@ -4,6 +4,7 @@ import lazy_loader
 
 _NAMES = {
     "scan": "Scan plan_scan scan_corpus",
+    "tasks": "merge_tasks run_task run_tasks write_tasks",
     "strips": "across_layers compare_texts label layer_map read_labels token_strip",
     "card": "badges feature_card logit_lens neuronpedia_link",
     "picture": "chords dashboard shares",

@@ -1,114 +1,33 @@
-"""A corpus to feature statistics, in one forward pass for all layers.
+"""A corpus to feature statistics, in one forward pass for all layers, shard by shard."""
 
-Attention sinks are counted and enter no statistic.
-"""
-
-import hashlib
 import json
-import operator
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
 
-from ..evidence.files import write_json
-from ..forward import NO_TEXTS, Part, activations, each
+from ..forward import each
 from ..loading.memory import MemoryPlan, free_bytes, gb, memory_plan
 from ..loading.scope import Scope
 from ..presets import runs_folder
+from .shards import (
+    Shard,
+    cut,
+    failure_noted,
+    merge,
+    require_whole,
+    scan_layers,
+    scan_name,
+    shard_places,
+    write_shard,
+)
+from .tables import EDGES
 
-ROW = np.dtype("i4, f8, f4, i4, i4")
-ROW.names = "feature", "key", "value", "text", "position"
-TOP, SAMPLE = 20, 100  # contexts kept per feature: the strongest, and a random sample
-EDGES = 2.0 ** (np.arange(-20, 41) / 2)  # of the histogram: half octaves from 2^-10 to 2^20
 BANDS, PER_BAND = 10, 5
-VERSION = 2  # of the files; a change makes old scans unread
-
-
-class Kept:
-    """The `size` contexts with the largest keys of each of `d_sae` features.
-
-    Equal keys: the earlier text, then the earlier position. What is kept does not depend on how
-    the corpus was cut into parts. Memory is bounded by the features, not by the corpus.
-    """
-
-    def __init__(self, d_sae: int, size: int):
-        self.size = size
-        self._limit = np.full(d_sae, -np.inf)  # keys below cannot be among the largest
-        self._kept, self._waiting = np.empty(0, ROW), []
-
-    def add(self, feature, key, value, text, position) -> None:
-        """Offer contexts: arrays [n], feature number, key, activation, text and position."""
-        worth = key >= self._limit[feature]
-        rows = np.empty(int(worth.sum()), ROW)
-        columns = feature, key, value, text, position
-        for name, column in zip(ROW.names, columns, strict=True):
-            rows[name] = column[worth]
-        self._waiting.append(rows)
-        # Sorting often is what costs.
-        if sum(map(len, self._waiting)) > max(200_000, len(self._kept)):
-            self._merge()
-
-    def rows(self) -> np.ndarray:
-        """What is kept, by feature, then by falling key."""
-        self._merge()
-        return self._kept
-
-    def _merge(self) -> None:
-        rows = np.concatenate([self._kept, *self._waiting])
-        rows = rows[np.lexsort((rows["position"], rows["text"], -rows["key"], rows["feature"]))]
-        feature, first = np.unique(rows["feature"], return_index=True)
-        counts = np.diff(np.append(first, len(rows)))
-        rank = np.arange(len(rows)) - np.repeat(first, counts)
-        self._kept, self._waiting = rows[rank < self.size], []
-        full = counts >= self.size
-        self._limit[feature[full]] = rows["key"][first[full] + self.size - 1]
-
-
-def token_keys(text: np.ndarray, position: np.ndarray) -> np.ndarray:
-    """A key in [0, 1) for each token: the splitmix64 mix of its text and position numbers.
-
-    Source of the constants: Steele, Lea and Flood, "Fast splittable pseudorandom number
-    generators", 2014.
-    """
-    with np.errstate(over="ignore"):
-        x = text.astype(np.uint64) << np.uint64(32) | position.astype(np.uint64)
-        x += np.uint64(0x9E3779B97F4A7C15)
-        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        x = x ^ (x >> np.uint64(31))
-    return (x >> np.uint64(11)).astype(np.float64) / 2**53
-
-
-class Table:
-    """Arrays [d_sae]: `fired`, `total`; `histogram` [d_sae, bins]; contexts `top` and `sample`."""
-
-    def __init__(self, d_sae: int):
-        self.fired, self.total = np.zeros(d_sae, np.int64), np.zeros(d_sae)
-        self.histogram = np.zeros((d_sae, len(EDGES) - 1), np.int64)
-        self.top, self.sample = Kept(d_sae, TOP), Kept(d_sae, SAMPLE)
-        self.sinks = 0
-
-    def add(self, part: Part) -> None:
-        active = (part.acts.values > 0) & part.keep[:, None]
-        self.sinks += int((~part.keep).sum())
-        token = active.nonzero()[:, 0].numpy()
-        values, features = part.acts.values[active].numpy(), part.acts.indices[active].numpy()
-        bins = (np.searchsorted(EDGES, values, side="right") - 1).clip(0, len(EDGES) - 2)
-        self.fired += np.bincount(features, minlength=len(self.fired))
-        self.total += np.bincount(features, values, minlength=len(self.fired))
-        flat = np.bincount(features * (len(EDGES) - 1) + bins, minlength=self.histogram.size)
-        self.histogram += flat.reshape(self.histogram.shape)
-        text, position = part.text.numpy()[token], part.position.numpy()[token]
-        self.top.add(features, values.astype(np.float64), values, text, position)
-        self.sample.add(features, token_keys(text, position), values, text, position)
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """What is kept of a layer; how much that is at most, loading/memory.py says."""
-        found = {"fired": self.fired, "total": self.total, "histogram": self.histogram}
-        return found | {"top": self.top.rows(), "sample": self.sample.rows()}
 
 
 def plan_scan(suite, layers=None) -> MemoryPlan:
@@ -208,70 +127,47 @@ def scan_corpus(scope, texts: Iterable[str], layers=None, folder: Path | None = 
     none, or if the second time they are others, as of an iterator that is used up.
 
     `folder` (default: runs/cache of the project, or $QS_RUNS/cache) holds one folder a scan, named
-    by what went in: texts, weights, layers. It appears when it is complete. Memory does not grow
-    with the corpus; `plan_scan` says how much it is. MemoryError if that is not free.
+    by what went in: texts, weights, layers. It appears when it is complete; the shards of one that
+    was interrupted are kept until then, so that the next call does the others only. Where shards
+    fail, the others are written, and one RuntimeError names them; a corpus that is one shard
+    (`SHARD_CHARS`) fails as it does. Memory does not grow with the corpus; `plan_scan` says how
+    much it is. MemoryError if that is not free. Many processes do the same by `write_tasks`.
     """
-    layers = sorted({operator.index(n) for n in (scope.layers if layers is None else layers)})
-    if not layers:
-        raise ValueError("layers is empty; give at least one, or None for all")
+    layers = scan_layers(scope, layers)
     home, texts = Path(folder or runs_folder() / "cache"), each(texts)
     if isinstance(texts, Iterator):
         raise ValueError("texts can be gone through once only, and a scan does it twice; list them")
-    name = _name(scope, texts, layers)
-    place = home / f"scan-{name}"
-    if (place / "scan.json").is_file():
-        return Scan(place)
-    refuse_scan(scope, layers)
-    home.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=home, prefix=".scan-") as half:
-        made = Path(half) / "scan"
-        made.mkdir()  # with the permissions of any other folder: the one around it is private
-        digest = _digest(scope, layers)
-        _write(scope, _noted(texts, digest), layers, made)
-        if digest.hexdigest()[:16] != name:
-            raise ValueError("texts were others when they were gone through again; list them first")
-        if (place / "scan.json").is_file():  # made by another process meanwhile
-            return Scan(place)
-        if place.exists():  # left by something that is no scan
-            shutil.rmtree(place)
-        made.rename(place)
+    shards, fingerprint = [shard for shard, _ in cut(texts)], scope.fingerprint(layers)
+    name = scan_name(fingerprint, layers, shards)
+    place, parts = home / f"scan-{name}", home / f"shards-{name}"
+    places = shard_places(parts, fingerprint, layers, shards)
+    if not place.exists():
+        refuse_scan(scope, layers)
+        parts.mkdir(parents=True, exist_ok=True)
+        try:
+            for shard, one, own in zip(shards, places, _again(texts, shards), strict=True):
+                write = partial(write_shard, scope, own, layers, shard, one)
+                if len(shards) == 1:
+                    write()
+                elif not place.exists():
+                    with suppress(Exception), failure_noted(shard, one):
+                        write()
+            merge(shards, places, layers, place)
+        except Exception:
+            if not place.exists():  # else another process was quicker, and removed the shards
+                raise
+        finally:
+            if place.exists():
+                shutil.rmtree(parts, ignore_errors=True)
+            with suppress(OSError):  # shards are kept
+                parts.rmdir()
+    require_whole(place, layers)
     return Scan(place)
 
 
-def _name(scope, texts: Iterable[str], layers: list[int]) -> str:
-    digest = _digest(scope, layers)
-    if not sum(1 for _ in _noted(texts, digest)):
-        raise ValueError(NO_TEXTS)
-    return digest.hexdigest()[:16]
-
-
-def _digest(scope, layers: list[int]):
-    return hashlib.sha256(json.dumps([VERSION, layers, scope.fingerprint(layers)]).encode())
-
-
-def _noted(texts: Iterable[str], digest) -> Iterator[str]:
-    """The texts, each added to a digest as it goes by."""
-    for number, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise ValueError(f"text {number} is {text!r}; each text must be a non-empty string")
-        digest.update(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest())
-        yield text
-
-
-def _write(scope, texts, layers: list[int], folder: Path) -> None:
-    """Run over the corpus once and write the files of a scan."""
-    tables = {layer: Table(scope.d_sae) for layer in layers}
-    n_tokens, n_texts = 0, 0
-    with open(folder / "ids.bin", "wb") as ids, open(folder / "ends.bin", "wb") as ends:
-        for part in activations(scope, texts, layers):
-            tables[part.layer].add(part)
-            if part.layer == layers[0]:
-                ids.write(part.ids.numpy().astype(np.int32).tobytes())
-                counts = np.bincount(part.text.numpy() - n_texts)
-                ends.write((n_tokens + counts.cumsum()).astype(np.int64).tobytes())
-                n_tokens, n_texts = n_tokens + len(part.ids), n_texts + len(counts)
-    for layer, table in tables.items():
-        np.savez(folder / f"layer{layer}.npz", **table.arrays())
-    n_sinks = {layer: table.sinks for layer, table in tables.items()}
-    about = {"layers": layers, "n_texts": n_texts, "n_tokens": n_tokens, "d_sae": scope.d_sae}
-    write_json(folder / "scan.json", about | {"n_sinks": n_sinks})
+def _again(texts, shards: list[Shard]) -> Iterator[list[str]]:
+    """The texts of each shard, when they are gone through once more."""
+    for shard, (again, own) in zip_longest(shards, cut(texts), fillvalue=(None, None)):
+        if again != shard:
+            raise ValueError("texts were others when they were gone through again; list them first")
+        yield own

@@ -19,7 +19,7 @@ from qs_helpers.loading.catalog import GROUPS, TINY, find_origin
 from qs_helpers.loading.memory import free_bytes, gb, memory_plan, training_plan
 from qs_helpers.report import needs
 from qs_helpers.training import Recipe, shards, trainer
-from qs_helpers.views import scan
+from qs_helpers.views import tables
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -90,10 +90,10 @@ def test_constants_are_those_of_the_modules_that_use_them():
     )
     for group in GROUPS.values():
         assert memory_plan(group).tokens == forward.chunk_tokens(group)
-    numbers = 8 * (2 + len(scan.EDGES) - 1 + 2)  # fired, total, histogram, limits of both kinds
-    contexts = 2 * (scan.TOP + scan.SAMPLE) * scan.ROW.itemsize
+    numbers = 8 * (2 + len(tables.EDGES) - 1 + 2)  # fired, total, histogram, limits of both kinds
+    contexts = 2 * (tables.TOP + tables.SAMPLE) * tables.ROW.itemsize
     assert memory.TABLE_BYTES == numbers + contexts
-    assert memory.MERGE_BYTES == 3 * 2 * scan.SAMPLE * scan.ROW.itemsize
+    assert memory.MERGE_BYTES == 3 * 2 * tables.SAMPLE * tables.ROW.itemsize
 
 
 def test_a_screen_takes_what_is_planned(monkeypatch):

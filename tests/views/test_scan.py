@@ -11,17 +11,18 @@ import pandas as pd
 import pytest
 import torch
 from naive import scan as naive_scan
+from naive import splitmix64
 
 import qs_helpers as qs
-import qs_helpers.views.scan as module
 from qs_helpers import forward
 from qs_helpers.forward import batches
 from qs_helpers.loading import memory
 from qs_helpers.loading.memory import CACHE_BYTES
 from qs_helpers.tiny import corpus
 from qs_helpers.views import scan as scan_plan
+from qs_helpers.views import shards
 from qs_helpers.views.card import id_activations
-from qs_helpers.views.scan import TOP, Kept, Table, token_keys
+from qs_helpers.views.tables import TOP, Kept, Table, token_keys
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +103,7 @@ def test_all_layers_take_one_pass_that_stops_after_the_last(scope, texts, monkey
 
 
 def test_a_second_call_does_no_work(scope, texts, found, monkeypatch):
-    monkeypatch.setattr(module, "activations", None)
+    monkeypatch.setattr(shards, "activations", None)
     again = qs.views.scan_corpus(scope, texts, folder=found.folder.parent)
     assert again.folder == found.folder and again.n_tokens == found.n_tokens
 
@@ -118,9 +119,12 @@ def test_scans_and_labels_are_kept_where_runs_are(scope, monkeypatch, tmp_path):
 
 
 def test_other_texts_layers_or_weights_make_another_scan(scope, texts, found):
-    names = {module._name(scope, texts, [0]), module._name(scope, texts[1:], [0])}
-    names |= {module._name(scope, texts, [1]), module._name(qs.load_scope("tiny-sft"), texts, [0])}
-    assert len(names) == 4
+    def name(scope, texts, layers):
+        cut = [shard for shard, _ in shards.cut(texts)]
+        return shards.scan_name(scope.fingerprint(layers), layers, cut)
+
+    names = {name(scope, texts, [0]), name(scope, texts[1:], [0]), name(scope, texts, [1])}
+    assert len(names | {name(qs.load_scope("tiny-sft"), texts, [0])}) == 4
 
 
 def test_an_interrupted_scan_leaves_nothing_that_is_read_as_whole(
@@ -129,7 +133,7 @@ def test_an_interrupted_scan_leaves_nothing_that_is_read_as_whole(
     def fail(self, part):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module.Table, "add", fail)
+    monkeypatch.setattr(Table, "add", fail)
     with pytest.raises(KeyboardInterrupt):
         qs.views.scan_corpus(scope, texts, [0], folder=tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -233,10 +237,14 @@ def test_kept_contexts_do_not_depend_on_the_order_of_parts():
 
 
 def test_token_keys_are_uniform_and_fixed():
-    keys = token_keys(np.repeat(np.arange(200), 50), np.tile(np.arange(50), 200))
-    assert len(set(keys)) == len(keys)
+    tokens = np.repeat(np.arange(200), 50), np.tile(np.arange(50), 200)
+    keys, others = token_keys(*tokens, 2**64 - 1), token_keys(*tokens, 7)
+    assert len(set(keys) | set(others)) == 2 * len(keys)
+    assert abs(np.corrcoef(keys, others)[0, 1]) < 0.05
     assert np.histogram(keys, 10, (0, 1))[0] / len(keys) == pytest.approx([0.1] * 10, abs=0.02)
-    assert token_keys(np.array([3]), np.array([4])) == token_keys(np.array([3]), np.array([4]))
+    for text, position, seed in ((3, 4, 5), (2**31 - 1, 4095, 2**64 - 1), (0, 0, 0)):
+        (key,) = token_keys(np.array([text]), np.array([position]), seed)
+        assert key == (splitmix64(text << 32 ^ position ^ seed) >> 11) / 2**53
 
 
 MEMORY = """

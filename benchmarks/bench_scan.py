@@ -3,13 +3,19 @@
 Peer: the same model and SAELens's SAEs in a plain loop: texts in their order, padded to the longest
 of each batch, all hidden states of a full forward pass, each layer encoded. Our scan goes through
 the same texts in batches of like length and stops after the last layer.
+
+`python benchmarks/bench_scan.py` measures the scan in shards alone: two processes, each with one
+thread and half of the shards, beside one process that writes all. What is timed is the work, from
+the moment at which every process has its scope and has read a text with it.
 """
 
 import functools
 import gc
+import json
 import os
 import random
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -29,6 +35,7 @@ from qs_helpers.forward import batches
 SIZE, N_LAYERS, LAYERS = "1.7B", 6, [0, 2, 4]
 BATCH = 16  # texts at a time, in the plain loop
 CORPORA = 260, 520  # texts
+SHARDS, SHARD_TEXTS = 8, 12
 
 
 def corpus(n: int, seed: int = 0) -> list[str]:
@@ -113,6 +120,58 @@ def peak_mb(model, sae, n: int, settings: dict[str, str]) -> float:
     return int(re.findall(r"\d+", ran.stdout)[-1]) / 1024
 
 
+WORKER = """
+import json, sys, time
+from pathlib import Path
+import qs_helpers as qs
+from qs_helpers.views import tasks
+folder, numbers, own, all_names = Path(sys.argv[1]), *map(json.loads, sys.argv[2:])
+scope = tasks._loaded(json.dumps(tasks.read_tasks(folder).scope))
+for _ in qs.activations(scope, ["to warm up"], tasks.read_tasks(folder).layers):
+    pass
+(folder / own).touch()
+while not all((folder / name).exists() for name in all_names):
+    time.sleep(0.005)
+start = time.time()
+for number in numbers:
+    qs.views.run_task(folder, number)
+print(start, time.time())
+"""
+
+
+def seconds_of_work(folder, lists: list[list[int]]) -> float:
+    """From the first start to the last end, of processes that write these shards each."""
+    names = [f"ready{i}" for i in range(len(lists))]
+    for path in (folder / "shards", *(folder / name for name in names)):
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    env, running = os.environ | {"OMP_NUM_THREADS": "1"}, []
+    for name, numbers in zip(names, lists, strict=True):
+        command = [sys.executable, "-c", WORKER, folder, *map(json.dumps, (numbers, name, names))]
+        running.append(subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True))
+    told = [process.communicate()[0] for process in running]
+    if any(process.returncode for process in running):
+        raise RuntimeError("a worker of the benchmark failed")
+    times = [tuple(map(float, text.split()[-2:])) for text in told]
+    return max(end for _, end in times) - min(start for start, _ in times)
+
+
+def in_shards(scope, folder: Path, runs: int = 2) -> Row:
+    """Two processes with half of the shards each beside one with all, a thread each, in turn."""
+    chance = random.Random(0)
+    texts = ["".join(chance.choices("abcdefgh ", k=64)) for _ in range(SHARDS * SHARD_TEXTS)]
+    n = qs.views.write_tasks(scope, texts, LAYERS, folder, chars=64 * SHARD_TEXTS)
+    numbers = list(range(n))
+    one, two = [], []
+    for _ in range(runs):
+        one.append(seconds_of_work(folder, [numbers]))
+        two.append(seconds_of_work(folder, [numbers[::2], numbers[1::2]]))
+    shape = (
+        f"{len(LAYERS)} layers, {scope.d_model} × {scope.d_sae}, {n} shards of {64 * SHARD_TEXTS}"
+    )
+    ms = median(two) * 1e3, "one process", median(one) * 1e3
+    return Row("scan", "scan in shards, 2 workers", f"{shape} tokens", *ms, "ms", "faster", 1.7)
+
+
 def padding(lengths, groups) -> float:
     """Share of padding among what is computed."""
     cells = sum(max(lengths[i] for i in group) * len(group) for group in groups)
@@ -150,6 +209,7 @@ def scans(device) -> tuple[list[Row], dict, list[dict]]:
                 {"along": "layers", "at": n, "task": "scan", "ours": ours, "sae-lens": theirs}
             )
         most, plan = scope.batch_tokens, str(qs.views.plan_scan(scope, LAYERS))
+        apart = in_shards(scope, Path(folder) / "tasks")
         del scope  # what it has mapped cannot leave the page cache
         gc.collect()
 
@@ -170,6 +230,7 @@ def scans(device) -> tuple[list[Row], dict, list[dict]]:
         rows = [
             compared("scan", "scan", shape, times[len(LAYERS)], "ours", LOOP),
             compared("scan", files, few, ahead, "ours", ALONE),
+            apart,
         ]
         # Both are longer than what is held at a time, and fill the contexts of most features.
         narrow = write_suite(Path(folder) / "narrow", [0], d_model, 4096, k, n_layers=N_LAYERS)
@@ -186,3 +247,14 @@ def scans(device) -> tuple[list[Row], dict, list[dict]]:
             "plan": plan,
         }
         return rows, about, grown
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as folder:
+        model, sae = Path(folder) / "model", Path(folder) / "sae"
+        write_random_model(model, SIZE, N_LAYERS)
+        write_suite(sae, LAYERS, *SUITE[SIZE], n_layers=N_LAYERS)
+        scope = qs.load_scope(model=model, sae=sae, device="cpu", dtype="bfloat16")
+        row = in_shards(scope, Path(folder) / "tasks", runs=3)
+    print(f"{row.task}, {row.shape}: {row.ours:,.0f} ms; {row.peer} {row.theirs:,.0f} ms", end=": ")
+    print(f"{row.ratio:.2f} × faster, {'met' if row.met else 'missed'} (≥ {row.target} ×)")

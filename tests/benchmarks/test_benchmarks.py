@@ -123,6 +123,24 @@ def test_a_profile_says_where_the_time_goes():
     assert str(ROOT) not in "\n".join(table) and sys.prefix not in "\n".join(table)
 
 
+def test_the_page_on_scale_is_what_is_planned():
+    from plan_scale import CARDS, scale_plan, table
+
+    page = (ROOT / "docs" / "scale.md").read_text(encoding="utf-8")
+    assert table() in page
+    plan = scale_plan(get_group("qwen3.5-27b-l50"), 1e9, CARDS["80 GB"])
+    kept = re.search(r"n = (\d+) .*cache_bytes=([\d_]+)", page, re.S)
+    assert int(kept[1]) == plan.at_once
+    sae = get_group("qwen3.5-27b-l50").layer_bytes
+    assert plan.at_once * sae <= int(kept[2]) < (plan.at_once + 1) * sae
+    # By hand: layers 0 to 5 end a pass after 6 of 64, the last list after all.
+    assert plan.reading == 2 * 27e9 * 1e9 * (sum(range(6, 61, 6)) + 64) / 64
+    assert plan.encoding == 2 * 5120 * 81920 * 64 * 1e9
+    assert plan.shard_layer == 81920 * (8 * 62 + 120 * 24)
+    with pytest.raises(ValueError, match="qwen3.5-27b-l50 needs more than 50.0 GB for one layer"):
+        scale_plan(get_group("qwen3.5-27b-l50"), 1e9, 50e9)
+
+
 def test_readings_of_labelled_texts_take_what_is_planned_and_the_pass():
     from memory_readings import measure
 

@@ -56,7 +56,9 @@ def test_lock_satisfies_requirement(text):
     assert need.specifier.contains(LOCK[canonicalize_name(need.name)]), text
 
 
-@pytest.mark.parametrize("text", EXTRAS["interop"] + EXTRAS["browser"] + EXTRAS["data"])
+@pytest.mark.parametrize(
+    "text", EXTRAS["interop"] + EXTRAS["browser"] + EXTRAS["data"] + EXTRAS["scale"]
+)
 def test_test_lock_satisfies_extra(text):
     need = Requirement(text)
     assert need.specifier.contains((LOCK | TEST_LOCK)[canonicalize_name(need.name)]), text

@@ -482,10 +482,11 @@ import os, re, subprocess, sys
 script = open(sys.argv[-1]).read()
 last = int(re.search(r"--array=0-([0-9]+)", script)[1]) if "--array" in script else -1
 for number in range(last + 1):
-    env = os.environ | {{"SLURM_ARRAY_TASK_ID": str(number), "RUN_OFFSET": "0"}}
+    env = os.environ | {{"SLURM_ARRAY_TASK_ID": str(number), "SLURM_NODELIST": "here"}}
     subprocess.run(["bash", sys.argv[-1]], env=env, check=True)
 print("Submitted batch job 1")
 """
+SCONTROL = "#!/bin/sh\necho here\n"
 LAUNCH = """#!{python}
 from datatrove.tools.launch_pickled_pipeline import main
 main()
@@ -498,7 +499,8 @@ def test_what_slurm_is_given_runs(datatrove, whole, tmp_path, monkeypatch):
     """Slurm itself is not here: in its place is a script that runs the array."""
     folder, place = copied(whole, tmp_path), tmp_path / "bin"
     place.mkdir()
-    for name, script in (("sbatch", SBATCH), ("launch_pickled_pipeline", LAUNCH)):
+    scripts = {"sbatch": SBATCH, "scontrol": SCONTROL, "launch_pickled_pipeline": LAUNCH}
+    for name, script in scripts.items():
         (place / name).write_text(script.format(python=sys.executable))
         (place / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{place}:{os.environ['PATH']}")

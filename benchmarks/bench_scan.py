@@ -35,7 +35,7 @@ from qs_helpers.forward import batches
 SIZE, N_LAYERS, LAYERS = "1.7B", 6, [0, 2, 4]
 BATCH = 16  # texts at a time, in the plain loop
 CORPORA = 260, 520  # texts
-SHARDS, SHARD_TEXTS = 8, 12
+SHARDS, SHARD_TEXTS = 6, 8
 
 
 def corpus(n: int, seed: int = 0) -> list[str]:
@@ -126,8 +126,9 @@ from pathlib import Path
 import qs_helpers as qs
 from qs_helpers.views import tasks
 folder, numbers, own, all_names = Path(sys.argv[1]), *map(json.loads, sys.argv[2:])
-scope = tasks._loaded(json.dumps(tasks.read_tasks(folder).scope))
-for _ in qs.activations(scope, ["to warm up"], tasks.read_tasks(folder).layers):
+about, work = tasks.read_tasks(folder)
+scope = tasks._loaded(json.dumps(about["scope"]))
+for _ in qs.activations(scope, ["to warm up"], work.layers):
     pass
 (folder / own).touch()
 while not all((folder / name).exists() for name in all_names):
@@ -142,7 +143,7 @@ print(start, time.time())
 def seconds_of_work(folder, lists: list[list[int]]) -> float:
     """From the first start to the last end, of processes that write these shards each."""
     names = [f"ready{i}" for i in range(len(lists))]
-    for path in (folder / "shards", *(folder / name for name in names)):
+    for path in (*folder.glob("shards-*"), *(folder / name for name in names)):
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     env, running = os.environ | {"OMP_NUM_THREADS": "1"}, []
     for name, numbers in zip(names, lists, strict=True):

@@ -14,17 +14,7 @@ from ..forward import each
 from ..loading.memory import MemoryPlan, free_bytes, gb, memory_plan
 from ..loading.scope import Scope
 from ..presets import runs_folder
-from .shards import (
-    Shard,
-    cut,
-    failure_noted,
-    merge,
-    require_whole,
-    scan_layers,
-    scan_name,
-    shard_places,
-    write_shard,
-)
+from . import shards
 from .tables import EDGES
 
 BANDS, PER_BAND = 10, 5
@@ -133,41 +123,40 @@ def scan_corpus(scope, texts: Iterable[str], layers=None, folder: Path | None = 
     (`SHARD_CHARS`) fails as it does. Memory does not grow with the corpus; `plan_scan` says how
     much it is. MemoryError if that is not free. Many processes do the same by `write_tasks`.
     """
-    layers = scan_layers(scope, layers)
+    layers = shards.scan_layers(scope, layers)
     home, texts = Path(folder or runs_folder() / "cache"), each(texts)
     if isinstance(texts, Iterator):
         raise ValueError("texts can be gone through once only, and a scan does it twice; list them")
-    shards, fingerprint = [shard for shard, _ in cut(texts)], scope.fingerprint(layers)
-    name = scan_name(fingerprint, layers, shards)
-    place, parts = home / f"scan-{name}", home / f"shards-{name}"
-    places = shard_places(parts, fingerprint, layers, shards)
-    if not place.exists():
+    cut = [shard for shard, _ in shards.cut(texts)]
+    work = shards.plan_work(home, scope.fingerprint(layers), layers, cut)
+    if not work.place.exists():
         refuse_scan(scope, layers)
+        parts = work.places[0].parent
         parts.mkdir(parents=True, exist_ok=True)
         try:
-            for shard, one, own in zip(shards, places, _again(texts, shards), strict=True):
-                write = partial(write_shard, scope, own, layers, shard, one)
-                if len(shards) == 1:
+            for shard, place, own in zip(cut, work.places, _again(texts, cut), strict=True):
+                write = partial(shards.write_shard, scope, own, layers, shard, place)
+                if len(cut) == 1:
                     write()
-                elif not place.exists():
-                    with suppress(Exception), failure_noted(shard, one):
+                elif not work.place.exists():
+                    with suppress(Exception), shards.failure_noted(shard, place):
                         write()
-            merge(shards, places, layers, place)
+            shards.merge(work)
         except Exception:
-            if not place.exists():  # else another process was quicker, and removed the shards
+            if not work.place.exists():  # else another process was quicker, and removed the shards
                 raise
         finally:
-            if place.exists():
+            if work.place.exists():
                 shutil.rmtree(parts, ignore_errors=True)
             with suppress(OSError):  # shards are kept
                 parts.rmdir()
-    require_whole(place, layers)
-    return Scan(place)
+    shards.require_whole(work.place, layers)
+    return Scan(work.place)
 
 
-def _again(texts, shards: list[Shard]) -> Iterator[list[str]]:
+def _again(texts, cut: list[shards.Shard]) -> Iterator[list[str]]:
     """The texts of each shard, when they are gone through once more."""
-    for shard, (again, own) in zip_longest(shards, cut(texts), fillvalue=(None, None)):
+    for shard, (again, own) in zip_longest(cut, shards.cut(texts), fillvalue=(None, None)):
         if again != shard:
             raise ValueError("texts were others when they were gone through again; list them first")
         yield own

@@ -25,8 +25,7 @@ from ..forward import NO_TEXTS, activations, checked, each
 from .tables import Table
 
 VERSION = 3  # of the files and of what they hold; a change makes old scans and shards unread
-SHARD_CHARS = 1_000_000  # of a shard at most, or one text: 250,000 tokens of English, 600,000 of
-# Chinese. What a shard leaves on the disk is bounded by the features: docs/scale.md.
+SHARD_CHARS = 1_000_000  # of a shard at most, or one text; 250,000 tokens of English: docs/scale.md
 NAMED = 5  # shards that an error names
 
 
@@ -36,6 +35,15 @@ class Shard(NamedTuple):
     first: int
     last: int
     digest: str
+
+
+class Work(NamedTuple):
+    """A scan to be made: of which layers and shards, the folder of each shard, that of the scan."""
+
+    layers: list[int]
+    shards: list[Shard]
+    places: list[Path]
+    place: Path
 
 
 def cut(texts: Iterable[str], chars: int = SHARD_CHARS) -> Iterator[tuple[Shard, list[str]]]:
@@ -68,17 +76,18 @@ def scan_layers(scope, layers) -> list[int]:
     return layers
 
 
-def scan_name(fingerprint: dict, layers: list[int], shards: Sequence[Shard]) -> str:
-    """What a scan of some shards is called, or one of them: a hash of all that went in."""
-    parts = [VERSION, layers, fingerprint, [shard.digest for shard in shards]]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+def plan_work(home: Path, fingerprint: dict, layers: list[int], shards: list[Shard]) -> Work:
+    """The work in a folder. Scan and shards are called by a hash of all that goes in; equal shards
+    share a folder."""
+    place = home / f"scan-{_name(fingerprint, layers, shards)}"
+    parts = home / place.name.replace("scan-", "shards-")
+    places = [parts / _name(fingerprint, layers, [shard]) for shard in shards]
+    return Work(layers, shards, places, place)
 
 
-def shard_places(
-    home: Path, fingerprint: dict, layers: list[int], shards: Sequence[Shard]
-) -> list[Path]:
-    """The folder of each shard; equal ones share it."""
-    return [home / scan_name(fingerprint, layers, [shard]) for shard in shards]
+def _name(fingerprint: dict, layers: list[int], shards: list[Shard]) -> str:
+    what = [VERSION, layers, fingerprint, [shard.digest for shard in shards]]
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def require_whole(place: Path, layers: Sequence[int]) -> None:
@@ -113,40 +122,36 @@ def write_shard(scope, texts: list[str], layers: list[int], shard: Shard, place:
         _write_about(made, layers, n_texts, n_tokens, scope.d_sae, sinks)
 
 
-def merge(shards: Sequence[Shard], places: Sequence[Path], layers: list[int], place: Path) -> None:
-    """One scan of whole shards, in the order of the corpus, into the folder `place`.
+def merge(work: Work) -> None:
+    """One scan of whole shards, in the order of the corpus.
 
     Counts are added exactly, sums in that order, and of equal contexts the earlier text is kept.
     Of memory it takes one layer's part of a scan's tables. RuntimeError where a shard is missing.
     """
-    if place.exists():
-        return require_whole(place, layers)
-    require_all(shards, places, layers)
-    abouts = [read_json(folder / "scan.json") for folder in places]
-    with _appearing(place, layers) as made:
+    if work.place.exists():
+        return require_whole(work.place, work.layers)
+    require_all(work)
+    abouts = [read_json(place / "scan.json") for place in work.places]
+    with _appearing(work.place, work.layers) as made:
         n_tokens = 0
         with open(made / "ids.bin", "wb") as ids, open(made / "ends.bin", "wb") as ends:
-            for folder, about in zip(places, abouts, strict=True):
-                with open(folder / "ids.bin", "rb") as own:
+            for place, about in zip(work.places, abouts, strict=True):
+                with open(place / "ids.bin", "rb") as own:
                     shutil.copyfileobj(own, ids)
-                ends.write((n_tokens + np.fromfile(folder / "ends.bin", np.int64)).tobytes())
+                ends.write((n_tokens + np.fromfile(place / "ends.bin", np.int64)).tobytes())
                 n_tokens += about["n_tokens"]
-        for layer in layers:
+        for layer in work.layers:
             table = Table(abouts[0]["d_sae"])
-            for shard, folder in zip(shards, places, strict=True):
+            for shard, place in zip(work.shards, work.places, strict=True):
                 try:
-                    table.take(folder / f"layer{layer}.npz", shard.first)
+                    table.take(place / f"layer{layer}.npz", shard.first)
                 except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-                    broken = f"layer{layer}.npz of {folder} does not read ({error})"
+                    broken = f"layer{layer}.npz of {place} does not read ({error})"
                     raise ValueError(f"{broken}: delete the folder, and run again") from None
             np.savez(made / f"layer{layer}.npz", **table.arrays())
-        sinks = {str(n): sum(about["n_sinks"][str(n)] for about in abouts) for n in layers}
-        _write_about(made, layers, shards[-1].last + 1, n_tokens, abouts[0]["d_sae"], sinks)
-
-
-def missing(places: Sequence[Path]) -> list[int]:
-    """Numbers of the shards that are yet to be written."""
-    return [number for number, place in enumerate(places) if not place.exists()]
+        sinks = {str(n): sum(about["n_sinks"][str(n)] for about in abouts) for n in work.layers}
+        n_texts = work.shards[-1].last + 1
+        _write_about(made, work.layers, n_texts, n_tokens, abouts[0]["d_sae"], sinks)
 
 
 @contextmanager
@@ -165,15 +170,14 @@ def failure_noted(shard: Shard, place: Path) -> Iterator[None]:
     record.unlink(missing_ok=True)
 
 
-def require_all(shards: Sequence[Shard], places: Sequence[Path], layers: Sequence[int]) -> None:
+def require_all(work: Work) -> None:
     """RuntimeError, in one line, that names the shards which are missing, and why; ValueError for
     one from which something was taken away."""
-    for place in places:
-        if place.exists():
-            require_whole(place, layers)
     said = []
-    for number in missing(places):
-        shard, place = shards[number], places[number]
+    for number, (shard, place) in enumerate(zip(work.shards, work.places, strict=True)):
+        if place.exists():
+            require_whole(place, work.layers)
+            continue
         failed = read_json(place.with_name(f"{place.name}.failed.json"))
         times = {0: "", 1: "once", 2: "twice"}.get(n := failed.get("times", 0), f"{n} times")
         why = f"failed {times}: {failed['error']}" if failed else "was not run to its end"
@@ -181,7 +185,7 @@ def require_all(shards: Sequence[Shard], places: Sequence[Path], layers: Sequenc
     if said:
         rest = f"; and {len(said) - NAMED} more" if len(said) > NAMED else ""
         raise RuntimeError(
-            f"{len(said)} of {len(shards)} shards are missing, and nothing is merged: "
+            f"{len(said)} of {len(work.shards)} shards are missing, and nothing is merged: "
             f"{'; '.join(said[:NAMED])}{rest}; the others are kept: run again for these only"
         )
 

@@ -118,10 +118,10 @@ def test_scans_and_labels_are_kept_where_runs_are(scope, monkeypatch, tmp_path):
     assert not (tmp_path / "read-only").exists()
 
 
-def test_other_texts_layers_or_weights_make_another_scan(scope, texts, found):
+def test_other_texts_layers_or_weights_make_another_scan(scope, texts, tmp_path):
     def name(scope, texts, layers):
         cut = [shard for shard, _ in shards.cut(texts)]
-        return shards.scan_name(scope.fingerprint(layers), layers, cut)
+        return shards.plan_work(tmp_path, scope.fingerprint(layers), layers, cut).place
 
     names = {name(scope, texts, [0]), name(scope, texts[1:], [0]), name(scope, texts, [1])}
     assert len(names | {name(qs.load_scope("tiny-sft"), texts, [0])}) == 4

@@ -55,8 +55,12 @@ def copied(whole, folder):
     return folder
 
 
+def work_of(folder):
+    return tasks.read_tasks(folder)[1]
+
+
 def written(folder):
-    return {place.name for place in Path(folder).glob("shards/*") if place.is_dir()}
+    return {place.name for place in Path(folder).glob("shards-*/*") if place.is_dir()}
 
 
 # ---- cutting
@@ -81,7 +85,8 @@ def test_a_shard_is_named_by_all_that_went_in(scope, texts, monkeypatch):
     first, second = cut(texts)[:2]
 
     def name(shard, layers=LAYERS, weights=scope):
-        return shards.scan_name(weights.fingerprint(layers), layers, [shard])
+        work = shards.plan_work(Path(), weights.fingerprint(layers), layers, [shard])
+        return work.places[0].name
 
     names = {name(first), name(second), name(first, [1]), name(first._replace(digest="0"))}
     names.add(name(first, weights=qs.load_scope("tiny-sft")))
@@ -107,7 +112,7 @@ def test_one_process_and_a_loop_over_tasks_give_the_same_bytes(
 
 def test_a_merge_adds_up(scope, texts, whole):
     folder, found = whole
-    parts = tasks.read_tasks(folder)
+    parts = work_of(folder)
     scans = [qs.views.Scan(place) for place in parts.places]
     assert sum(scan.n_tokens for scan in scans) == found.n_tokens
     assert [found.ids(n).tolist() for n in range(len(texts))] == scope.ids(texts)
@@ -150,7 +155,7 @@ def test_the_sample_is_that_of_the_texts(scope, texts, whole, tmp_path):
     place = tmp_path / "alone"
     shards.write_shard(scope, own, [4], shard, place)
     with np.load(place / "layer4.npz") as alone:
-        part = tasks.read_tasks(folder).places[0]
+        part = work_of(folder).places[0]
         assert alone["sample"].tobytes() == qs.views.Scan(part).stats(4)["sample"].tobytes()
 
 
@@ -175,7 +180,7 @@ def test_a_merge_takes_no_more_memory_than_planned(tmp_path):
     parts = [shards.Shard(number * n, number * n + n - 1, "") for number in range(cuts)]
     del table
     tracemalloc.start()
-    shards.merge(parts, places, [0], tmp_path / "merged")
+    shards.merge(shards.Work([0], parts, places, tmp_path / "merged"))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     planned = d_sae * (memory.TABLE_BYTES + memory.MERGE_BYTES)
@@ -191,15 +196,15 @@ KILLED = """
 import os, signal, sys
 import qs_helpers as qs
 from qs_helpers.tiny import corpus
-from qs_helpers.views import scan, shards
+from qs_helpers.views import shards
 shards.cut.__defaults__ = (int(sys.argv[2]),)
-write, done = scan.write_shard, []
+write, done = shards.write_shard, []
 def killed(scope, own, layers, shard, place):
     if len(done) == 3:
         shards.activations = lambda *a: os.kill(os.getpid(), signal.SIGKILL)
     write(scope, own, layers, shard, place)
     done.append(place)
-scan.write_shard = killed
+shards.write_shard = killed
 texts = [d.text for d in corpus.documents(60, "discovery")]
 qs.views.scan_corpus(qs.load_scope("tiny"), texts, [1, 4], sys.argv[1])
 """
@@ -261,12 +266,12 @@ def test_a_shard_that_fails_stops_no_other_and_is_named(
 
 def test_many_failures_are_counted_and_some_named(whole, tmp_path, monkeypatch):
     folder = copied(whole, tmp_path)
-    n = len(tasks.read_tasks(folder).shards)
+    n = len(work_of(folder).shards)
 
     def fail(*_):
         raise RuntimeError
 
-    monkeypatch.setattr(tasks, "write_shard", fail)
+    monkeypatch.setattr(shards, "write_shard", fail)
     with pytest.raises(RuntimeError) as caught:
         qs.views.run_tasks(folder)
     said = str(caught.value)
@@ -287,8 +292,9 @@ def test_nothing_is_merged_before_all_is_there(whole, tmp_path):
 
 def test_a_folder_from_which_something_was_taken_is_named(scope, texts, whole, tmp_path):
     folder = copied(whole, tmp_path)
-    shutil.copytree(whole[0] / "shards", folder / "shards")
-    place = tasks.read_tasks(folder).places[1]
+    for place, copy in zip(work_of(whole[0]).places, work_of(folder).places, strict=True):
+        shutil.copytree(place, copy)
+    place = work_of(folder).places[1]
     (place / "layer4.npz").write_bytes(b"PK\3\4")
     with pytest.raises(ValueError, match=f"layer4.npz of .*{place.name} does not read .*: delete"):
         qs.views.merge_tasks(folder)
@@ -313,7 +319,7 @@ def test_a_folder_from_which_something_was_taken_is_named(scope, texts, whole, t
 def test_who_comes_second_takes_what_is_there(scope, texts, whole, tmp_path, monkeypatch):
     """Another process finishes the shard while this one writes it."""
     shard, own = next(shards.cut(texts, CHARS))
-    there, place = tasks.read_tasks(whole[0]).places[0], tmp_path / "shard"
+    there, place = work_of(whole[0]).places[0], tmp_path / "shard"
     arrays = Table.arrays
 
     def late(self):
@@ -339,11 +345,11 @@ from pathlib import Path
 import qs_helpers as qs
 from qs_helpers.views import tasks
 folder, own = Path(sys.argv[1]), sys.argv[2]
-tasks._loaded(json.dumps(tasks.read_tasks(folder).scope))
+tasks._loaded(json.dumps(work_of(folder).scope))
 (folder / own).touch()
 while not all((folder / name).exists() for name in "ab"):
     time.sleep(0.01)
-for number in range(len(tasks.read_tasks(folder).shards)):
+for number in range(len(work_of(folder).shards)):
     qs.views.run_task(folder, number)
 """
 
@@ -354,7 +360,7 @@ def test_two_processes_may_write_the_same_shards(whole, tmp_path):
     command = [sys.executable, "-c", AT_ONCE, str(folder)]
     both = [subprocess.Popen([*command, own], stderr=subprocess.PIPE) for own in "ab"]
     assert [(p.wait(), p.stderr.read()) for p in both] == [(0, b"")] * 2
-    places = sorted((folder / "shards").iterdir())
+    places = sorted(work_of(folder).places[0].parent.iterdir())
     assert {p.name for p in places} == written(whole[0]), "no record of failures, nothing half"
     assert contents(qs.views.merge_tasks(folder).folder) == contents(whole[1].folder)
 
@@ -385,7 +391,7 @@ def test_tasks_that_do_not_fit_are_refused(scope, whole, tmp_path):
     with pytest.raises(ValueError, match=r"tasks.json is not there, and version 3 is read; write"):
         qs.views.run_tasks(tmp_path)
     folder = copied(whole, tmp_path)
-    n = len(tasks.read_tasks(folder).shards)
+    n = len(work_of(folder).shards)
     with pytest.raises(ValueError, match=f"task {n} of .* is none; choose 0 to {n - 1}"):
         qs.views.run_task(folder, n)
     with pytest.raises(ValueError, match="executor is 'dask'; choose from local, slurm, ray"):
@@ -448,10 +454,10 @@ def test_more_workers_need_datatrove(whole, tmp_path, monkeypatch):
 def test_two_workers_of_datatrove_give_the_same_bytes(datatrove, whole, tmp_path):
     folder = copied(whole, tmp_path)
     qs.views.run_task(folder, 0)
-    record = next(folder.glob("shards/*/scan.json")).stat().st_mtime_ns
+    record = next(folder.glob("shards-*/*/scan.json")).stat().st_mtime_ns
     qs.views.run_tasks(folder, workers=2)
     assert contents(qs.views.merge_tasks(folder).folder) == contents(whole[1].folder)
-    places = tasks.read_tasks(folder).places
+    places = work_of(folder).places
     assert (places[0] / "scan.json").stat().st_mtime_ns == record, "what is there is not redone"
     (logs,) = (folder / "logs").iterdir()
     assert len(json.loads((logs / "tasks.json").read_text())) == len(places) - 1
@@ -504,7 +510,7 @@ def test_what_slurm_is_given_runs(datatrove, whole, tmp_path, monkeypatch):
         (place / name).write_text(script.format(python=sys.executable))
         (place / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{place}:{os.environ['PATH']}")
-    n = len(tasks.read_tasks(folder).shards)
+    n = len(work_of(folder).shards)
     for number in range(n - 2):
         qs.views.run_task(folder, number)
     about = {"time": "1:00:00", "partition": "gpu", "with_srun": False}

@@ -4,9 +4,9 @@ Peer: the same model and SAELens's SAEs in a plain loop: texts in their order, p
 of each batch, all hidden states of a full forward pass, each layer encoded. Our scan goes through
 the same texts in batches of like length and stops after the last layer.
 
-`python benchmarks/bench_scan.py` measures the scan in shards alone: two processes, each with one
-thread and half of the shards, beside one process that writes all. What is timed is the work, from
-the moment at which every process has its scope and has read a text with it.
+`PYTHONPATH=tests python benchmarks/bench_scan.py [RUNS]` measures the scan in shards alone: two
+processes, each with one thread and half of the shards, beside one process that writes all. What is
+timed is the work, from the moment at which every process has loaded and hashed its weights.
 """
 
 import functools
@@ -130,6 +130,7 @@ about, work = tasks.read_tasks(folder)
 scope = tasks._loaded(json.dumps(about["scope"]))
 for _ in qs.activations(scope, ["to warm up"], work.layers):
     pass
+scope.fingerprint(work.layers)  # reads all files once
 (folder / own).touch()
 while not all((folder / name).exists() for name in all_names):
     time.sleep(0.005)
@@ -256,6 +257,6 @@ if __name__ == "__main__":
         write_random_model(model, SIZE, N_LAYERS)
         write_suite(sae, LAYERS, *SUITE[SIZE], n_layers=N_LAYERS)
         scope = qs.load_scope(model=model, sae=sae, device="cpu", dtype="bfloat16")
-        row = in_shards(scope, Path(folder) / "tasks", runs=3)
+        row = in_shards(scope, Path(folder) / "tasks", int(*sys.argv[1:] or [3]))
     print(f"{row.task}, {row.shape}: {row.ours:,.0f} ms; {row.peer} {row.theirs:,.0f} ms", end=": ")
     print(f"{row.ratio:.2f} × faster, {'met' if row.met else 'missed'} (≥ {row.target} ×)")

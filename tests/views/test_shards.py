@@ -339,6 +339,26 @@ def test_who_comes_second_takes_what_is_there(scope, texts, whole, tmp_path, mon
     assert before == {p.name: p.stat().st_mtime_ns for p in place.iterdir()}
 
 
+def test_a_scan_that_another_process_has_merged_meanwhile_is_taken(
+    scope, texts, whole, tmp_path, monkeypatch
+):
+    """It also removes the shards, in the middle of one of them."""
+    place = tmp_path / whole[1].folder.name
+    arrays = Table.arrays
+
+    def merged(self):
+        if not place.exists():
+            shutil.copytree(whole[1].folder, place)
+            shutil.rmtree(next(tmp_path.glob("shards-*")))
+        return arrays(self)
+
+    monkeypatch.setattr(shards.cut, "__defaults__", (CHARS,))
+    monkeypatch.setattr(Table, "arrays", merged)
+    found = qs.views.scan_corpus(scope, texts, LAYERS, tmp_path)
+    assert found.folder == place and contents(place) == contents(whole[1].folder)
+    assert [p.name for p in tmp_path.iterdir()] == [place.name]
+
+
 AT_ONCE = """
 import json, sys, time
 from pathlib import Path

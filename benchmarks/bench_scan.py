@@ -126,8 +126,8 @@ from pathlib import Path
 import qs_helpers as qs
 from qs_helpers.views import tasks
 folder, numbers, own, all_names = Path(sys.argv[1]), *map(json.loads, sys.argv[2:])
-about, work = tasks.read_tasks(folder)
-scope = tasks._loaded(json.dumps(about["scope"]))
+work = tasks.read_tasks(folder)
+scope = tasks._loaded(json.dumps(work.scope))
 for _ in qs.activations(scope, ["to warm up"], work.layers):
     pass
 scope.fingerprint(work.layers)  # reads all files once
@@ -144,8 +144,9 @@ print(start, time.time())
 def seconds_of_work(folder, lists: list[list[int]]) -> float:
     """From the first start to the last end, of processes that write these shards each."""
     names = [f"ready{i}" for i in range(len(lists))]
-    for path in (*folder.glob("shards-*"), *(folder / name for name in names)):
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    shutil.rmtree(folder / "shards", ignore_errors=True)
+    for name in names:
+        (folder / name).unlink(missing_ok=True)
     env, running = os.environ | {"OMP_NUM_THREADS": "1"}, []
     for name, numbers in zip(names, lists, strict=True):
         command = [sys.executable, "-c", WORKER, folder, *map(json.dumps, (numbers, name, names))]
@@ -157,21 +158,21 @@ def seconds_of_work(folder, lists: list[list[int]]) -> float:
     return max(end for _, end in times) - min(start for start, _ in times)
 
 
-def in_shards(scope, folder: Path, runs: int = 2) -> Row:
+def in_shards(scope, folder: Path, runs: int = 3) -> Row:
     """Two processes with half of the shards each beside one with all, a thread each, in turn."""
     chance = random.Random(0)
     texts = ["".join(chance.choices("abcdefgh ", k=64)) for _ in range(SHARDS * SHARD_TEXTS)]
     n = qs.views.write_tasks(scope, texts, LAYERS, folder, chars=64 * SHARD_TEXTS)
     numbers = list(range(n))
-    one, two = [], []
+    times = {"one process": [], "ours": []}
     for _ in range(runs):
-        one.append(seconds_of_work(folder, [numbers]))
-        two.append(seconds_of_work(folder, [numbers[::2], numbers[1::2]]))
+        times["one process"].append(seconds_of_work(folder, [numbers]))
+        times["ours"].append(seconds_of_work(folder, [numbers[::2], numbers[1::2]]))
     shape = (
         f"{len(LAYERS)} layers, {scope.d_model} × {scope.d_sae}, {n} shards of {64 * SHARD_TEXTS}"
     )
-    ms = median(two) * 1e3, "one process", median(one) * 1e3
-    return Row("scan", "scan in shards, 2 workers", f"{shape} tokens", *ms, "ms", "faster", 1.7)
+    what = "scan", "scan in shards, 2 workers", f"{shape} tokens"
+    return compared(*what, times, "ours", "one process", target=1.7)
 
 
 def padding(lengths, groups) -> float:

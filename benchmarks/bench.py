@@ -49,6 +49,7 @@ def main(parts, folder: Path) -> None:
         before = json.loads((folder / "results.json").read_text(encoding="utf-8"))
         if before["machine"] == found["machine"]:
             found = before
+            found["about"] |= about
     print(found["machine"])
     start = time.perf_counter()
     for part in parts:

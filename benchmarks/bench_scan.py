@@ -126,8 +126,8 @@ from pathlib import Path
 import qs_helpers as qs
 from qs_helpers.views import tasks
 folder, numbers, own, all_names = Path(sys.argv[1]), *map(json.loads, sys.argv[2:])
-work = tasks.read_tasks(folder)
-scope = tasks._loaded(json.dumps(work.scope))
+about, work = tasks.read_tasks(folder)
+scope = tasks._loaded(json.dumps(about["scope"]))
 for _ in qs.activations(scope, ["to warm up"], work.layers):
     pass
 scope.fingerprint(work.layers)  # reads all files once
@@ -144,9 +144,8 @@ print(start, time.time())
 def seconds_of_work(folder, lists: list[list[int]]) -> float:
     """From the first start to the last end, of processes that write these shards each."""
     names = [f"ready{i}" for i in range(len(lists))]
-    shutil.rmtree(folder / "shards", ignore_errors=True)
-    for name in names:
-        (folder / name).unlink(missing_ok=True)
+    for path in (*folder.glob("shards-*"), *(folder / name for name in names)):
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     env, running = os.environ | {"OMP_NUM_THREADS": "1"}, []
     for name, numbers in zip(names, lists, strict=True):
         command = [sys.executable, "-c", WORKER, folder, *map(json.dumps, (numbers, name, names))]
@@ -190,7 +189,7 @@ def by_layers(scope, texts, device) -> dict[int, dict[str, list[float]]]:
             "ours": functools.partial(scan_all, scope, texts, layers),
             LOOP: functools.partial(plain_loop, scope, texts, chosen),
         }
-        found[len(layers)] = interleaved(tasks, device, runs=3)
+        found[len(layers)] = interleaved(tasks, device, runs=2)
     return found
 
 

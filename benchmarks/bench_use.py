@@ -10,7 +10,7 @@ from timing import Row, compared, interleaved
 
 import qs_helpers as qs
 
-PROMPT, NEW = 128, 12
+PROMPT, NEW = 128, 8
 RUNS = 9  # of the arms of decoding, where a few percent are to be told
 
 

@@ -39,7 +39,8 @@ NOTES = {
     "padding, {padding:.0%} in our batches. The first row is a median of 2 runs, memory is of one "
     "process each: torch keeps a compiled product for every shape of batch (1024 at most) and the "
     "C library keeps what was freed; the last row is without either. The plan that is stated "
-    "before: *{plan}*.",
+    "before: *{plan}*. *in shards*: tasks of the same small scan, a thread for each process, from "
+    "the first start to the last end; starting a process and loading are not counted.",
     "use": "One text of {prompt} tokens and {new} more, random weights in bfloat16; one layer in "
     "the middle is read or changed. Prefill and decoding are timed apart, and the {new} tokens are "
     "given, the same ones in every arm, so that all arms do the same work (after EasySteer, which "

@@ -110,7 +110,8 @@ def test_results_of_the_real_model_are_labelled_and_name_no_machine():
 
 
 PAGES = ["README.md", "GLOSSARY.md", "CONTRIBUTING.md", "CHANGELOG.md", "qs_helpers/README.md"]
-PAGES += ["notebooks/params/README.md", "figures/smollm2/README.md", "docs/runtimes.md"]
+PAGES += ["notebooks/params/README.md", "figures/smollm2/README.md"]
+PAGES += ["docs/runtimes.md", "docs/scale.md"]
 
 
 @pytest.mark.parametrize("name", PAGES)

@@ -141,8 +141,12 @@ def test_what_is_folded_is_printed(browser, page, request, tmp_path):
     view.goto(path.as_uri())
     shown = """[...document.querySelectorAll('details:not([open]) > :not(summary)')].map(
         e => e.checkVisibility({contentVisibilityAuto: true}) && e.offsetHeight > 0)"""
+    # What content-visibility hides is known once a frame is painted, not at once.
+    frame = "new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
+    view.evaluate(frame)
     on_screen = view.evaluate(shown)
     view.emulate_media(media="print")
+    view.evaluate(frame)
     printed = view.evaluate(shown)
     context.close()
     assert len(printed) > 2 and not any(on_screen) and all(printed)

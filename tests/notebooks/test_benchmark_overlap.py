@@ -174,7 +174,7 @@ def test_two_benchmarks_and_columns_that_fit_none(run, tmp_path):
     [
         ({"BENCHMARKS": "[tiny:yesno]"}, "BENCHMARKS names none, and at least 2"),
         ({"TEMPLATES": "['no place']"}, "TEMPLATES: 'no place' must hold {} once"),
-        ({"N_ITEMS": "[0]"}, r"N_ITEMS = \[0\]: each must be at least 1"),
+        ({"N_ITEMS": "[0]"}, r"N_ITEMS = \[0\]: each must be at least 2"),
         ({"SCORES": "away.csv"}, "SCORES: .*away.csv: there is no such file"),
         ({"RANDOM_MODELS": "-1"}, "RANDOM_MODELS = -1: it must be at least 0"),
     ],

@@ -186,7 +186,8 @@ def continuation_nats(
     prompts, continuations = listed(prompts), listed(continuations)
     out = [np.empty(0)] * len(prompts)
     for rows, targets, passes in _passes(scope, prompts, continuations, [(steer, positions)]):
-        for row, target, values in zip(rows, targets, next(passes), strict=True):
+        for row, target, logits in zip(rows, targets, next(passes), strict=True):
+            values = logits.double().log_softmax(-1)
             out[row] = -values.gather(-1, target[:, None])[:, 0].cpu().numpy()
     return out
 
@@ -221,14 +222,17 @@ def kl_tables(
     arms = [(None, "all"), *((steer, positions) for steer in steers.values())]
     for rows, targets, passes in _passes(scope, prompts, continuations, arms):
         plain = next(passes)
-        for name, steered in zip(steers, passes, strict=True):
-            for row, target, before, after in zip(rows, targets, plain, steered, strict=True):
+        for name in steers:
+            steered = next(passes)
+            for row, target, *both in zip(rows, targets, plain, steered, strict=True):
+                before, after = (logits.double().log_softmax(-1) for logits in both)
                 # 0 * log 0 is 0, also where the other model says 0.
                 kl = (before.exp() * (before - after)).nan_to_num(0.0, posinf=float("inf"))
                 nats = -after.gather(-1, target[:, None])[:, 0]
                 columns = np.full(len(nats), row), np.arange(1, len(nats) + 1)
                 columns += kl.sum(-1).clamp(min=0).cpu().numpy(), nats.cpu().numpy()
                 parts[name].append(np.stack(columns, 1))
+            del steered, both  # before the next arm makes its own
     return {name: _by_place(np.concatenate(rows)) for name, rows in parts.items()}
 
 
@@ -295,7 +299,8 @@ def output_effects(
                 run_above(scope.model, scale.layer, below),
             ):
                 logits = scope.model(**many, use_cache=False, logits_to_keep=1).logits[:, -1]
-            odds[row, part] = log_odds(logits, tokens).cpu()
+            few = [log_odds(some, tokens) for some in logits.split(128)]  # float64 copies of few
+            odds[row, part] = torch.cat(few).cpu()
     return (odds[:, :-1] - odds[:, -1:]).mean(0).numpy()
 
 
@@ -349,7 +354,8 @@ def _by_place(rows: np.ndarray) -> pd.DataFrame:
 
 def _passes(scope, prompts, continuations, arms) -> Iterator[tuple]:
     """Batches: row numbers, target ids of each row, and an iterator that gives, for each arm of
-    (functions, positions), the log-probabilities of each row, float64 [tokens, vocab]."""
+    (functions, positions), the logits of each row [tokens, vocab] in the model's dtype: of a large
+    vocabulary, float64 log-probabilities of one row at a time are all that there is room for."""
     prompts, continuations = listed(prompts), listed(continuations)
     if len(prompts) != len(continuations):
         raise ValueError(f"{len(prompts)} prompts but {len(continuations)} continuations")
@@ -366,10 +372,10 @@ def _passes(scope, prompts, continuations, arms) -> Iterator[tuple]:
         mask = torch.stack(mask).to(scope.device, prompt["attention_mask"].dtype)
         mask = torch.cat([prompt["attention_mask"], mask], 1)
         targets = [torch.tensor(after[i], device=scope.device) for i in rows]
-        yield rows, targets, _logp(scope, ids, mask, prompt["attention_mask"], targets, arms)
+        yield rows, targets, _logits(scope, ids, mask, prompt["attention_mask"], targets, arms)
 
 
-def _logp(scope, ids, mask, prompt_mask, targets, arms) -> Iterator[list]:
+def _logits(scope, ids, mask, prompt_mask, targets, arms) -> Iterator[list]:
     longest = ids.shape[1] - prompt_mask.shape[1]
     # What is below the first edits is the same in every arm, and is computed once.
     batch = {"input_ids": ids, "attention_mask": mask}
@@ -379,10 +385,10 @@ def _logp(scope, ids, mask, prompt_mask, targets, arms) -> Iterator[list]:
                 logits = scope.model(
                     ids, attention_mask=mask, use_cache=False, logits_to_keep=longest + 1
                 ).logits
-            yield [
-                row[: len(target)].double().log_softmax(-1)
-                for row, target in zip(logits, targets, strict=True)
-            ]
+            rows = [row[: len(target)] for row, target in zip(logits, targets, strict=True)]
+            del logits
+            yield rows
+            del rows
 
 
 class Gradients(NamedTuple):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .fast.columns import columns_of, gather_columns, weighted_columns
+from .fast.halves import halved, make_halves
 from .fast.topk import linear, make_screen, may_fire, screened, topk
 
 CHUNK_BYTES = 2**26  # of pre-activations at a time: 512 tokens of 32768 features
@@ -113,8 +114,8 @@ class TopKSAE:
         self.d_sae, self.d_model = W_enc.shape
         self.k, self.convention, self.input_scale = k, convention, float(input_scale)
         self.path, self.layer = path, layer
-        # Of the encoded tokens, how many each kind of product was enough for (fast/topk.py).
-        self.settled = {"int8": 0, "float32": 0, "all": 0}
+        # Of the encoded tokens, how many each kind of product was enough for (fast/).
+        self.settled = {"int8": 0, "float16": 0, "float32": 0, "all": 0}
         self._known = {}  # what was found out about the weights: finite, and the encoder's screen
         shapes = tuple(W_dec.shape), tuple(b_enc.shape), tuple(b_dec.shape)
         if shapes != ((self.d_model, self.d_sae), (self.d_sae,), (self.d_model,)):
@@ -150,8 +151,10 @@ class TopKSAE:
         """The reconstruction, float32 [..., d_model]; reads only the columns in `acts.indices`.
         ValueError where it leaves the range of floats, and for acts that are not finite."""
         self._require_finite("W_dec", "b_dec")
-        x_hat = weighted_columns(self.W_dec, *self._entries(acts)) + self.b_dec
-        x_hat = self._held(x_hat / self.input_scale, acts)
+        x_hat = weighted_columns(self.W_dec, *self._entries(acts)).add_(self.b_dec)
+        if self.input_scale != 1:
+            x_hat /= self.input_scale
+        x_hat = self._held(x_hat, acts)
         return x_hat.view(*acts.values.shape[:-1], self.d_model)
 
     def reconstruct(self, x: Tensor) -> Tensor:
@@ -289,11 +292,13 @@ class TopKSAE:
         if chunk_bytes is None:
             chunk_bytes = CHUNK_BYTES if self.device.type == "cpu" else GPU_CHUNK_BYTES
         if "screen" not in self._known:  # not before it is needed: it reads all of W_enc
-            self._known["screen"] = make_screen(self.W_enc, self.b_enc, self.k)
-        if screen := self._known["screen"]:  # large and on a CPU: the same numbers, sooner
+            weights = self.W_enc, self.b_enc, self.k
+            self._known["screen"] = make_screen(*weights) or make_halves(*weights)
+        if screen := self._known["screen"]:  # of a large encoder: the same numbers, sooner
+            find = screened if self.device.type == "cpu" else halved
             weights = self.W_enc, self.b_enc, self.k, screen
-            values, indices, settled = screened(flat.float(), *weights, chunk_bytes)
-            self.settled = {form: n + settled[form] for form, n in self.settled.items()}
+            values, indices, settled = find(flat.float(), *weights, chunk_bytes)
+            self.settled = {form: n + settled.get(form, 0) for form, n in self.settled.items()}
             return values, indices
         parts = []
         for part in flat.split(max(1, chunk_bytes // (4 * self.d_sae))):
@@ -319,7 +324,8 @@ class TopKSAE:
 
     def _held(self, made: Tensor, acts: SparseActs) -> Tensor:
         """What was made of activations, refused where its dtype cannot hold it."""
-        if not made.isfinite().all():
+        # NaN and inf both show in the extremes, which take no copy.
+        if made.numel() and not torch.stack(made.aminmax()).isfinite().all():
             raise ValueError(
                 f"activations up to {acts.values.abs().max().item():g} make {self} decode to inf "
                 f"or NaN in {made.dtype}; give smaller ones"
@@ -327,8 +333,11 @@ class TopKSAE:
         return made
 
     def _require_features(self, ids: Tensor) -> None:
-        outside = ids[(ids < 0) | (ids >= self.d_sae)]
-        if outside.numel():
+        if not ids.numel():
+            return
+        low, high = torch.stack(ids.aminmax()).tolist()
+        if low < 0 or high >= self.d_sae:
+            outside = ids[(ids < 0) | (ids >= self.d_sae)]
             raise ValueError(
                 f"feature {int(outside[0])} of {self} is out of range; "
                 f"choose from 0 to {self.d_sae - 1}"
@@ -338,7 +347,7 @@ class TopKSAE:
         """Each tensor is read once in full, when it is first needed."""
         for name in set(names) - self._known.keys():
             # One pass without a copy: NaN and inf both show in the extremes.
-            if not all(extreme.isfinite() for extreme in torch.aminmax(getattr(self, name))):
+            if not torch.stack(getattr(self, name).aminmax()).isfinite().all():
                 raise ValueError(f"{name} of {self} holds NaN or inf; download the file again")
             self._known[name] = "finite"
 

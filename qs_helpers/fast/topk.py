@@ -35,7 +35,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-COLUMNS = 4  # of a block of pre-activations that `topk` looks into
+COLUMNS = {"cpu": 4, "cuda": 16}  # of a block of pre-activations that `topk` looks into
 BLOCK_BYTES = 2**24  # what one block of widened weights may take
 U, V = 2.0**-24, 2.0**-8
 LEAST = 2**24  # numbers in W: below, one plain product is as fast
@@ -63,18 +63,18 @@ def linear(x: Tensor, W: Tensor, b: Tensor) -> Tensor:
 def topk(pre: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """torch.topk(pre, k) for pre [tokens, n].
 
-    On a CPU its time grows with n, so it is asked twice for less: the k largest numbers are in the
-    k blocks with the largest maxima. A block is every (n / 4)th column, so that maxima are taken
-    of whole rows of memory.
+    Its time grows with n, so it is asked twice for less: the k largest numbers are in the k blocks
+    with the largest maxima. A block is every so manyth column, so that maxima are taken of whole
+    rows of memory.
     """
-    n = pre.shape[1]
-    if pre.device.type != "cpu" or n % COLUMNS or n < 4 * COLUMNS * k:
+    n, size = pre.shape[1], COLUMNS.get(pre.device.type, 1)
+    if size == 1 or n % size or n < 4 * size * k:
         return torch.topk(pre, k)
-    step = n // COLUMNS
-    maxima = pre.view(len(pre), COLUMNS, step).amax(1)
+    step = n // size
+    maxima = pre.view(len(pre), size, step).amax(1)
     blocks = torch.topk(maxima, k, sorted=False).indices
-    columns = blocks[:, None] + step * torch.arange(COLUMNS)[None, :, None]
-    columns = columns.view(len(pre), COLUMNS * k)
+    inside = step * torch.arange(size, device=pre.device)
+    columns = (blocks[:, None] + inside[None, :, None]).view(len(pre), size * k)
     values, places = torch.topk(pre.gather(1, columns), k)
     return values, columns.gather(1, places)
 
@@ -121,8 +121,7 @@ class Screen(NamedTuple):
 
 def make_screen(W: Tensor, b: Tensor, k: int) -> Screen | None:
     """The screen of an encoder. None for a small one, for weights that are not float32 or not in
-    rows, and on a GPU, where it is slower (benchmarks/README.md): there the plain product is
-    taken."""
+    rows, and off the CPU."""
     large = W.numel() >= LEAST and len(W) % BLOCK == 0 and len(W) >= BLOCK * k
     if not large or W.device.type != "cpu" or W.dtype != torch.float32 or not W.is_contiguous():
         return None
@@ -132,8 +131,8 @@ def make_screen(W: Tensor, b: Tensor, k: int) -> Screen | None:
         part = slice(start, start + 64)
         whole, scale[part] = _whole(W[part])
         shortened = whole * scale[part, None]
-        norm[part], short[part] = _length(W[part]), _length(shortened)
-        error[part] = _length(W[part] - shortened)
+        norm[part], short[part] = length_of(W[part]), length_of(shortened)
+        error[part] = length_of(W[part] - shortened)
         if rows is not None:
             rows[part] = whole
     return Screen(rows, scale, norm, short, error, float(b.abs().max()))
@@ -216,7 +215,7 @@ def _candidates(x: Tensor, W: Tensor, b: Tensor, k: int, screen: Screen, int8: b
 def _screen(x: Tensor, W: Tensor, b: Tensor, screen: Screen, int8: bool):
     """s [tokens, d_sae], v, and the parts of B for each token, float64 [tokens]: what does not
     depend on the row, the factor of |w - w'|, and the factor of |w'|."""
-    length = _length(x).double()
+    length = length_of(x).double()
     lost = torch.zeros_like(length)
     size = length * float(screen.norm.max()) + screen.bias
     fixed = 6 * (x.shape[1] + 16) * U * size + 2.0**-100
@@ -242,7 +241,7 @@ def _screen(x: Tensor, W: Tensor, b: Tensor, screen: Screen, int8: bool):
             plus = torch.addmm(plus, x[:, apart], W[part].index_select(1, apart).T)
         product = torch._int_mm(whole_rows, screen.rows[part].T) * scale[:, None]
         torch.addcmul(plus, product, screen.scale[part], out=s[:, part])
-    norms = (_length(part).double() for part in (near, near - whole * scale[:, None]))
+    norms = (length_of(part).double() for part in (near, near - whole * scale[:, None]))
     return s, U, fixed, *norms
 
 
@@ -286,7 +285,7 @@ def _largest(token: Tensor, feature: Tensor, r: Tensor, n: int, k: int):
     return values, features.masked_fill(values == 0, 0)
 
 
-def _length(rows: Tensor) -> Tensor:
+def length_of(rows: Tensor) -> Tensor:
     """No less than the norm of each row but for d u of it, which the 6 in B has room for. Squares
     of numbers below 2^-63 may be lost; 2^-50 is more than what they can make."""
     return torch.linalg.vector_norm(rows, dim=-1) + 2.0**-50

@@ -5,7 +5,7 @@ its device a run needs
 
     model   its weights in its dtype
     + SAEs  as many as are kept at once: of all layers that are read, `cache_bytes` at most, one at
-            least; on a CPU each with its int8 screen
+            least; each with its screen, of int8 on a CPU and float16 on a GPU
     + work  the larger of two things that are not there together: a chunk of pre-activations and
             the float32 logits of a batch; or residuals and pre-activations of a scan and, on a
             CPU, its tables
@@ -25,12 +25,13 @@ import psutil
 
 from .catalog import BATCH_TOKENS, DTYPE_BYTES, GROUPS, Group, get_group, spans
 
-# Of SAEs kept at once: two layers of an 8B suite (2.15 GB each), or eight of a 1.7B suite.
-CACHE_BYTES = 4_500_000_000
+# Of SAEs kept at once: two layers of an 8B suite, or eight of a 1.7B suite. On a GPU one of the
+# first takes 2.15 GB and its screen 0.54.
+CACHE_BYTES = 5_400_000_000
 
 # sae.py: of dense pre-activations at a time, one token's at least
 CHUNK_BYTES, GPU_CHUNK_BYTES = 2**26, 2**28
-SCREENED = 2**24  # fast/topk.py: numbers in W_enc from which a CPU screens it
+SCREENED = 2**24  # fast/topk.py: numbers in W_enc from which it is screened
 PART_TOKENS, PART_BYTES = 8192, 2**31  # forward.py: of a scan, of residuals at a time
 
 # Of mean residuals and readings of labelled texts (notebook 04), held on the host at a time.
@@ -114,7 +115,7 @@ def memory_plan(
 
     layers         those whose SAEs are read; None: all that have a file
     model_dtype    "float32", "bfloat16" or "float16"; sae_dtype likewise
-    device         torch device or its name; on a CPU SAEs are screened, and tables lie beside them
+    device         torch device or its name; tables of a scan lie beside the SAEs on a CPU
     batch_tokens   of one forward pass over texts;  cache_bytes: of SAEs kept at once
 
     The model is n_params x bytes, and n_params of the catalog is nominal: good to a few percent.
@@ -134,8 +135,9 @@ def memory_plan(
     n, width, d_sae, on_cpu = len(layers), group.d_model, group.d_sae, kind(device) == "cpu"
     model = round(group.n_params * DTYPE_BYTES[model_dtype])
     sae = group.layer_bytes // 4 * DTYPE_BYTES[sae_dtype]
-    if on_cpu and sae_dtype == "float32" and width * d_sae >= SCREENED:
-        sae += d_sae * width  # counted on every CPU, used where it multiplies int8
+    if sae_dtype == "float32" and width * d_sae >= SCREENED:
+        # Counted on every CPU, used where it multiplies int8; on a GPU used in large batches.
+        sae += d_sae * width * (1 if on_cpu else 2)
     chunk = max(CHUNK_BYTES if on_cpu else GPU_CHUNK_BYTES, 4 * d_sae)
     tokens = min(PART_TOKENS, PART_BYTES // (4 * group.n_layers * width))
     # A batch is half a part at most. In turn a layer's parts are joined, put in order, and read
@@ -369,6 +371,7 @@ def free_bytes(device="cpu") -> int | None:
     if kind(device) == "cuda":
         import torch  # who has a device of it has it loaded
 
+        torch.cuda.empty_cache()  # what torch keeps of freed tensors is free for us
         return torch.cuda.mem_get_info(device)[0]
     return psutil.virtual_memory().available if kind(device) == "cpu" else None
 

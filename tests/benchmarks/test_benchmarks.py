@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from qs_helpers.loading.catalog import get_group
+from qs_helpers.loading.memory import memory_plan
 
 ROOT = Path(__file__).resolve().parents[2]
 BENCHMARKS = ROOT / "benchmarks"
@@ -76,7 +77,7 @@ def test_the_arithmetic_benchmark_runs_and_its_peers_agree(monkeypatch):
     monkeypatch.setattr(bench_arithmetic, "TOKENS", 8)
     rows, exact = bench_arithmetic.one_shape((32, 256, 4), torch.device("cpu"))
     tasks = {"encode": 3, "encode what is made of features": 2, "decode": 3, "splice": 1}
-    tasks["one feature"] = 1
+    tasks |= {"one feature": 1, "int8 product alone": 1}
     assert [row.task for row in rows] == [task for task, n in tasks.items() for _ in range(n)]
     assert all(row.ours > 0 and row.theirs > 0 for row in rows)
     assert exact["same features"] == exact["made of features"] == 1
@@ -131,10 +132,10 @@ def test_the_page_on_scale_is_what_is_planned():
     plan = scale_plan(get_group("qwen3.5-27b-l50"), 1e9, CARDS["80 GB"])
     kept = re.search(r"n = (\d+) .*cache_bytes=([\d_]+)", page, re.S)
     assert int(kept[1]) == plan.at_once
-    sae = get_group("qwen3.5-27b-l50").layer_bytes
+    sae = memory_plan("qwen3.5-27b-l50", device="cuda").sae_layer
     assert plan.at_once * sae <= int(kept[2]) < (plan.at_once + 1) * sae
-    # By hand: layers 0 to 5 end a pass after 6 of 64, the last list after all.
-    assert plan.reading == 2 * 27e9 * 1e9 * (sum(range(6, 61, 6)) + 64) / 64
+    # By hand: layers 0 to 4 end a pass after 5 of 64, the last list after all.
+    assert plan.reading == 2 * 27e9 * 1e9 * (sum(range(5, 64, 5)) + 64) / 64
     assert plan.encoding == 2 * 5120 * 81920 * 64 * 1e9
     assert plan.shard_layer == 81920 * (8 * 62 + 120 * 24)
     with pytest.raises(ValueError, match="qwen3.5-27b-l50 needs more than 50.0 GB for one layer"):

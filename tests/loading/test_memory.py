@@ -14,6 +14,7 @@ from suites import write_model, write_suite
 import qs_helpers as qs
 from qs_helpers import forward, sae
 from qs_helpers.fast import topk as screening
+from qs_helpers.fast.halves import halves_of
 from qs_helpers.loading import hub, memory, scope
 from qs_helpers.loading.catalog import GROUPS, TINY, find_origin
 from qs_helpers.loading.memory import free_bytes, gb, memory_plan, training_plan
@@ -26,7 +27,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def test_memory_plan_by_hand():
     plan = memory_plan("qwen3-1.7b-l50", layers=[3, 7], batch_tokens=100)
-    layer = 4 * (2 * 2048 * 32768 + 2048 + 32768)
+    file = 4 * (2 * 2048 * 32768 + 2048 + 32768)
+    layer = file + 2 * 2048 * 32768  # its screen in float16
     assert plan.model == 3_400_000_000
     assert (plan.sae_layer, plan.sae_layers, plan.saes) == (layer, 2 * layer, 2 * layer)
     assert plan.chunk == 2048 * 32768 * 4 and plan.logits == 100 * 151_936 * 4
@@ -36,7 +38,7 @@ def test_memory_plan_by_hand():
     assert plan.scan == plan.residuals + plan.products > plan.chunk + plan.logits
     assert plan.device == plan.device_all == plan.model + 2 * layer + plan.scan
     assert plan.least == plan.model + layer + plan.chunk
-    assert plan.disk == 3_400_000_000 + 2 * layer
+    assert plan.disk == 3_400_000_000 + 2 * file
     assert plan.host == 3_400_000_000
 
 
@@ -44,7 +46,9 @@ def test_memory_plan_follows_dtypes_and_layers():
     group = GROUPS["qwen3-8b-l50"]
     half, full = memory_plan(group), memory_plan(group, model_dtype="float32")
     assert full.model == 2 * half.model and full.disk == half.disk
-    assert memory_plan(group, sae_dtype="bfloat16").sae_layer * 2 == half.sae_layer
+    # Matrices in bfloat16 are not screened.
+    screen = 2 * 4096 * 65536
+    assert memory_plan(group, sae_dtype="bfloat16").sae_layer * 2 == half.sae_layer - screen
     assert half.sae_layers == 36 * half.sae_layer and half.saes == 2 * half.sae_layer
     assert half.device_all - half.device == 34 * half.sae_layer
     assert memory_plan(group, layers=[]).sae_layers == 0
@@ -58,9 +62,9 @@ def test_a_larger_batch_and_a_scan_of_more_layers_need_more():
     assert few.device < many.device, "the residuals of a scan decide"
 
 
-def test_on_a_cpu_screens_and_tables_count():
+def test_on_a_cpu_tables_count_and_screens_are_smaller():
     gpu, cpu = memory_plan("qwen3-1.7b-l50", [5]), memory_plan("qwen3-1.7b-l50", [5], device="cpu")
-    assert cpu.sae_layer - gpu.sae_layer == 32768 * 2048
+    assert gpu.sae_layer - cpu.sae_layer == 32768 * 2048
     assert 4 * cpu.chunk == gpu.chunk == 2048 * 32768 * 4
     assert cpu.scan - cpu.products - (gpu.scan - gpu.products) == cpu.tables == gpu.tables
     assert cpu.device == cpu.model + cpu.sae_layer + max(cpu.chunk + cpu.logits, cpu.scan)
@@ -104,6 +108,8 @@ def test_a_screen_takes_what_is_planned(monkeypatch):
     rows = screening.make_screen(W, torch.zeros(512), 4).rows
     group = GROUPS["qwen3-1.7b-l50"].__class__("x", "x", "x", 2, 64, 512, 4, 1e6)
     assert memory_plan(group, device="cpu").sae_layer - group.layer_bytes == rows.nbytes
+    halves = halves_of(W, torch.zeros(512)).rows
+    assert memory_plan(group).sae_layer - group.layer_bytes == halves.nbytes
 
 
 # ---- one number, whoever asks
@@ -263,7 +269,7 @@ def test_training_plan_by_hand():
     matrix = 4 * 2048 * 16_384
     assert plan.step == 4 * sae + matrix + 4 * 512 * (2 * 16_384 + 3 * 2048)
     assert plan.start == matrix + 3 * 4 * 2048 * 32_768 == 3 * matrix + 2 * 4 * 2048 * 32_768
-    assert plan.splice == sae + 2**28 + 4 * 100 * 151_936
+    assert plan.splice == sae + matrix // 2 + 2**28 + 4 * 100 * 151_936
     assert plan.harvest == 8192 * 2048 * (2 * (2 + 1 + 3) + 16)
     assert plan.device == plan.model + plan.step
     # 14 of 28 layers; 1,953 whole batches of 512.

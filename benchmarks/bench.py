@@ -20,7 +20,7 @@ from bench_arithmetic import TOKENS, arithmetic, growth
 from bench_loading import loading
 from bench_scan import scans
 from bench_training import training
-from bench_use import NEW, PROMPT, use
+from bench_use import NEW, PROMPT, RUNS, use
 from page import figures, page
 from shapes import SIZES
 from timing import machine
@@ -43,7 +43,7 @@ def publish(measured: Path, published: Path) -> None:
 
 def main(parts, folder: Path) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    about = {"prompt": PROMPT, "new": NEW}
+    about = {"prompt": PROMPT, "new": NEW, "runs": RUNS[device.type]}
     found = {"machine": machine(device), "tokens": TOKENS, "about": about, "exact": {}, "parts": {}}
     if (folder / "results.json").is_file():  # parts that are not measured anew stay
         before = json.loads((folder / "results.json").read_text(encoding="utf-8"))

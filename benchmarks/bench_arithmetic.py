@@ -15,7 +15,7 @@ from timing import Row, compared, interleaved
 from qs_helpers import SparseActs
 
 SHAPES = [(2048, 32768, 50), (4096, 65536, 100), (5120, 81920, 100)]
-TOKENS = 512
+TOKENS, MANY = 512, 4096
 
 
 def named(shape) -> str:
@@ -118,6 +118,20 @@ def one_shape(shape, device) -> tuple[list[Row], dict]:
             "sae-lens": lambda: theirs.encode(x)[:, feature],
         },
     }
+    if not cuda:  # no encoder that is screened in int8 is faster than this
+        whole, weights = ((30 * part).clamp(-127, 127).to(torch.int8) for part in (x, ours.W_enc))
+        tasks["int8 product alone"] = {
+            "ours": lambda: torch._int_mm(whole, weights.T),
+            "float32 matmul": lambda: torch.addmm(ours.b_enc, x, ours.W_enc.T),
+        }
+    if cuda:  # as a scan encodes them
+        many = tokens(MANY, shape[0], device)
+        tasks[f"encode {MANY:,} tokens"] = {
+            "ours": lambda: ours.encode(many),
+            "sae-lens": lambda: theirs.encode(many),
+            "five lines": lambda: five_lines(many, ours),
+            "float32 matmul": lambda: torch.addmm(ours.b_enc, many, ours.W_enc.T),
+        }
     rows = []
     for task, functions in tasks.items():
         found = interleaved(functions, device)

@@ -2,6 +2,8 @@
 
     python benchmarks/bench_notebooks.py 1.7B         every notebook from 01 on
     python benchmarks/bench_notebooks.py 1.7B 01 02   these
+    python benchmarks/bench_notebooks.py 1.7B -j 3    three at a time: their seconds are a bound
+    python benchmarks/bench_notebooks.py 1.7B --small    few texts: do they reach the last cell?
 
 Official weights are not needed to know time and memory. What is measured is the preset of that
 shape as it stands: its layers, its numbers of texts, its batches. The model is one of Qwen3's
@@ -13,6 +15,7 @@ Numbers that the notebooks find mean nothing here, and are not kept.
 Writes runs/benchmarks/official/: the project it ran in, its pages, and notebooks.json.
 """
 
+import argparse
 import json
 import os
 import shutil
@@ -23,6 +26,7 @@ from pathlib import Path
 
 import torch
 import yaml
+from lanes import CUT
 from shapes import SUITE, random_model
 from suites import CHATML
 from timing import machine
@@ -87,10 +91,26 @@ def write_scope(folder: Path, size: str, layers, device) -> None:
     (suite / "config.json").write_text(json.dumps(about))
 
 
-def write_project(folder: Path, size: str, **changes) -> str:
+def write_benchmarks(folder: Path, n: int) -> list[str]:
+    """n files of as many items as there are for each, of bundled texts; their paths."""
+    folder.mkdir()
+    natural = project_root() / "qs_helpers" / "natural"
+    sets = ("questions", "openings", "requests", "remarks")
+    rows = [
+        row for name in sets for row in (natural / f"{name}.jsonl").read_text("utf-8").split("\n")
+    ]
+    items = [json.dumps({"text": json.loads(row)["text"]}) for row in rows if row]
+    paths = [folder / f"items{i}.jsonl" for i in range(n)]
+    for i, path in enumerate(paths):
+        path.write_text("\n".join(items[i::n]), "utf-8")
+    return [f"../../benchmarks/{path.name}" for path in paths]
+
+
+def write_project(folder: Path, size: str, small: bool = False) -> str:
     """The repository's notebooks and a preset that reads folder/model and folder/sae; its name.
 
-    changes: {notebook: {parameter: value}} beside those that stand for the Hub."""
+    small: with the sizes of tests/lanes.py.
+    """
     root, name = project_root(), f"random-{size.lower()}"
     shutil.copytree(root / "notebooks", folder / "notebooks")
     shutil.copytree(root / "figures", folder / "figures")
@@ -100,15 +120,19 @@ def write_project(folder: Path, size: str, **changes) -> str:
     sections["04_toxicity"] |= {"DATA": "natural"}
     refuser = {"MODELS": [name], "SUITES": ["own"], "PROMPTS": ["natural"]}
     sections["06_abliteration_comparison"] |= refuser
-    for notebook, values in changes.items():
-        sections[notebook] |= values
+    asked = sections["08_benchmark_overlap"]
+    asked["BENCHMARKS"] = write_benchmarks(folder / "benchmarks", len(asked["BENCHMARKS"]))
+    if small:
+        for values in sections.values():
+            values.update({name: CUT[name] for name in values.keys() & CUT})
     (params / f"{name}.yaml").write_text(yaml.safe_dump(sections, allow_unicode=True), "utf-8")
     return name
 
 
-def run(folder: Path, preset: str, only) -> list[dict]:
-    """Run the report; [{notebook, ran, seconds, memory_gb, device_gb}] in the notebooks' order."""
-    command = [sys.executable, "-m", "qs_helpers.report", "--preset", preset]
+def run(folder: Path, preset: str, only, jobs: int) -> list[dict]:
+    """Run the report, `jobs` notebooks at a time; [{notebook, seconds, memory_gb, device_gb}] in
+    the notebooks' order."""
+    command = [sys.executable, "-m", "qs_helpers.report", "--preset", preset, "-j", str(jobs)]
     env = os.environ | {"QS_ROOT": str(folder)}
     subprocess.run(command + (["--only", *only] if only else []), env=env, check=False)
     rows = []
@@ -125,24 +149,35 @@ def run(folder: Path, preset: str, only) -> list[dict]:
     return rows
 
 
-def main(size: str, only) -> None:
+def main(size: str, only, jobs: int, small: bool) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     folder, clock = project_root() / "runs" / "benchmarks" / "official", time.monotonic()
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    preset = write_project(folder, size)
+    preset = write_project(folder, size, small)
     sections = yaml.safe_load((folder / "notebooks" / "params" / f"{preset}.yaml").read_text())
     layers = {n for values in sections.values() for n in values.get("LAYERS", [])}
     write_scope(folder, size, sorted(layers), device)
     print(f"{machine(device)}; written in {time.monotonic() - clock:.0f} s", flush=True)
-    rows = run(folder, preset, only)
+    rows = run(folder, preset, only, jobs)
     for row in rows:
         print(
             "{notebook:30} {seconds:6.0f} s {memory_gb:5.1f} GB {device_gb:5.1f} GB".format(**row)
         )
-    found = {"machine": machine(device), "size": size, "notebooks": rows}
+    found = {
+        "machine": machine(device),
+        "size": size,
+        "at a time": jobs,
+        "small": small,
+        "notebooks": rows,
+    }
     write_json(folder / "notebooks.json", found)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2:])
+    asked = argparse.ArgumentParser()
+    asked.add_argument("size", choices=PRESETS)
+    asked.add_argument("only", nargs="*")
+    asked.add_argument("-j", "--jobs", type=int, default=1)
+    asked.add_argument("--small", action="store_true")
+    main(**vars(asked.parse_args()))

@@ -1,17 +1,19 @@
 """What reading and steering cost a model that runs: prefill, decoding, and capture by depth."""
 
+import copy
 import functools
 
 import torch
 from peers import random_pair
 from sae_lens.saes import topk_sae
 from shapes import SIZES, SUITE, random_model
+from suites import byte_tokenizer
 from timing import Row, compared, interleaved
 
 import qs_helpers as qs
 
 PROMPT, NEW = 128, 8
-RUNS = 9  # of the arms of decoding, where a few percent are to be told
+RUNS = {"cpu": 15, "cuda": 9}  # of the arms of decoding, where a few percent are to be told
 
 
 @torch.no_grad()
@@ -61,13 +63,17 @@ def use(size: str, device) -> list[Row]:
         with qs.capture(model, [layer], stop=False):
             task()
 
-    rows, peer = [], nnsight_adds(model, layer, (0.5 * median * one / one.norm()).to(model.dtype))
-    for name, task, n, runs in (("prefill", prefill, PROMPT, 5), ("decoding", decode, NEW, RUNS)):
+    rows, vector = [], (0.5 * median * one / one.norm()).to(model.dtype)
+    peers = {"nnsight": nnsight_adds, "TransformerLens": transformer_lens_adds}
+    peers = {
+        f"steering, 1 direction, by {name}": f(model, layer, vector) for name, f in peers.items()
+    }
+    turns = RUNS[torch.device(device).type]
+    for name, task, n, runs in (("prefill", prefill, PROMPT, 5), ("decoding", decode, NEW, turns)):
         arms = {"plain": task, "an empty hook": functools.partial(hooked, task)}
         arms["capture of 1 layer"] = functools.partial(captured, task)
         arms |= {arm: functools.partial(edited, task, edit) for arm, edit in edits.items()}
-        if peer:
-            arms["steering, 1 direction, by nnsight"] = functools.partial(task, peer)
+        arms |= {arm: functools.partial(task, run) for arm, run in peers.items() if run}
         times = interleaved(arms, device, runs)
         for arm in list(times)[1:]:
             target = 1.02 if (name, arm) == ("decoding", "steering, 1 direction") else None
@@ -101,5 +107,24 @@ def nnsight_adds(model, layer: int, vector):
     def run(**inputs):
         with wrapped.trace(**inputs):
             wrapped.model.layers[layer].output = wrapped.model.layers[layer].output + vector
+            logits = wrapped.lm_head.output[:, -1].save()
+        return logits
+
+    return run
+
+
+def transformer_lens_adds(model, layer: int, vector):
+    """The same through TransformerLens's bridge, as it comes, on a copy that shares the weights:
+    the bridge puts its own modules into the model that it wraps."""
+    from transformer_lens.model_bridge import TransformerBridge
+
+    other = copy.deepcopy(model, {id(weight): weight for weight in model.parameters()})
+    own = {"tokenizer": byte_tokenizer(None), "dtype": model.dtype}
+    bridge = TransformerBridge.boot_transformers("random", hf_model=other, **own)
+    hooks = [(f"blocks.{layer}.hook_out", lambda x, hook: x + vector)]
+
+    def run(input_ids, **inputs):
+        with bridge.hooks(fwd_hooks=hooks):
+            return bridge(input_ids, **inputs)[:, -1]
 
     return run

@@ -26,7 +26,8 @@ NOTES = {
     "costs as much again or more. *made of features*: sums of k features, a little noise, and two "
     "massive dimensions, which is nearer to what an SAE reads. *five lines*: the snippet of the "
     "model cards. *float32 matmul*: the encoder's product alone, the floor of everything "
-    "that computes all pre-activations in float32. Decoding is timed after W_dec was turned in "
+    "that computes all pre-activations in float32. *int8 product alone*: that of the screen, which "
+    "no encoder so screened is faster than. Decoding is timed after W_dec was turned in "
     "memory, which is done once; SAELens turns it while loading. It reads k columns a token and "
     "computes next to nothing, so the machine's memory sets its speed, and it is compared with "
     "`sum` over as many numbers in one piece. *splice*: all features doubled, the error kept; "
@@ -44,8 +45,9 @@ NOTES = {
     "use": "One text of {prompt} tokens and {new} more, random weights in bfloat16; one layer in "
     "the middle is read or changed. Prefill and decoding are timed apart, and the {new} tokens are "
     "given, the same ones in every arm, so that all arms do the same work (after EasySteer, which "
-    "steers by 0 to that end). Decoding has 9 runs. *steering* adds directions; *clamping* encodes "
-    "each token to know what to change; *reconstruction* puts decode(encode(x)) in the place of x.",
+    "steers by 0 to that end). Decoding has {runs} runs. *steering* adds directions; *clamping* "
+    "encodes each token to know what to change; *reconstruction* puts decode(encode(x)) in the "
+    "place of x; *by TransformerLens* is its bridge around a copy of the model, as it comes.",
     "training": "One step of a TopK SAE in float32 with Adam, on the CPU, no feature silent yet. "
     "*sae-lens* is its `SAETrainer` with `TopKTrainingSAE` as it comes, *sparse* the same with "
     "`use_sparse_activations`, which needs `rescale_acts_by_decoder_norm` off.",
@@ -56,11 +58,13 @@ SIGNS = {"faster": "≥ {:.3g} ×", "share": "≤ {:.3g}", "time": "≤ {:.3g}"}
 
 GPU = """## On a GPU
 
-Measured on: {machine}. The same tasks, with 64 MB of pre-activations at a time (256 MB are taken
-since). Encoding is the plain float32 product (TF32 off) and torch's TopK: the product is the floor,
-and the peers are at it too. The screen of a CPU was tried in torch's operations: of 512 tokens it
-took {screen} the time of the plain product (picking rows and multiplying them anew cost more than
-the products that it saves), so it is not used.
+Measured on: {machine}. The same tasks, TF32 off. A large encoder is screened with float16 products,
+whose error is bounded (qs_helpers/fast/halves.py), so that it need not take as long as a float32
+product, which is the floor of the peers. Below 2^36 tokens × weights the plain product is taken: 512 tokens of
+the smallest shape were screened when this was measured, and were slower so. Decoding takes most of
+its time for what does not depend on the tokens: checks, and starting many small kernels; a sum over
+the same bytes has none of that. Of decoding with a model the quartiles are wide, as the host sets
+the pace: nothing near 2 % is told apart there.
 """
 NOTEBOOKS = """The notebooks with random weights of the {size} shape (`python
 benchmarks/bench_notebooks.py {size}`), {how}. What they find there means nothing. {notes}
@@ -107,6 +111,8 @@ def _cells(row: dict) -> list[str]:
     target = ""
     if row["target"] is not None:
         target = SIGNS[row["kind"]].format(row["target"]) + (": met" if row["met"] else ": missed")
+        low, high = row.get("quartiles") or (row["ratio"], row["ratio"])
+        target += ", by the median alone" * (low < row["target"] < high)
     value = {name: f"{row[name]:,.1f} {row['unit']}" for name in ("ours", "theirs")}
     ratio = KINDS[row["kind"]].format(row["ratio"])
     if row.get("quartiles"):

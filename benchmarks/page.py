@@ -60,11 +60,11 @@ GPU = """## On a GPU
 
 Measured on: {machine}. The same tasks, TF32 off. A large encoder is screened with float16 products,
 whose error is bounded (qs_helpers/fast/halves.py), so that it need not take as long as a float32
-product, which is the floor of the peers. Below 2^36 tokens × weights the plain product is taken: 512 tokens of
-the smallest shape were screened when this was measured, and were slower so. Decoding takes most of
-its time for what does not depend on the tokens: checks, and starting many small kernels; a sum over
-the same bytes has none of that. Of decoding with a model the quartiles are wide, as the host sets
-the pace: nothing near 2 % is told apart there.
+product, which is the floor of the peers. Below 2^36 tokens × weights the plain product is taken:
+512 tokens of the smallest shape were screened when this was measured, and were slower so. Decoding
+takes most of its time for what does not depend on the tokens: checks, and starting many small
+kernels; a sum over the same bytes has none of that. Of decoding with a model the quartiles are
+wide, as the host sets the pace: nothing near 2 % is told apart there.
 """
 NOTEBOOKS = """The notebooks with random weights of the {size} shape (`python
 benchmarks/bench_notebooks.py {size}`), {how}. What they find there means nothing. {notes}

@@ -182,11 +182,17 @@ def check_memory(
             return Resources([], [str(error)])
     limits = {"device": device, "batch_tokens": origin.batch_tokens}
     layers = layers and layers & {*group.layers}  # a neighbour may not be there
-    needed = memory_plan(group, layers, dtype, **limits).device
-    line = f"memory: {gb(needed)} needed, {gb(free)} free on {where}"
-    if needed <= free:
+    plan = memory_plan(group, layers, dtype, **limits)
+    line = f"memory: {gb(plan.device)} needed, {gb(free)} free on {where}"
+    if plan.device > free:
+        return Resources([line], [f"{line}: {way_out(free, dtype, device, layers)}"])
+    overlap = "08_benchmark_overlap"
+    if not values.get(overlap, {}).get("RANDOM_MODELS"):
         return Resources([line], [])
-    return Resources([line], [f"{line}: {way_out(free, dtype, device, layers)}"])
+    second = f"{overlap}: {gb(plan.model)} more for a model with random weights"
+    fits = plan.device + plan.model <= free
+    way = f"{second}, beside {gb(plan.device)}; {gb(free)} are free on {where}: RANDOM_MODELS 0"
+    return Resources([line, second], [] if fits else [f"{way} leaves that control out"])
 
 
 def check_training(values: dict[str, Any], scope: dict[str, Any], out: Path) -> Resources:

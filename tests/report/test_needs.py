@@ -41,6 +41,20 @@ def test_a_model_that_does_not_fit_is_refused_with_its_plan(monkeypatch):
     assert resources.check_memory(small, values, needed - 1).problems == []
 
 
+def test_the_second_model_of_08_counts(monkeypatch):
+    origin = find_origin("qwen3-8b-l50", PARAMS)
+    values = {"08_benchmark_overlap": {"LAYERS": [1], "RANDOM_MODELS": 20}}
+    plan = memory_plan("qwen3-8b-l50", [1])
+    monkeypatch.setattr(resources, "_gpu_free", lambda: 1)
+    found = resources.check_memory(origin, values, plan.device + plan.model)
+    assert found.problems == []
+    assert found.lines[1] == "08_benchmark_overlap: 16.4 GB more for a model with random weights"
+    (problem,) = resources.check_memory(origin, values, plan.device + plan.model - 1).problems
+    assert "RANDOM_MODELS 0 leaves that control out" in problem
+    values["08_benchmark_overlap"]["RANDOM_MODELS"] = 0
+    assert resources.check_memory(origin, values, plan.device).problems == []
+
+
 def test_files_and_datasets(tmp_path, monkeypatch):
     origin = find_origin("tiny", PARAMS)
 

@@ -113,8 +113,17 @@ def test_few_tokens_take_the_plain_product(monkeypatch):
 
 
 def test_where_products_may_be_fast_ones_the_plain_product_is_taken(monkeypatch):
-    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "high")
-    assert found_in(*hard_cases("plain", 0), 5)[2] == {"float16": 0, "all": TOKENS}
+    plain = {"float16": 0, "all": TOKENS}
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "get_float32_matmul_precision", lambda: "high")
+        assert found_in(*hard_cases("plain", 0), 5)[2] == plain
+    products = torch.backends.cuda.matmul
+    before = products.allow_fp16_accumulation
+    try:
+        products.allow_fp16_accumulation = True
+        assert found_in(*hard_cases("plain", 0), 5)[2] == plain
+    finally:
+        products.allow_fp16_accumulation = before
 
 
 def test_a_cpu_and_small_encoders_have_no_such_screen(monkeypatch):

@@ -76,7 +76,8 @@ def page(found: dict, gpu: dict | None = None) -> str:
         "# Speed and memory",
         "",
         f"Measured on: {found['machine']}. Medians of {RUNS} runs in turn, ours and the "
-        "peer's, unless said otherwise; in brackets the quartiles of the ratio, run by run. Ratios "
+        "peer's, unless said otherwise. A ratio is that of the two medians; in brackets are the "
+        "quartiles of the ratios run by run, outside of which it may lie where they vary. Ratios "
         "carry over to other machines roughly, times do not. `make bench` measures anew.",
     ]
     for section, title in SECTIONS.items():

@@ -49,7 +49,7 @@ def main(parts, folder: Path) -> None:
         before = json.loads((folder / "results.json").read_text(encoding="utf-8"))
         if before["machine"] == found["machine"]:
             found = before
-            found["about"] |= about
+            found["about"] |= about if "use" in parts else {}
     print(found["machine"])
     start = time.perf_counter()
     for part in parts:

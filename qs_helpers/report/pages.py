@@ -203,10 +203,13 @@ def plain(text: str) -> str:
 
 
 def _first_sentences(text: str, most: int = 340) -> tuple[str, str]:
-    """A text in two: its first sentences, about `most` characters of them, and the rest."""
+    """A text in two: its first sentences, about `most` characters of them, and the rest. A caution
+    stays with what it warns of."""
     sentences = re.split(r"(?<=[.!?]) (?=[^a-z])", text)
     n = 1
-    while n < len(sentences) and len(" ".join(sentences[: n + 1])) <= most:
+    while n < len(sentences) and (
+        len(" ".join(sentences[: n + 1])) <= most or sentences[n].startswith("Caution")
+    ):
         n += 1
     return " ".join(sentences[:n]), " ".join(sentences[n:])
 

@@ -65,6 +65,14 @@ class Away(torch.Tensor):
     def tolist(self):
         return self.near.tolist()
 
+    def __getitem__(self, places):
+        """A list of places would be made a tensor below the place where a mode is asked."""
+        made = [
+            torch.tensor(place) if isinstance(place, list) else place
+            for place in (places if isinstance(places, tuple) else (places,))
+        ]
+        return super().__getitem__(tuple(made) if isinstance(places, tuple) else made[0])
+
     @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
         return _computed(func, args, kwargs or {})

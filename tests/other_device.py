@@ -68,7 +68,9 @@ class Away(torch.Tensor):
     def __getitem__(self, places):
         """A list of places would be made a tensor below the place where a mode is asked."""
         made = [
-            torch.tensor(place) if isinstance(place, list) else place
+            torch.tensor(place, dtype=None if place else torch.int64)
+            if isinstance(place, list)
+            else place
             for place in (places if isinstance(places, tuple) else (places,))
         ]
         return super().__getitem__(tuple(made) if isinstance(places, tuple) else made[0])

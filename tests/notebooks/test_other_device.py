@@ -24,11 +24,16 @@ def test_on_another_device(stem, tmp_path):
     (startup / "00.py").write_text(START.format(str(ROOT / "tests")), encoding="utf-8")
     names = declared(ROOT / "notebooks" / f"{stem}.ipynb")
     small = {name: 12 for name in names if name.startswith("N_")} | {"STEPS": 2, "TOKENS": 20_000}
-    given = [part for name in names if name in small for part in ("-p", name, str(small[name]))]
+    # A fresh model fills memory below the place where this device is played.
+    small |= {"N_ITEMS": [12], "RANDOM_MODELS": 0}
+    given = {name: small[name] for name in names if name in small}
+    given = ["-y", json.dumps(given)] if given else []
     command = [sys.executable, "-m", "papermill", "--no-progress-bar", "-k", "python3"]
     command += [f"{stem}.ipynb", str(tmp_path / "out.ipynb"), *given]
     env = os.environ | {"IPYTHONDIR": str(tmp_path), "QS_OUT": str(tmp_path / "runs")}
     ran = subprocess.run(command, env=env, cwd=ROOT / "notebooks", capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr[-3000:]
+    if stem == "explore":  # it makes no claims
+        return
     results = json.loads((tmp_path / "runs" / stem / "results.json").read_text("utf-8"))
     assert results["provenance"].get("device", "away") == "away"

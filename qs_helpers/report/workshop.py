@@ -52,8 +52,8 @@ def verify(nb: NotebookNode, folder: Path, stubs: bool) -> list[str]:
     """Run a build in a folder, on a fresh kernel and with an output folder that is thrown away, and
     tell what is wrong with it: nothing for a good one.
 
-    stubs: it is a student's. Then exercises and their checks may raise NotImplementedError, and a
-    check must: one that accepts a stub checks nothing.
+    stubs: it is a student's. Then exercises and their checks may raise NotImplementedError, and one
+    of the checks of an exercise must: else they accept a stub, and check nothing.
     """
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError, CellTimeoutError
@@ -70,15 +70,32 @@ def verify(nb: NotebookNode, folder: Path, stubs: bool) -> list[str]:
             pass  # the error is in the outputs
         except (CellTimeoutError, RuntimeError) as ended:  # RuntimeError: its kernel died
             problems.append(f"{type(ended).__name__}: {str(ended).strip().splitlines()[0]}")
+    checks, stopped = (
+        [],
+        False,
+    )  # of the exercise at hand: what ran, and whether one refused the stub
+
+    def accepted():
+        return (
+            [f"{checks[0]}: the check accepts a stub"] if stubs and checks and not stopped else []
+        )
+
     for number, cell in enumerate(ran.cells):
         at, tags = f"cell {number}, {cell.source[:40]!r}", set(cell.metadata.get("tags", []))
         errors = [output for output in cell.get("outputs", []) if output.output_type == "error"]
+        if "exercise" in tags:
+            problems += accepted()
+            checks, stopped = [], False
         stops = {"NotImplementedError"} if stubs and tags & {"exercise", "check"} else set()
+        if stops and stopped:  # what a cell that stopped would have made is missing behind it
+            stops.add("NameError")
         for error in errors:
             if error.ename not in stops:
                 problems.append(f"{at}: {error.ename}: {error.evalue}")
-        if stubs and "check" in tags and not errors and cell.execution_count:
-            problems.append(f"{at}: the check accepts a stub")
+        if "check" in tags and cell.execution_count:
+            checks.append(at)
+            stopped |= bool(errors)
+    problems += accepted()
     return problems
 
 

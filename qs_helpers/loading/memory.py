@@ -367,7 +367,7 @@ def kind(device) -> str:
 
 
 def free_bytes(device="cpu") -> int | None:
-    """Bytes free now on "cpu" or on a "cuda" device; None for any other."""
+    """Bytes free now on "cpu" or on a "cuda" device, whose cache is emptied; None for any other."""
     if kind(device) == "cuda":
         import torch  # who has a device of it has it loaded
 

@@ -70,15 +70,12 @@ def verify(nb: NotebookNode, folder: Path, stubs: bool) -> list[str]:
             pass  # the error is in the outputs
         except (CellTimeoutError, RuntimeError) as ended:  # RuntimeError: its kernel died
             problems.append(f"{type(ended).__name__}: {str(ended).strip().splitlines()[0]}")
-    checks, stopped = (
-        [],
-        False,
-    )  # of the exercise at hand: what ran, and whether one refused the stub
+    # Of the exercise at hand: the checks that ran, and whether one of them refused the stub.
+    checks, stopped = [], False
 
     def accepted():
-        return (
-            [f"{checks[0]}: the check accepts a stub"] if stubs and checks and not stopped else []
-        )
+        unrefused = stubs and checks and not stopped
+        return [f"{checks[0]}: the check accepts a stub"] if unrefused else []
 
     for number, cell in enumerate(ran.cells):
         at, tags = f"cell {number}, {cell.source[:40]!r}", set(cell.metadata.get("tags", []))

@@ -5,6 +5,7 @@ Both files go to the folder of the current run: figures/<slug>.png and figures/<
 
 import base64
 import io
+import math
 import os
 import re
 import warnings
@@ -70,7 +71,8 @@ def in_words(title: str, names, table) -> str:
     """A table as a sentence: "Title: en 0.95 [0.93, 0.97], fr …", intervals where it has them."""
     parts = []
     for name, row in zip(names, table.to_dict("records"), strict=True):
-        bounds = f" [{row['low']:.3g}, {row['high']:.3g}]" if "low" in row else ""
+        known = not math.isnan(row.get("low", math.nan))
+        bounds = f" [{row['low']:.3g}, {row['high']:.3g}]" if known else ""
         parts.append(f"{name} {row['value']:.3g}{bounds}")
     return f"{title}: {', '.join(parts)}."
 

@@ -200,7 +200,8 @@ def against(values, nulls, positive=None, groups=None, family: int = 1, by="mean
 
     values: numbers [samples], the outcome of each sample; nulls [draws, samples]: the outcomes of
     the same samples under each null draw. by: "mean"; or "f1" and "auroc", where values and nulls
-    are flags or scores and `positive` [samples] the labels.
+    are flags or scores and `positive` [samples] the labels. These two are bootstrapped over groups;
+    one that is 0 or 1, which no draw of groups changes, brings in its own interval.
     """
     values, nulls = _array(values), np.atleast_2d(np.asarray(nulls))
     if nulls.shape[1] != len(values):
@@ -234,7 +235,23 @@ def against(values, nulls, positive=None, groups=None, family: int = 1, by="mean
 
     value = float(statistic(values, positive, every)[0])
     gap = _bootstrapped(value - draws.mean(), gaps, groups, len(values), family)
+    own = {"f1": f1, "auroc": auroc}[by]
+    if value in (0, 1):
+        gap = _widened(gap, own(values, positive, groups, family))
+    if len(nulls) == 1 and draws[0] in (0, 1):
+        gap = _widened(gap, own(nulls[0], positive, groups, family), subtracted=True)
     return Against(gap, value, draws)
+
+
+def _widened(gap: Estimate, part: Estimate, subtracted: bool = False) -> Estimate:
+    """A bootstrapped difference with a part that is 0 or 1 in every draw, as if it were known: what
+    is known of that part is squared and added (MOVER, see `difference`)."""
+    down, up = part.value - part.low, part.high - part.value
+    if subtracted:
+        down, up = up, down
+    low = gap.value - np.hypot(gap.value - gap.low, down)
+    high = gap.value + np.hypot(gap.high - gap.value, up)
+    return gap._replace(low=float(low), high=float(high))
 
 
 def groups_needed(estimate: Estimate, above=None, below=None, power: float = 0.8) -> float:

@@ -21,6 +21,12 @@ def shown(monkeypatch):
     return seen
 
 
+def test_a_table_in_words_has_intervals_where_there_are_any():
+    table = pd.DataFrame({"value": [0.5, 0.25], "low": [0.4, np.nan], "high": [0.6, np.nan]})
+    assert figures.in_words("F1", ["en", "fr"], table) == "F1: en 0.5 [0.4, 0.6], fr 0.25."
+    assert figures.in_words("F1", ["en"], table[["value"]][:1]) == "F1: en 0.5."
+
+
 def saved(run) -> dict:
     return json.loads((run.folder / "results.json").read_text(encoding="utf-8"))
 

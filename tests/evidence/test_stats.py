@@ -408,6 +408,23 @@ def test_against_by_loops(monkeypatch, by):
     assert found.difference[3:] == (24, 8, 1, None)
 
 
+@pytest.mark.parametrize("by", ["f1", "auroc"])
+def test_an_effect_without_an_error_is_as_uncertain_as_its_own_interval(by):
+    """Redrawing groups cannot make an error that no group has; more groups might."""
+    rng, positive = np.random.default_rng(0), np.arange(60) % 2 == 0
+    labels = np.arange(60) // 5
+    right, noise = (
+        (positive, rng.random(60) < 0.5) if by == "f1" else (positive + 0.0, rng.random(60))
+    )
+    own = {"f1": stats.f1, "auroc": stats.auroc}[by](right, positive, labels)
+    assert own.value == 1 and own.low < 0.9
+    found = stats.against(right, [noise], positive, labels, by=by).difference
+    least = found.value - (1 - own.low)  # were the noise's value known
+    assert found.low < least and found.high < found.value + 0.35
+    turned = stats.against(noise, [right], positive, labels, by=by).difference
+    assert turned.interval == pytest.approx((-found.high, -found.low))
+
+
 def test_against_means_by_loops(monkeypatch):
     monkeypatch.setattr(stats, "DRAWS", 40)
     rng = np.random.default_rng(0)

@@ -298,7 +298,8 @@ def take(arm: Arm, strength, instead: Tensor | None = None) -> dict:
     """{place: edit}, as `edit` takes it.
 
     strength: a number, or one for each prompt of a batch; instead: unit vectors [prompts, d_model],
-    or [1, d_model], along which as much is taken away: a control of the same size.
+    or [1, d_model], along which as much is taken away, of a direction with its sign, so that writes
+    may cancel as they do in the edit itself: a control of the same size.
     """
     s = torch.as_tensor(strength, dtype=torch.float32).reshape(-1, 1, 1)
 
@@ -312,7 +313,7 @@ def take(arm: Arm, strength, instead: Tensor | None = None) -> dict:
                 here &= arm.reading(p)[..., None] > arm.level * scale.median
             here &= x.float().norm(dim=-1, keepdim=True) <= scale.sink
             if instead is not None:
-                p = p.norm(dim=-1, keepdim=True) * instead.to(x.device)[:, None]
+                p = arm.reading(p)[..., None] * instead.to(x.device)[:, None]
             return torch.where(here, (x.float() - factor * p).to(x.dtype), x)
 
         return edit

@@ -42,11 +42,15 @@ class Case:
 
     def refused(self, answers: Sequence[str]) -> np.ndarray:
         """Which answers are refusals by marker: the openings of a tiny model's, or those of chat
-        models; of another model that is asked generated requests, either."""
-        own = np.array([judge.opens_refusal(answer) for answer in listed(answers)], bool)
+        models, in as many tokens as the unedited model's answers have; of such a model that is
+        asked generated requests, either."""
+        answers = listed(answers)
+        own = np.array([judge.opens_refusal(answer) for answer in answers], bool)
         if self.model in TINY:
             return own
-        return refuses(answers) | (own & self.generated)
+        ids = self.scope.own_ids([answer or " " for answer in answers])
+        opened = [self.scope.tokenizer.decode(row[: self.short]) for row in ids]
+        return refuses(opened) | (own & self.generated)
 
     def refuses(self, key) -> np.ndarray:
         """Which requests the unedited model refuses; the answers are thrown away."""

@@ -343,6 +343,17 @@ def test_each_prompt_has_its_strength_and_a_control_is_as_large(refuser, x, firi
     assert torch.allclose(along[moved], -v[1].expand_as(along)[moved], atol=1e-3)
 
 
+def test_a_control_of_a_direction_has_its_sign(refuser, x):
+    """What two writes add in opposite directions cancels in the control, as in the edit."""
+    r, v = qs.random_directions(2, 128)
+    arm = direction_arm(refuser.scales, r, 2, everywhere=False)
+    new = take(arm, 1.0, v[None])[2](x)
+    wanted = x - (x @ r)[..., None] * v
+    inside = x.norm(dim=-1) <= refuser.scales[2].sink
+    assert torch.allclose(new[inside], wanted[inside], atol=1e-4)
+    assert ((x @ r)[inside] < 0).any() and ((x @ r)[inside] > 0).any()
+
+
 def test_a_gate_opens_above_its_level_and_spares_sinks(refuser, x, firing):
     arm = feature_arm(refuser.scope, refuser.scales, [(2, f) for f in firing])
     reading = arm.reading(arm.parts[2](x)) / refuser.scales[2].median

@@ -3,6 +3,7 @@
 import itertools
 import re
 from itertools import combinations, takewhile
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -382,12 +383,16 @@ def beginning(order, decide):
     return next((order[:k] for k in range(1, len(order) + 1) if decide(order[:k]) > 0), None)
 
 
-def pruned(backwards):
+def pruned(backwards, again=True):
     def answer(order, decide):
-        kept = beginning(order, decide)
-        for c in (order[::-1] if backwards else order) if kept else ():
-            without = [x for x in kept if x != c]
-            kept = without if without and decide(without) > 0 else kept
+        kept, before = beginning(order, decide), []
+        while kept and kept != before:
+            before = kept if again else None
+            for c in order[::-1] if backwards else order:
+                without = [x for x in kept if x != c]
+                kept = without if without and decide(without) > 0 else kept
+            if not again:
+                break
         return kept
 
     return answer
@@ -417,6 +422,7 @@ def window(order, decide):
     [
         (pruned(backwards=True), "right"),
         (pruned(backwards=False), "right"),  # another set, as good
+        (pruned(backwards=True, again=False), "without"),  # what was needed may be spare at the end
         (lambda order, decide: list(order) if decide(order) > 0 else None, "without"),
         (beginning, "without"),
         (dropped_together, "does not flip"),
@@ -537,6 +543,12 @@ def in_float32(parts, reconstruct):
             "the mean of the parts' FVUs",
         ),
         (in_float32, "far from zero: sum in float64"),
+        (
+            lambda parts, reconstruct: streamed(whole_mean, precise=lambda x: x)(
+                parts, reconstruct
+            ),
+            "gone when the next one is read",
+        ),
         (lambda parts, reconstruct: torch.tensor(0.5), "return one float"),
         (lambda parts, reconstruct: 1 - streamed(whole_mean)(parts, reconstruct), "it is 0.0"),
     ],
@@ -549,7 +561,8 @@ def test_fvu_in_pieces_adds_up_over_all_tokens(answer, says):
         parts = staticmethod(lambda layer, tokens: iter([torch.randn(9, 3)]))
         reconstruct = staticmethod(lambda x: 0.9 * x)
 
-    space = {"np": np, "torch": torch, "shards": Real, "sae": Real, "LAYER": 0, "most": 9}
+    scope = SimpleNamespace(sae=lambda layer: Real)
+    space = {"np": np, "torch": torch, "shards": Real, "scope": scope, "LAYER": 0, "most": 9}
     assert says in verdict(part.checks, space | {"streamed_fvu": answer})
 
 
@@ -622,11 +635,16 @@ def aux(
         (aux(), "right"),
         (aux(keep=lambda error: error), "detach it"),
         (aux(relu=False), "it lacks the ReLU"),
-        (aux(which=lambda silent: torch.ones_like(silent)), "it uses all features"),
+        (aux(which=lambda silent: torch.ones_like(silent)), "that are not silent get a gradient"),
+        (lambda *given: aux()(*given).detach(), "detach the error only"),
+        (
+            lambda x, *given: aux(relu=False)(x, *(g.detach() for g in given[:-1]), given[-1]),
+            "only",
+        ),
         (aux(most=lambda most, n: n), "it uses all silent features"),
         (aux(mean=lambda squares: squares.mean()), "it is a mean over entries"),
         (aux(mean=lambda squares: squares.sum()), "it is a sum over tokens"),
-        (aux(target=lambda x, error: x), "with most=2 it is off"),
+        (aux(target=lambda x, error: x), "it reconstructs x, not the error"),
         (lambda *given: None, "return one number"),
     ],
 )
@@ -698,11 +716,11 @@ def test_overlap_is_asked_for_at_equal_size(answer, says):
 # ---- 08, exercise 3: exchange benchmarks, not pairs
 
 
-def my_mantel(exchange=lambda m, order: m[np.ix_(order, order)], add=1, sign=1):
+def my_mantel(exchange=lambda m, order: m[np.ix_(order, order)], add=1, sign=1, by="spearman"):
     def test(one, other, draws, rng):
         def alike(b):
             a, b = one[np.triu_indices(9, 1)], b[np.triu_indices(9, 1)]
-            return sign * pd.Series(a).corr(pd.Series(b), method="spearman")
+            return sign * pd.Series(a).corr(pd.Series(b), method=by)
 
         there = alike(other)
         orders = [rng.permutation(9) for _ in range(draws)]
@@ -725,6 +743,7 @@ def exchanged_pairs(m, order):
         (my_mantel(), "right"),
         (my_mantel(exchange=exchanged_pairs), "exchange rows and columns alike, not pairs"),
         (my_mantel(add=0), "counts as a draw"),
+        (my_mantel(by="pearson"), "what keeps the ranks keeps p"),
         (my_mantel(sign=-1), "two equal matrices have p"),
         (lambda one, other, draws, rng: 0.01, "opposite matrices have a small p"),
     ],

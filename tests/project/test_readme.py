@@ -39,7 +39,7 @@ def test_every_group_has_the_memory_that_is_planned():
     named = [name for line in lines for name in re.findall(r"`([\w.-]+)`", line.split("|")[1])]
     assert named == ["smollm2", *catalog.GROUPS, *catalog.COMMUNITY, "qwen3.6-27b"]
     for line in lines:
-        _, names, model, memory, download, card, _ = (part.strip() for part in line.split("|"))
+        _, names, model, memory, _, download, card, _ = (part.strip() for part in line.split("|"))
         for name in re.findall(r"`([\w.-]+)`", names):
             if name in ("smollm2", "qwen3.6-27b"):
                 continue
@@ -54,7 +54,7 @@ def test_every_group_has_the_memory_that_is_planned():
 
 def test_the_preset_that_trains_has_what_its_training_is_planned_to_take():
     (line,) = (line for line in PRESETS.splitlines() if line.startswith("| `qwen3.6-27b`"))
-    _, _, model, memory, download, card, _ = (part.strip() for part in line.split("|"))
+    _, _, model, memory, _, download, card, _ = (part.strip() for part in line.split("|"))
     values = preset_values("10_train_suite", "qwen3.6-27b", ROOT / "notebooks" / "params")
     numbers = [values[name] for name in ("LAYERS", "D_SAE", "K", "TOKENS")]
     group = catalog.get_group("openinterp-qwen3.6-27b")  # of the same model
@@ -78,21 +78,35 @@ def test_the_real_model_has_the_memory_and_times_that_were_measured():
     assert sorted(REAL) == sorted(path.stem for path in ROOT.glob("notebooks/0[1-7]_*.ipynb"))
     (line,) = (line for line in PRESETS.splitlines() if line.startswith("| `smollm2`"))
     most = max(r["peak_rss_mb"] for r in REAL.values())
-    assert line.split("|")[3].strip() == f"{most / 1000:.1f} GB, measured"
+    assert line.split("|")[4].strip() == f"{most / 1000:.1f} GB"
     seconds = sorted(r["seconds"] for r in REAL.values())
     words = " ".join(PRESETS.split())
     assert f"in {seconds[0]:.0f} s to {seconds[-1] / 60:.0f} minutes each" in words
 
 
+def test_what_a_gpu_measured_stands_beside_the_plan():
+    (line,) = (line for line in PRESETS.splitlines() if line.startswith("| `qwen3-1.7b-l50`"))
+    rows = json.loads((ROOT / "benchmarks" / "gpu.json").read_text("utf-8"))["notebooks"]
+    full = [r for r in rows if "preset's sizes" in r["about"]]
+    taken = {row["notebook"][:2]: row["device_gb"] for row in full}  # the last of each
+    most = max(size for nn, size in taken.items() if nn != "03")  # mended since, and not run again
+    assert line.split("|")[4].strip() == f"{most:.1f} GB"
+    words = " ".join(PRESETS.split())
+    assert f"01 took {taken['01']:.1f} GB (as torch reserved it), 02 {taken['02']:.1f}" in words
+    assert f"05 {taken['05']:.1f} and 07 {taken['07']:.1f}; 03 took {taken['03']:.1f} GB" in words
+
+
 def test_what_the_real_model_said_is_in_its_results():
-    """Each number in a row of that table is in a sentence of that notebook's results."""
+    """Each number in a row of that table is in a sentence of that notebook's results, or among the
+    values of its figures."""
     card = (ROOT / "figures" / "smollm2" / "README.md").read_text("utf-8")
     part = card.split("## What held up")[1].split("\n## ")[0]
     rows = re.findall(r"^\| (\d\d) \w+ \| (.+) \|$", part, re.M)
     assert [number for number, _ in rows] == [name[:2] for name in sorted(REAL)]
     for number, text in rows:
         (found,) = (r for name, r in REAL.items() if name[:2] == number)
-        said = " ".join([found["answer"]["text"], *(c["sentence"] for c in found["claims"])])
+        said = [found["answer"]["text"], *(c["sentence"] for c in found["claims"])]
+        said = " ".join(said + [figure["alt"] for figure in found["figures"]])
         numbers = re.findall(r"(?<![\d.])\d+(?:\.\d+)?%?", text.replace("F1", ""))
         known = re.findall(r"(?<![\d.])\d+(?:\.\d+)?%?", said)
         assert numbers and {*numbers} <= {*known}, (number, {*numbers} - {*known})

@@ -355,7 +355,7 @@ def test_six_passages_are_enough_to_reach_the_last_cell(tmp_path, notebook):
         (
             "06_abliteration_comparison",
             [*natural("TEXTS"), "-p", "PROMPTS", "[natural]", "-p", "REDRAWS", "3"],
-            ["natural: 330 requests; harmful 165, harmless 165", "tiny-instruct refuses"],
+            ["natural: 330 requests; harmful 165, harmless 165"],
             "no-hooks-left",
         ),
     ],

@@ -1,5 +1,5 @@
 # make report   run the notebooks and write runs/tiny/index.html
-# make test     lint, unit tests, every notebook; make test-long adds what takes minutes
+# make test     lint, unit tests, every notebook from 01 on; make test-long runs the rest, for hours
 # Both set up their environment in .venv first; make help lists the rest.
 
 PYTHON ?= python3

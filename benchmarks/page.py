@@ -52,7 +52,7 @@ NOTES = {
     "*sae-lens* is its `SAETrainer` with `TopKTrainingSAE` as it comes, *sparse* the same with "
     "`use_sparse_activations`, which needs `rescale_acts_by_decoder_norm` off.",
 }
-KINDS = {"faster": "{:.2f} × faster", "share": "{:.3g} of it", "time": "{:.3f} of the time"}
+KINDS = {"faster": "{:.2f} × as fast", "share": "{:.3g} of it", "time": "{:.3f} of the time"}
 SIGNS = {"faster": "≥ {:.3g} ×", "share": "≤ {:.3g}", "time": "≤ {:.3g}"}
 
 

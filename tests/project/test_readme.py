@@ -126,6 +126,7 @@ def test_results_of_the_real_model_are_labelled_and_name_no_machine():
 PAGES = ["README.md", "GLOSSARY.md", "CONTRIBUTING.md", "CHANGELOG.md", "qs_helpers/README.md"]
 PAGES += ["notebooks/params/README.md", "figures/smollm2/README.md"]
 PAGES += ["docs/runtimes.md", "docs/scale.md"]
+CARDS = ["qs_helpers/tiny/README.md", "qs_helpers/natural/README.md", "benchmarks/README.md"]
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -133,6 +134,14 @@ def test_links_lead_somewhere(name):
     page = ROOT / name
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
         assert "://" in target or (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("name", PAGES + CARDS)
+def test_a_row_of_a_table_has_as_many_cells_as_its_heading(name):
+    text = (ROOT / name).read_text(encoding="utf-8")
+    for table in re.findall(r"(?:^\|.*\n)+", re.sub(r"```.*?```", "", text, flags=re.S), re.M):
+        sizes = [len(re.findall(r"(?<!\\)\|", row)) for row in table.splitlines()]
+        assert len(set(sizes)) == 1, table.splitlines()[sizes.index(max(sizes))]
 
 
 def test_the_readme_is_short_and_quotes_an_answer():

@@ -31,7 +31,7 @@ def in_a_sentence(entry: Mapping[str, Any]) -> str:
         low, high = map(short, null["difference_interval"])
         best = "first" if null["rank"] == 1 else f"number {null['rank']}"
         text += (
-            f"; {null['draws']} {null['name']}: mean {short(null['mean'])}, best "
+            f"; {null['name']}, {null['draws']} draws: mean {short(null['mean'])}, best "
             f"{short(null['best'])}; difference to their mean {short(null['difference'])} "
             f"[{low}, {high}], {best} among them"
         )

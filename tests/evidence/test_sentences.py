@@ -26,7 +26,9 @@ WORSE = {
     "difference_interval": [-0.3, -0.12],
 }
 ABOUT = "47 of 50 prompts switch (0.94; 95 % interval 0.84 to 0.98; n = 1,500 in 50 groups)"
-RANDOM = "20 random directions: mean 0.01, best 0.02; difference to their mean 0.93 [0.83, 0.97]"
+RANDOM = (
+    "random directions, 20 draws: mean 0.01, best 0.02; difference to their mean 0.93 [0.83, 0.97]"
+)
 
 
 @pytest.mark.parametrize(
@@ -218,7 +220,7 @@ def test_a_claim_of_a_real_model_has_no_label(capsys):
     claims.claim("steers/fr", "French", effect, null=null, baselines=probe, matched={7: 0.95})
     assert capsys.readouterr().out.splitlines()[1] == (
         "SHOWN      French (0.9; 95 % interval 0.8 to 0.95, simultaneous for 2 claims; "
-        "n = 40 in 20 groups); 39 random directions: mean 0.1, best 0.1; "
+        "n = 40 in 20 groups); random directions, 39 draws: mean 0.1, best 0.1; "
         "difference to their mean 0.8 [0.7, 0.85], "
         "first among them; against prompt: not worse by more than 0.1, difference 0 [-0.09, 0.1]; "
         "better than 0 % of 1 matched features, as good: 7."

@@ -27,8 +27,9 @@ def matched_features(density, feature: int, n: int = 20, seed: int = 0) -> np.nd
     """n other features, drawn without replacement from those that fire as often: int64 [n].
 
     density: share of tokens on which each feature fires, [d_sae]. Candidates are the live features
-    of the feature's decile of firing rate, or the nearest ones in rate where a decile has fewer
-    than n. ValueError for a dead feature, or with fewer than n other live ones.
+    of the feature's decile of firing rate, or the nearest ones in rank of rate where a decile has
+    fewer than n; among few live features these may fire far more or less often. ValueError for a
+    dead feature, or with fewer than n other live ones.
     """
     density = np.asarray(density, float)
     live = np.flatnonzero(density > 0)

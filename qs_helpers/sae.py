@@ -63,7 +63,7 @@ class SparseActs(NamedTuple):
     """Active features: `values` float32 [..., k] in descending order, `indices` int64 [..., k].
 
     An entry of value 0 is an empty place (fewer than k features were positive); its index means
-    nothing. Count features with `values > 0`.
+    nothing, but no other place of the token has it. Count features with `values > 0`.
     """
 
     values: Tensor
@@ -148,8 +148,9 @@ class TopKSAE:
 
     @_float32
     def decode(self, acts: SparseActs) -> Tensor:
-        """The reconstruction, float32 [..., d_model]; reads only the columns in `acts.indices`.
-        ValueError where it leaves the range of floats, and for acts that are not finite."""
+        """The reconstruction, float32 [..., d_model]. W_dec is read whole once, to see that it is
+        finite; after that only the columns in `acts.indices`. ValueError where it leaves the range
+        of floats, and for acts that are not finite."""
         self._require_finite("W_dec", "b_dec")
         x_hat = weighted_columns(self.W_dec, *self._entries(acts)).add_(self.b_dec)
         if self.input_scale != 1:
@@ -355,9 +356,10 @@ class TopKSAE:
 def sparse_change(old: SparseActs, new: SparseActs) -> SparseActs:
     """new - old as entries [tokens, k_old + k_new], exactly zero where nothing changed.
 
-    A feature that `new` names twice counts twice, as it does in a decode.
+    A feature that `new` names twice counts twice, as it does in a decode. An empty place of `old`
+    is no feature, whatever its index.
     """
-    same = old.indices[:, :, None] == new.indices[:, None, :]
+    same = (old.indices[:, :, None] == new.indices[:, None, :]) & (old.values != 0)[:, :, None]
     kept = torch.where(same, new.values[:, None, :], 0).sum(-1)
     fresh = new.values.masked_fill(same.any(1), 0)
     return SparseActs(

@@ -140,6 +140,8 @@ def check_reading(sae, residuals) -> list[Reading]:
     if best.fvu < 0.6 and best.fvu < 0.8 * own.fvu:
         if best.layer != own.layer:
             way = "number the layers of its files anew"
+        elif best.convention not in CONVENTIONS:  # a scale that its file has, and should not
+            way = "set scale to 1 in its file"
         else:
             way = f"load it with convention={best.convention!r}"
         raise ValueError(

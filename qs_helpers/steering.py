@@ -89,7 +89,7 @@ def project_out(direction: Tensor, scale: Scale, strength=1.0, along: Tensor | N
     2 mirrors it. With `edit(model, {"writes": ...})` it is taken out of everything that is
     written to the stream; a write is then spared where its own norm is that of a sink. `along`
     (as direction) makes a control: as much is taken away, token by token, along another
-    direction. Errors as in `add`.
+    direction. Errors as in `add`, but a strength is refused only if it is not finite.
     """
     unit = _unit(direction, scale).reshape(-1, 1, scale.d_model)
     other = unit if along is None else _unit(along, scale).reshape(-1, 1, scale.d_model)

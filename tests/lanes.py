@@ -35,7 +35,8 @@ FAMILIES = {
     "qwen3.5-conditional": "qwen3.5-27b-l50",
     "community": "openinterp-qwen3.6-27b",  # a suite of three layers, with files of its own
 }
-# The one override: every size that decides how long a notebook takes, and nothing else.
+# The one override: every size that decides how long a notebook takes, and nothing else. A part that
+# a preset leaves out, with a 0, stays out.
 CUT = {"N_TEXTS": 8, "N_DOCS": 24, "N_PROMPTS": 12, "N_VALIDATION": 6, "MAX_NEW_TOKENS": 6}
 CUT |= {"N_TEST": 12, "N_TRAIN": 16, "STEPS": 1, "N_PAIRS": 4, "REDRAWS": 2}
 CUT |= {"REFUSAL_TOKENS": 5, "ANSWER_TOKENS": 6, "N_ITEMS": [16, 12], "RANDOM_MODELS": 1}
@@ -207,7 +208,7 @@ class Lane:
         group = get_group(self.preset)
         sections = preset_sections(self.preset, ROOT / "notebooks" / "params")
         for values in sections.values():
-            values.update({name: CUT[name] for name in values.keys() & CUT})
+            values.update({name: CUT[name] for name in values.keys() & CUT if values[name] != 0})
         # The same repo, but its files say its sizes: the catalog's are those of the real one.
         sections["scope"] |= {"sae": group.sae_repo, "thinking": thinking}
         for section, values in (change or {}).items():

@@ -78,5 +78,5 @@ def plain(value: Any) -> Any:
 def short(value: Any) -> str:
     """A value as short text: a float with three significant digits, or as a whole number."""
     if isinstance(value, float):
-        return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+        return f"{value:.3g}" if abs(value) < 999.5 else f"{value:,.0f}"
     return str(value)

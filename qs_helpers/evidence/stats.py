@@ -2,9 +2,9 @@
 
 A group is what makes samples alike: a text for its tokens, a sentence frame for its sentences, a
 seed prompt for its variants. Everywhere `groups` holds one label a sample, or nothing where each
-sample is its own group. A label "frame|word" names two groups that cross, if all labels of the
-samples have these two parts; the variance is then that of both (Cameron, Gelbach and Miller 2011),
-and the count of groups is that of the factor which has fewer.
+sample is its own group. A label "frame|word" names two groups that cross, if any label of the
+samples has two parts; one that has not stands for itself in both. The variance is then that of both
+(Cameron, Gelbach and Miller 2011), and the count of groups is that of the factor which has fewer.
 
 `family`: how many claims are made together. Intervals are simultaneous, at level 1 - .05 / family.
 
@@ -12,10 +12,12 @@ Numbers that lie between 0 and 1 (share, f1, auroc, both shares of a difference 
 the interval of Clopper and Pearson with an effective number of samples, as Korn and Graubard (1998)
 proposed for clustered samples: value (1 - value) / variance, times (z / t)². Degrees of freedom of
 t are those of Satterthwaite, from how unequally the groups contribute to the variance, and at least
-3: where two of 20 groups bring all the errors, nobody knows the variance well. Such an interval
-always has width, at 0 and 1 too, where each group counts once. Means and ratios of other numbers
-are bootstrapped over groups, with percentiles widened for small numbers of them (Hesterberg 2015,
-section 6.3).
+3 (2 where all groups are alike; of fewer than four groups, one less than there are): where two of
+20 groups bring all the errors, nobody knows the variance well. Such an interval always has width,
+at 0 and 1 too, where each group counts once, and groups of unlike size n_g for n² / Σ n_g². Means
+and ratios of other numbers are bootstrapped over groups, with percentiles widened for small numbers
+of them (Hesterberg 2015, section 6.3). They end at the outermost of 10,000 draws, which is too near
+for families of more than five claims in eight groups or so.
 """
 
 from collections.abc import Iterator, Sequence
@@ -43,7 +45,8 @@ class Estimate(NamedTuple):
     family: int = 1
     """the interval has the level 1 - .05 / family"""
     effective: float | None = None
-    """of a share: as many independent samples would have its variance"""
+    """of a share or AUROC: the n of its Clopper-Pearson interval, value (1 - value) / variance
+    times (z / t)², and no less than the groups count for"""
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -116,14 +119,16 @@ def f1(flagged, positive, groups=None, family: int = 1) -> Estimate:
     chosen = None if groups is None else [g for g, e in zip(groups, either, strict=True) if e]
     found = share((flagged & positive)[either], chosen, family)
     value, low, high = (2 * j / (1 + j) for j in found[:3])
-    return found._replace(value=value, low=low, high=high, n=len(flagged))
+    # That of J is no number of F1, whose spread is another one.
+    return found._replace(value=value, low=low, high=high, n=len(flagged), effective=None)
 
 
 def auroc(scores, positive, groups=None, family: int = 1) -> Estimate:
     """Area under the ROC curve of scores [samples] for labels [samples], ties counted half.
 
     Variance: placements of each sample (DeLong 1988), summed over groups (Obuchowski 1997). It is
-    at most value (1 - value) / groups of the rarer label. groups counts those of the rarer label.
+    at most value (1 - value) / groups of the rarer label, which count for fewer if they are of
+    unlike size. groups counts those of the rarer label.
     ValueError if a label is missing, or neither yes nor no.
     """
     scores, positive = _labelled("auroc", positive, scores=scores)
@@ -141,17 +146,24 @@ def auroc(scores, positive, groups=None, family: int = 1) -> Estimate:
 def ratio(top, bottom, groups=None, family: int = 1) -> Estimate:
     """sum(top) / sum(bottom) of numbers [samples], bootstrapped over groups.
 
+    Samples with 0 in both say nothing of it, and their groups do not count; n counts them.
     ValueError if the bottom sums to 0. One group has no interval: nan.
     """
     top, bottom = _together("ratio", top=top, bottom=bottom)
     if bottom.sum() == 0:
         raise ValueError("ratio: the bottom sums to 0, so there is nothing to compare with")
+    groups = None if groups is None else _array(groups, object)
+    factors(groups, len(top))  # one label a sample
+    n, some = len(top), (top != 0) | (bottom != 0)
+    groups = None if groups is None else groups[some]
+    top, bottom = top[some], bottom[some]
 
     def quotient(weights):
         tops, bottoms = weights @ top, weights @ bottom
         return tops[bottoms != 0] / bottoms[bottoms != 0]
 
-    return _bootstrapped(top.sum() / bottom.sum(), quotient, groups, len(top), family)
+    found = _bootstrapped(top.sum() / bottom.sum(), quotient, groups, len(top), family)
+    return found._replace(n=n)
 
 
 def mean(values, groups=None, family: int = 1) -> Estimate:
@@ -200,8 +212,11 @@ def against(values, nulls, positive=None, groups=None, family: int = 1, by="mean
 
     values: numbers [samples], the outcome of each sample; nulls [draws, samples]: the outcomes of
     the same samples under each null draw. by: "mean"; or "f1" and "auroc", where values and nulls
-    are flags or scores and `positive` [samples] the labels. These two are bootstrapped over groups;
-    one that is 0 or 1, which no draw of groups changes, brings in its own interval.
+    are flags or scores and `positive` [samples] the labels. These two are bootstrapped over groups.
+    A bootstrap knows too little of an error that few groups bring, and nothing of one that none
+    does: so beside several draws the difference is never told more closely than the effect itself,
+    and an effect, or a single null draw, of 0 or 1 brings in its own interval. Two that are near
+    0 or 1 and are compared by themselves have the plain interval, which is too narrow there.
     """
     values, nulls = _array(values), np.atleast_2d(np.asarray(nulls))
     if nulls.shape[1] != len(values):
@@ -236,8 +251,12 @@ def against(values, nulls, positive=None, groups=None, family: int = 1, by="mean
     value = float(statistic(values, positive, every)[0])
     gap = _bootstrapped(value - draws.mean(), gaps, groups, len(values), family)
     own = {"f1": f1, "auroc": auroc}[by]
+    part = own(values, positive, groups, family)
     if value in (0, 1):
-        gap = _widened(gap, own(values, positive, groups, family))
+        gap = _widened(gap, part)
+    elif len(nulls) > 1:
+        low, high = gap.value - (value - part.low), gap.value + (part.high - value)
+        gap = gap._replace(low=float(min(gap.low, low)), high=float(max(gap.high, high)))
     if len(nulls) == 1 and draws[0] in (0, 1):
         gap = _widened(gap, own(nulls[0], positive, groups, family), subtracted=True)
     return Against(gap, value, draws)
@@ -258,7 +277,8 @@ def groups_needed(estimate: Estimate, above=None, below=None, power: float = 0.8
     """About how many groups would make an effect of this size SHOWN, with probability `power`.
 
     The power of a claim: true value and spread are taken to be those of the estimate, and the
-    interval to shrink with the root of the number of groups; at least 8 (fewer make no verdict),
+    interval to shrink with the root of the number of groups (which keeps the t of these groups: a
+    few of them ask for more than it takes); at least 8 (fewer make no verdict),
     inf if the value lies on the wrong side. above, below: the threshold, or the margin of a
     difference. A share has the spread of its own value at one end and of the threshold at the
     other, as in the usual formula for a sample's size; other estimates have that of their interval.
@@ -303,7 +323,8 @@ def _labelled(name: str, positive, **column) -> list[np.ndarray]:
 def _array(values: Any, dtype=None) -> np.ndarray:
     """Numbers or labels as a flat array, by position; an iterator is read once."""
     if isinstance(values, torch.Tensor):
-        values = values.detach().cpu().numpy()
+        values = values.detach().cpu()
+        values = (values.float() if values.dtype == torch.bfloat16 else values).numpy()
     return np.asarray(list(values) if isinstance(values, Iterator) else values, dtype).reshape(-1)
 
 
@@ -396,8 +417,11 @@ def _bounded(value, parts, codes, family, most=np.inf, sides=None) -> Estimate:
     return found._replace(effective=float(effective))
 
 
-def _bootstrapped(value, statistic, groups, n, family) -> Estimate:
-    """A value with the bootstrap interval of statistic(weights [draws, n]) over groups."""
+def _bootstrapped(value, statistic, groups, n, family, fewest=(np.inf, np.inf)) -> Estimate:
+    """A value with the bootstrap interval of statistic(weights [draws, n]) over groups.
+
+    fewest: for each factor, as many groups count at most.
+    """
     codes = factors(groups, n)
     count = min(int(c.max()) + 1 for c in codes)
     if count < 2:  # one group says nothing about others
@@ -406,8 +430,8 @@ def _bootstrapped(value, statistic, groups, n, family) -> Estimate:
         codes = [*codes, _cells(codes)]
     drawn = [statistic(_weights(c, family)) for c in codes]
     found = []
-    for c, values in zip(codes[:2], drawn[:2], strict=False):
-        size = int(c.max()) + 1
+    for c, values, most in zip(codes[:2], drawn[:2], fewest, strict=False):
+        size = max(2, min(int(c.max()) + 1, most))
         tail = norm.cdf(np.sqrt(size / (size - 1)) * t.ppf(LEVEL / family / 2, size - 1))
         found.append(np.quantile(values, [tail, 1 - tail]))
     with np.errstate(invalid="ignore"):  # a ratio may lie at inf, from end to end

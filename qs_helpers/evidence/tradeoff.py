@@ -1,9 +1,10 @@
 """Interventions compared at equal effect: what each costs where all do the same.
 
 Between two neighbouring strengths, and between no edit and the weakest, cost is interpolated
-linearly. Intervals are those of `stats`, over groups of like prompts. Both kinds of
-prompts are drawn at once, and the same draws serve all curves of a comparison, so that gaps are
-paired.
+linearly. Intervals are those of `stats`, over groups of like prompts, as wide as those of the kind
+of prompts that has fewer. Draws that do not get to the reduction, one in twenty at most, are left
+out, so that the dear end may be told too near. Both kinds of prompts are drawn at once, and the
+same draws serve all curves of a comparison, so that gaps are paired.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .stats import Estimate, _bootstrapped, n_groups
+from .stats import Estimate, _bootstrapped, factors, n_groups
 
 
 def interpolated(reductions, costs, at) -> np.ndarray:
@@ -128,5 +129,8 @@ def _estimate(statistic: Callable, curves: Sequence[Curve], family: int = 1) -> 
     found = Estimate(value, np.nan, np.nan, good, groups, family)
     if not np.isfinite(value) or groups < 2:
         return found
-    drawn = _bootstrapped(value, reached, labels, sum(sizes), family)
+    kinds = [factors(part, n) for part, n in zip(first.groups or (None, None), sizes, strict=True)]
+    # A kind without second parts stands for itself in both factors.
+    fewest = [min(int(codes[min(i, len(codes) - 1)].max()) + 1 for codes in kinds) for i in (0, 1)]
+    drawn = _bootstrapped(value, reached, labels, sum(sizes), family, fewest)
     return found._replace(low=drawn.low, high=drawn.high)

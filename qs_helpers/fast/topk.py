@@ -154,9 +154,9 @@ def screened(x: Tensor, W: Tensor, b: Tensor, k: int, screen: Screen, chunk_byte
     """(values float32 [tokens, k], indices int64 [tokens, k], settled) of the k largest
     relu(x @ W.T + b), for x float32 [tokens, d_model].
 
-    An empty place has value 0 and index 0. `settled` {"int8", "float32", "all": tokens} says
-    which products were enough. Pre-activations of one chunk take about `chunk_bytes` at most, and
-    what is looked into among them up to three times as much.
+    An empty place has value 0 and a number that no other place of its token has. `settled` {"int8",
+    "float32", "all": tokens} says which products were enough. Pre-activations of one chunk take
+    about `chunk_bytes` at most, and what is looked into among them up to three times as much.
     """
     values = torch.zeros(len(x), k, dtype=torch.float32)
     indices = torch.zeros(len(x), k, dtype=torch.int64)
@@ -271,7 +271,8 @@ def _products(x: Tensor, W: Tensor, b: Tensor, token: Tensor, feature: Tensor) -
 
 
 def _largest(token: Tensor, feature: Tensor, r: Tensor, n: int, k: int):
-    """The k largest r of each of n tokens with their features, equal ones by feature."""
+    """The k largest r of each of n tokens with their features, equal ones by feature. An empty
+    place gets a number that no other place of the token has: who scatters by it overwrites none."""
     order = token.argsort(stable=True)
     counts = torch.bincount(token, minlength=n)
     place = torch.arange(len(token)) - (counts.cumsum(0) - counts)[token[order]]
@@ -282,7 +283,13 @@ def _largest(token: Tensor, feature: Tensor, r: Tensor, n: int, k: int):
     features, order = features.sort(-1)
     values, order = values.gather(1, order).sort(dim=-1, descending=True, stable=True)
     values, features = values[:, :k], features.gather(1, order[:, :k])
-    return values, features.masked_fill(values == 0, 0)
+    empty = values == 0
+    if empty.any():
+        taken = features.masked_fill(empty, 2 * k).clamp(max=2 * k)
+        free = torch.ones(n, 2 * k + 1, dtype=torch.int8).scatter_(1, taken, 0)[:, : 2 * k]
+        spare = free.sort(dim=1, descending=True, stable=True).indices[:, :k]
+        features = torch.where(empty, spare, features)
+    return values, features
 
 
 def length_of(rows: Tensor) -> Tensor:

@@ -72,8 +72,11 @@ class Case:
             return ""
         bad, good = (self.refuses(("discovery", label)) for label in (True, False))
         asked = self.refuses(("validation", True))
-        if min(bad.sum(), asked.sum()) < 2 or good.all():
-            return f"{self.model} refuses {asked.sum()} of {len(asked)} harmful requests"
+        if good.all():
+            return f"{self.model} refuses every harmless request"
+        few = min(asked, bad, key=np.sum)
+        if few.sum() < 2:
+            return f"{self.model} refuses {few.sum()} of {len(few)} harmful requests"
         both = self.prompts["discovery", True] + self.prompts["discovery", False]
         made = generate(self.scope, both, max_new_tokens=self.short)
         try:

@@ -208,7 +208,7 @@ def find_origin(preset: str | None = None, folder: Path | None = None, **given) 
         group = get_group(preset)
         catalogued = {"model": group.model_repo, "model_revision": group.model_revision}
         catalogued |= {"sae": group.sae_repo, "sae_revision": group.revision}
-    elif preset is not None and not said:
+    elif preset is not None and preset not in preset_names(folder):
         known = {*TINY, *GROUPS, *COMMUNITY, *preset_names(folder)}
         raise ValueError(f"no preset is called {preset!r}; {nearest(preset, known - {preset})}")
     values: dict = {}
@@ -218,7 +218,13 @@ def find_origin(preset: str | None = None, folder: Path | None = None, **given) 
         values |= layer
     if "sae" in said or "sae" in given:
         group = None  # its widths and k belong to the suite that was replaced
-    if "model" not in values or "sae" not in values:
+    lacking = [part for part in ("model", "sae") if part not in values]
+    if lacking and preset is not None:
+        raise ValueError(
+            f"{preset}.yaml has no {' and no '.join(lacking)} in its section scope: give a folder "
+            "or a Hub repo"
+        )
+    if lacking:
         raise ValueError("give a preset, or both model= and sae= (folders or Hub repos)")
     values["model"] = model_place(values["model"])
     for part in ("model", "sae"):

@@ -11,6 +11,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -109,7 +110,10 @@ def open_source(name: str | Path, revision: str | None = None, timeout: float = 
     if revision != info.sha:
         # Files are then fetched by commit, which leaves no trace of the branch's name in the
         # cache; without one, the branch could not be opened offline.
-        hf.HfApi().resolve_revision(repo, revision=revision)
+        home = Path(hf.constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}"
+        with suppress(OSError):  # a cache that others own
+            (home / "refs" / revision).parent.mkdir(parents=True, exist_ok=True)
+            (home / "refs" / revision).write_text(info.sha, encoding="utf-8")
     files = {file.rfilename: file.size or 0 for file in info.siblings}
     return Source(repo, info.sha, revision, _snapshot(repo, info.sha), files, None)
 
@@ -385,6 +389,8 @@ def read_group(origin: Origin, model: Source, sae: Source, suite: Suite) -> Grou
             f"{model.name} has {depth}; groups for width {width}: {fits}"
         )
     if origin.group is not None and model.name == origin.group.model_repo:
-        return origin.group
+        if {*suite.files} <= {*origin.group.layers}:
+            return origin.group
+        return replace(origin.group, some_layers=tuple(suite.files))  # it has grown since
     sizes = {"d_sae": suite.d_sae, "k": suite.k, "some_layers": tuple(suite.files)}
     return replace(group, name=sae.name, sae_repo=sae.name, **sizes)

@@ -60,15 +60,18 @@ def find_k(path) -> int | None:
 
     Returns None when neither says it. ValueError as `file_config`.
     """
-    config = file_config(path)
-    options = config.get("activation_fn_kwargs")
-    k = config.get("k", options.get("k") if isinstance(options, dict) else None)
+    k = _config_k(file_config(path))
     if k is not None:
         return k
     for part in reversed(Path(path).absolute().parts[:-1]):
         if match := re.search(r"L0_(\d+)(?!\d)", part):
             return int(match[1])
     return None
+
+
+def _config_k(config: dict) -> int | None:
+    options = config.get("activation_fn_kwargs")
+    return config.get("k", options.get("k") if isinstance(options, dict) else None)
 
 
 def _load(path: Path) -> dict:
@@ -183,14 +186,16 @@ def load_sae(
 ) -> TopKSAE:
     """A TopKSAE from `path` (.pt or .safetensors), memory-mapped where the dtype allows it.
 
-    Nothing in the file is executed. k comes from a config beside the file, else from the name of
-    its folder (...L0_50); `convention` from a config of SAELens, else from keys and shapes, see
-    CONVENTIONS; `layer` from the file name. Weights are read from disk when first used. Raises
-    FileNotFoundError or ValueError, naming the file and the way out, also where a config tells of
-    another kind of SAE; `expect_d_model` is the model's width, checked if given.
+    Nothing in the file is executed. k comes from a config beside the file, else from the file, else
+    from the name of its folder (...L0_50); `convention` from that config, else from keys and
+    shapes, see CONVENTIONS; `layer` from the file name, else from the config. Weights are
+    read from disk when first used. Raises FileNotFoundError or ValueError, naming the file and the
+    way out, also where a config tells of another kind of SAE; `expect_d_model` is the model's
+    width, checked if given.
     """
     config = file_config(path)
     refuse_other_sae(config, f"the config beside {path}")
+    convention = convention or config.get("convention")
     if convention is None and isinstance(config.get("apply_b_dec_to_input"), bool):
         convention = "openinterpretability" if config["apply_b_dec_to_input"] else "transposed"
     file = read_sae(path, convention)
@@ -202,7 +207,7 @@ def load_sae(
             f"but the model's have width {expect_d_model}; SAEs that fit: {fits}"
         )
     if k is None:
-        k = find_k(path) if file.k is None else file.k
+        k = _config_k(config) or file.k or find_k(path)
     if k is None:
         raise ValueError(
             f"k of {path} is not known (no config.json beside it, no L0_<k> in a folder name) and "

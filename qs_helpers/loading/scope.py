@@ -53,6 +53,14 @@ def _loading(source: hub.Source, what: str = "language model"):
         logging.set_tqdm_hook(hook)
 
 
+def _check_thinking(tokenizer, source: hub.Source, thinking: bool) -> None:
+    if thinking and "enable_thinking" not in str(tokenizer.chat_template):
+        raise ValueError(
+            f"thinking=True, but the chat template of {source.name} never asks for "
+            "enable_thinking: it cannot be switched on there; leave thinking out"
+        )
+
+
 def load_model(source: hub.Source, device: torch.device, dtype: str, thinking: bool = False):
     """(model, tokenizer): eval mode, no gradients, no code from the repo, left padding.
 
@@ -69,11 +77,7 @@ def load_model(source: hub.Source, device: torch.device, dtype: str, thinking: b
     with _loading(source):
         config = AutoConfig.from_pretrained(folder, **safe)
     _check_tokenizer(tokenizer, config.get_text_config().vocab_size, source)
-    if thinking and "enable_thinking" not in str(tokenizer.chat_template):
-        raise ValueError(
-            f"thinking=True, but the chat template of {source.name} never asks for "
-            "enable_thinking: it cannot be switched on there; leave thinking out"
-        )
+    _check_thinking(tokenizer, source, thinking)
     hub.fetch_weights(source)
     wanted = {"dtype": getattr(torch, dtype), "use_safetensors": True, "output_loading_info": True}
     with _loading(source):
@@ -391,6 +395,8 @@ class Scope(LanguageModel):
             if origin.group is not None:
                 size = origin.group.layer_bytes / 1e9
                 return f"qs.load_scope({name!r}).sae({layer}) fetches this layer, {size:.1f} GB"
+        if self._sae_source.commit is not None:
+            return "beside a suite of the Hub none is looked for: copy it to a folder first"
         own = Path(self._sae_source.name).name
         return f"notebook 10 trains one; put its folder beside {own}, as {own}-k{2 * self.k}"
 
@@ -509,7 +515,8 @@ def load_scope(
     cache_bytes   memory that SAEs read before may occupy
     check         measure the reading of the SAEs on a few texts, in one forward pass: see
                   `Scope.check`
-    like          what holds this very model already: it is shared, and not loaded twice
+    like          what holds this very model already: it is shared, and not loaded twice; its
+                  device and dtype count
 
     What does not fit is refused before any weight is downloaded: an unknown name, an SAE suite
     of another model (ValueError), a model larger than the free memory (MemoryError). SAEs that
@@ -527,8 +534,13 @@ def load_scope(
     if like is None:
         refuse_too_large(group, dtype, device, origin.batch_tokens, cache_bytes)
         network, tokenizer = load_model(model_source, device, dtype, origin.thinking)
+    elif like._model_source[:2] != model_source[:2]:
+        raise ValueError(
+            f"like holds {like._model_source.name}, not {model_source.name}: leave it out"
+        )
     else:
         network, tokenizer = like.model, like.tokenizer
+        _check_thinking(tokenizer, model_source, origin.thinking)
     name = origin.name or f"{hub.portable(model_source.name)} + {hub.portable(sae_source.name)}"
     model_part = name, network, tokenizer, model_source, origin.batch_tokens, origin.thinking
     scope = Scope(group, suite, sae_source, cache_bytes, *model_part)
@@ -538,14 +550,16 @@ def load_scope(
 
 
 def load_keywords(scope: Scope) -> dict:
-    """Keywords, as plain JSON, by which `load_scope` gives this scope again wherever its folders
-    are seen. The device is left to the machine."""
+    """Keywords, as plain JSON, by which `load_scope` gives a scope of the same model and SAEs
+    wherever its folders are seen. The device is left to the machine; of presets only the embedded
+    ones keep their name."""
     keywords = {"preset": scope.name} if scope.is_tiny else {}
     parts = {} if scope.is_tiny else {"model": scope._model_source, "sae": scope._sae_source}
     for part, source in parts.items():
         keywords[part] = source.name if source.commit else str(Path(source.name).resolve())
         keywords[f"{part}_revision"] = source.commit
     keywords |= {"k": scope.k, "convention": scope._suite.convention, "dtype": scope._dtype_name}
+    keywords["thinking"] = scope.thinking
     return keywords | {"batch_tokens": scope.batch_tokens, "cache_bytes": scope.cache_bytes}
 
 

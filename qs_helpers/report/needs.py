@@ -6,6 +6,7 @@ longer than a second to answer is left for later.
 
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
@@ -132,7 +133,9 @@ def _repo(name: str, revision: str | None, layers=None, needed=None) -> _Need:
         return _Need(line=f"{name}: from the cache ({source.offline})")
     wanted = [file for layer, file in saes.items() if layers is None or layer in layers]
     others = [file for file in source.files if file not in saes.values()]
-    if not saes:  # a model: its weights in one format only
+    if saes:
+        others = [f for f in others if f == "config.json" or re.fullmatch(r"sae_L\d+_cfg\.json", f)]
+    else:  # a model: its weights in one format only
         others = [f for f in others if f.endswith((".safetensors", ".json", ".txt", ".jinja"))]
     sizes = {file: source.files[file] for file in [*wanted, *others]}
     left = {f: n for f, n in sizes.items() if not (source.folder and (source.folder / f).exists())}
@@ -169,8 +172,10 @@ def check_memory(
     """
     gpu = None if origin.device == "cpu" else _gpu_free()
     where, device = ("this machine", "cpu") if gpu is None else ("the GPU", "cuda")
-    free = device_free or gpu or free_bytes("cpu")
-    dtype = origin.dtype or ("float32" if gpu is None else "bfloat16")
+    found = gpu if device_free is None else device_free
+    free = free_bytes("cpu") if found is None else found
+    on_cpu = gpu is None and origin.device != "mps"
+    dtype = origin.dtype or ("float32" if on_cpu else "bfloat16")
     group, layers = origin.group, _layers(values) or None
     if group is None:
         if not (Path(origin.model).is_dir() and Path(origin.sae).is_dir()):
@@ -210,7 +215,8 @@ def check_training(values: dict[str, Any], scope: dict[str, Any], out: Path) -> 
         return Resources([], [])
     gpu = None if scope.get("device") == "cpu" else _gpu_free()
     where, device = ("this machine", "cpu") if gpu is None else ("the GPU", "cuda")
-    dtype = scope.get("dtype") or ("float32" if gpu is None else "bfloat16")
+    on_cpu = gpu is None and scope.get("device") != "mps"
+    dtype = scope.get("dtype") or ("float32" if on_cpu else "bfloat16")
     batch_tokens = scope.get("batch_tokens", BATCH_TOKENS)
     limits = {"device": device, "batch_tokens": batch_tokens}
     try:
@@ -230,7 +236,7 @@ def check_training(values: dict[str, Any], scope: dict[str, Any], out: Path) -> 
             f"10_train_suite needs {gb(needed)} on the disk of {out}, and {gb(free)} are free "
             f"there: give fewer TOKENS or LAYERS, or {away}"
         )
-    there = gpu or free_bytes("cpu")
+    there = free_bytes("cpu") if gpu is None else gpu
     if plan.device > there:
         problems.append(
             f"10_train_suite needs {gb(plan.device)} of memory, of which the model takes "

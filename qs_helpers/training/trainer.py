@@ -305,6 +305,8 @@ def _train_suite(model, texts, held_out, layers, out, recipe, context, replace, 
     # Texts come sorted by language, and the first tokens decide on scale and centre.
     order = random.Random(recipe.seed)
     texts, held_out = (order.sample(part, len(part)) for part in (texts, held_out))
+    if not any(len(next(iter(pieces(model, text, context)), [])) > 1 for text in held_out):
+        raise ValueError("no held-out text has two tokens: no loss to measure; give longer ones")
     work, name = out / "work", "-".join(map(str, layers))
     _prepare(out, work, source, replace)
     done = {int(n): row for n, row in read_json(out / "suite.json").items()}

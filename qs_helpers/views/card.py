@@ -39,7 +39,7 @@ def badges(scope, found: Scan, layer: int, feature: int) -> list[str]:
         out.append(f"dense: it fires on {density:.0%} of the tokens")
     sample = found.stats(layer)["sample"]
     at = sample["position"][sample["feature"] == feature]
-    if (first := (at == 0).sum() / max(1, len(at))) > 0.5:
+    if (first := (at == len(scope.prefix)).sum() / max(1, len(at))) > 0.5:
         out.append(f"register feature: {first:.0%} of its firings are at the first token of a text")
     if note := scope.suite_note():
         out.append(note)
@@ -63,9 +63,10 @@ def feature_card(scope, found: Scan, layer: int, feature: int, band="all") -> Vi
     contexts = _contexts(scope, found, layer, feature, groups)
     lens, like = logit_lens(scope, layer, feature), nearest(scope, layer, feature)
 
+    left = "sinks and tokens put before texts" if scope.prefix else "sinks"
     words = (
         f"fires on {density:.3%} of {found.n_tokens - found.n_sinks[layer]:,} tokens "
-        f"({fired:,}; {found.n_sinks[layer]:,} sinks left out)"
+        f"({fired:,}; {found.n_sinks[layer]:,} {left} left out)"
     )
     parts = [f"<div>{esc(words)}</div>"]
     parts += [f"<div><b>warning:</b> {esc(warning)}</div>" for warning in warnings]

@@ -202,8 +202,10 @@ def test_sparse_change_cancels_exactly():
     old = acts_of([[3.0, 1.0, 0.0]], [[5, 2, 9]])
     new = acts_of([[1.0, 3.0, 2.0, 2.0]], [[2, 5, 9, 9]])  # 9 twice: an empty place before
     change = sparse_change(old, new)
-    assert change.values.tolist() == [[0, 0, 4, 0, 0, 0, 0]]
+    assert change.values.tolist() == [[0, 0, 0, 0, 0, 2, 2]]
     assert sparse_change(old, old).values.abs().max() == 0
+    empty = acts_of([[3.0, 2.0, 0.0, 0.0]], [[7, 0, 0, 0]])  # empty places under one number
+    assert sparse_change(empty, empty).values.abs().max() == 0
     twice = acts_of([[1.0, 3.0]], [[5, 5]])
     assert sparse_change(old, twice).values.tolist() == [[1.0, -1.0, 0.0, 0.0, 0.0]]
 

@@ -277,6 +277,8 @@ def test_switching_on_labelled_strings(text, language, runs):
 def test_shares_and_copies():
     assert switching("他买soup", "zh").share == pytest.approx(4 / 6)
     assert switching("...", "zh").share == 0
+    both = switching("je mange le pain avec mon ami 汉字", "en")  # no letter counts twice
+    assert both.any and both.share <= 1
     assert not switching("他买iPhone。", "zh", prompt="我要iPhone").any
     with pytest.raises(ValueError, match="no scripts for 'xx'; choose one of en, fr"):
         switching("a", "xx")

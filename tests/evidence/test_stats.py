@@ -403,9 +403,52 @@ def test_against_by_loops(monkeypatch, by):
     assert found.value == pytest.approx(statistic(values, every))
     assert found.draws == pytest.approx([statistic(null, every) for null in nulls])
     drawn = loops_against(statistic, values, nulls, labels, 40)
-    assert found.difference.interval == pytest.approx(tuple(naive_percentiles(drawn, 8)))
-    assert found.difference.value == pytest.approx(found.value - np.mean(found.draws))
-    assert found.difference[3:] == (24, 8, 1, None)
+    # Never told more closely than the effect itself.
+    own = {"f1": stats.f1, "auroc": stats.auroc}[by](values, positive, labels)
+    gap, (low, high) = found.difference, naive_percentiles(drawn, 8)
+    assert gap.value == pytest.approx(found.value - np.mean(found.draws))
+    wide = gap.value - own.value + own.low, gap.value - own.value + own.high
+    assert gap.interval == pytest.approx((min(low, wide[0]), max(high, wide[1])))
+    assert gap[3:] == (24, 8, 1, None)
+    # One rival is paired with the effect, and has the percentiles alone.
+    alone = stats.against(values, nulls[:1], positive, labels, by=by).difference
+    drawn = loops_against(statistic, values, nulls[:1], labels, 40)
+    assert alone.interval == pytest.approx(tuple(naive_percentiles(drawn, 8)))
+
+
+@pytest.mark.parametrize("by", ["f1", "auroc"])
+def test_beside_noise_an_effect_is_as_uncertain_as_by_itself(by):
+    """One of twelve groups brings the only error: a third of all redraws have none."""
+    rng, positive = np.random.default_rng(0), np.arange(120) % 2 == 0
+    labels, noise = np.arange(120) // 10, rng.random((20, 120))
+    right = positive.astype(float)
+    wrong = np.where(np.arange(120) == 0, -1.0, right)
+    scores = (right, wrong) if by == "auroc" else (right > 0, wrong > 0)
+    nulls = noise if by == "auroc" else noise < 0.5
+    for score in scores:
+        own = {"f1": stats.f1, "auroc": stats.auroc}[by](score, positive, labels)
+        gap = stats.against(score, nulls, positive, labels, by=by).difference
+        assert own.value > 0.97 and own.value - own.low > 0.08
+        assert gap.value - gap.low >= own.value - own.low - 1e-12
+
+
+def test_a_ratio_counts_the_groups_that_say_something():
+    top, bottom = np.zeros(60), np.zeros(60)
+    top[:9], bottom[:9] = [1, 0, 2, 0, 1, 0, 0, 2, 0], [4, 5, 6, 4, 5, 6, 4, 5, 6]
+    labels = np.arange(60) // 3  # 20 groups, and three of them have anything
+    found, alone = stats.ratio(top, bottom, labels), stats.ratio(top[:9], bottom[:9], labels[:9])
+    assert found.groups == alone.groups == 3 and (found.n, alone.n) == (60, 9)
+    assert found[:3] == alone[:3]
+    assert stats.mean(top, labels).groups == 20  # a mean is one of all
+
+
+def test_numbers_may_be_bfloat16():
+    assert stats.share(torch.tensor([1.0, 0.0], dtype=torch.bfloat16)).value == 0.5
+
+
+def test_f1_has_no_effective_number_of_its_own():
+    flags = np.arange(40) % 2 == 0
+    assert stats.f1(flags, np.arange(40) % 4 == 0).effective is None
 
 
 @pytest.mark.parametrize("by", ["f1", "auroc"])

@@ -31,8 +31,31 @@ def exact(x, W, b, k):
     pattern = torch.ones(len(W), len(x)).to_sparse_csr()
     dots = torch.sparse.sampled_addmm(pattern, W, x.T, beta=0.0).to_dense().T
     values, indices = (dots + b).relu().sort(dim=-1, descending=True, stable=True)
-    values, indices = values[:, :k], indices[:, :k]
-    return values, indices.masked_fill(values == 0, 0)
+    return values[:, :k], indices[:, :k]
+
+
+def assert_same(found, wanted, d_sae):
+    values, indices = wanted
+    torch.testing.assert_close(found[0], values, rtol=0, atol=0, equal_nan=True)
+    assert torch.equal(found[1][values != 0], indices[values != 0])
+    assert (found[1].sort(1).values.diff(dim=1) > 0).all()  # no number twice, empty or not
+    assert 0 <= found[1].min() and found[1].max() < d_sae
+
+
+def test_an_empty_place_takes_no_other_features_number():
+    """Feature 0 fires, and fewer than k do: what scatters or edits by index must not touch it."""
+    W, b = normal(256, 16), torch.full((256,), -9.0)
+    b[0] = 5.0
+    sae = TopKSAE(W, normal(16, 256, seed=1), b, torch.zeros(16), k=8)
+    x = normal(40, 16, seed=2)
+    acts = sae.encode(x)
+    empty = (acts.values == 0).sum(1)
+    assert empty.max() > 1 and ((acts.indices == 0) & (acts.values > 0)).any()
+    z = torch.zeros(40, 256).scatter(1, acts.indices, acts.values)
+    wanted = (x @ W.T + b).relu()
+    assert torch.allclose(z, wanted * (z > 0), atol=1e-5) and (z[:, 0] > 0).any()
+    assert torch.equal(z[:, 0] > 0, ((acts.indices == 0) & (acts.values > 0)).any(1))
+    assert torch.equal(sae.splice(x, lambda acts: acts), x)
 
 
 def forms(screen):
@@ -45,8 +68,7 @@ def assert_exact(x, W, b, k):
     total = []
     for screen in forms(make_screen(W, b, k)):
         found = screened(x, W, b, k, screen, CHUNK)
-        torch.testing.assert_close(found[0], values, rtol=0, atol=0, equal_nan=True)
-        assert torch.equal(found[1], indices)
+        assert_same(found[:2], (values, indices), len(W))
         assert sum(found[2].values()) == len(x)
         total.append(found[2])
     return total
@@ -159,8 +181,7 @@ def test_any_error_within_the_bound_changes_nothing(seed, v, k):
         *pairs, mask = screening._candidates(x, W, b, k, screen, True)
     assert not mask.any()
     found = screening._largest(*pairs, TOKENS, k)
-    for got, wanted in zip(found, exact(x, W, b, k), strict=True):
-        assert torch.equal(got, wanted)
+    assert_same(found, exact(x, W, b, k), D_SAE)
 
 
 def test_a_result_that_rounds_down_is_found():

@@ -427,3 +427,16 @@ def test_reading_is_lazy(tmp_path):
         pytest.skip("the temporary folder is in memory, where no read can be counted")
     assert bytes_from_disk(path, lambda: load_sae(path)) < 0.2 * matrix
     assert bytes_from_disk(path, lambda: load_sae(path).direction([5])) < 0.2 * matrix
+
+
+def test_the_config_beside_a_file_says_how_it_is_read(tmp_path):
+    """As `load_scope` reads it: its convention, and its k before the folder's."""
+    folder = tmp_path / "suite-L0_7"
+    folder.mkdir()
+    torch.save(weights(), folder / "layer2.sae.pt")
+    (folder / "config.json").write_text(json.dumps({"convention": "centered", "k": 5}))
+    sae = load_sae(folder / "layer2.sae.pt")
+    assert (sae.convention, sae.k, sae.layer) == ("centered", 5, 2)
+    assert load_sae(folder / "layer2.sae.pt", convention="official").convention == "official"
+    (folder / "config.json").write_text("{}")
+    assert load_sae(folder / "layer2.sae.pt").k == 7

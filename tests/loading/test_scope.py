@@ -518,7 +518,7 @@ def test_an_input_scale_that_is_not_to_be_applied_is_found_at_load(tmp_path):
     right = tiny_suite(tmp_path / "right", lambda w: scaled(w, 0.2, 0.2), [3])
     assert with_tiny(right).sae(3).input_scale == 0.2
     wrong = tiny_suite(tmp_path / "wrong", lambda w: scaled(w, 1, 0.2), [3])
-    with pytest.raises(ValueError, match="as 'leoninverse without its input scale' at layer 3"):
+    with pytest.raises(ValueError, match="its input scale' at layer 3 .*; set scale to 1 in its"):
         with_tiny(wrong)
 
 
@@ -567,6 +567,36 @@ def test_the_measurement_leaves_no_trace(loaded, model, suite):
 def test_unknown_preset_is_answered_with_the_nearest():
     refused(ValueError, "'tiny-instuct'; did you mean tiny-instruct", preset="tiny-instuct")
     refused(ValueError, "'qwen3-8b-150'", "qwen3-8b-l50", preset="qwen3-8b-150")
+
+
+def test_what_holds_another_model_is_not_taken_for_it(loaded, model, suite, tmp_path):
+    again = load_scope(model=model, sae=suite, like=loaded, check=False)
+    assert again.model is loaded.model
+    other = write_model(tmp_path / "other")
+    refused(ValueError, "like holds", "other", model=other, sae=suite, like=loaded)
+    words = "thinking=True", "never asks for enable_thinking"
+    refused(ValueError, *words, model=model, sae=suite, like=loaded, thinking=True)
+
+
+def test_a_preset_that_names_no_model_says_which_line_it_lacks(tmp_path, monkeypatch):
+    (tmp_path / "mine.yaml").write_text("scope:\n  sae: ./suite\n  dtype: float32\n")
+    (tmp_path / "bare.yaml").write_text("01_load:\n  SEED: 1\n")
+    with pytest.raises(ValueError, match="mine.yaml has no model in its section scope: give"):
+        catalog.find_origin("mine", tmp_path)
+    with pytest.raises(ValueError, match="bare.yaml has no model and no sae in its section scope"):
+        catalog.find_origin("bare", tmp_path)
+
+
+def test_a_suite_of_the_catalog_may_grow(model, suite, tmp_path):
+    known = catalog.Group("lab-l4", "lab/suite", str(model), 3, 16, 64, 4, 1e6, some_layers=(0, 2))
+    origin = catalog.Origin("lab-l4", model, suite, known)
+    sources = hub.open_source(model), hub.open_source(suite)
+    found = hub.read_group(origin, *sources, hub.read_suite(sources[1], origin))
+    assert found.layers == (0, 1, 2) and found.name == "lab-l4"
+    fewer = write_suite(tmp_path / "fewer")
+    (fewer / "layer1.sae.pt").unlink()
+    suite_there = hub.read_suite(hub.open_source(fewer), origin)
+    assert hub.read_group(origin, *sources, suite_there) is known
 
 
 def test_half_a_scope_is_refused(model):

@@ -41,6 +41,32 @@ def test_a_model_that_does_not_fit_is_refused_with_its_plan(monkeypatch):
     assert resources.check_memory(small, values, needed - 1).problems == []
 
 
+def test_a_full_gpu_has_nothing_free(monkeypatch):
+    origin = find_origin("qwen3-8b-l50", PARAMS)
+    monkeypatch.setattr(resources, "_gpu_free", lambda: 0)
+    (problem,) = resources.check_memory(origin, {}).problems
+    assert "0 MB free on the GPU" in problem
+
+
+def test_a_mac_holds_bfloat16(monkeypatch):
+    origin = find_origin("qwen3-8b-l50", PARAMS)
+    monkeypatch.setattr(resources, "_gpu_free", lambda: None)
+    monkeypatch.setattr(resources, "free_bytes", lambda device: 10**12)
+    sizes = {}
+    for device in (None, "mps"):
+        (line,) = resources.check_memory(origin._replace(device=device, dtype=None), {}).lines[:1]
+        sizes[device] = float(line.split()[1])
+    assert sizes["mps"] < 0.8 * sizes[None]
+
+
+def test_only_files_that_are_fetched_are_counted(monkeypatch):
+    files = {"layer0.sae.pt": 10**9, "config.json": 10, "sae_L0_cfg.json": 10}
+    more = {"README.md": 10**9, "sae_L0_resume.pt": 10**9, "states.ckpt.pt": 10**9}
+    source = resources.hub.Source("x/suite", "0" * 40, "main", None, files | more, None)
+    monkeypatch.setattr(resources.hub, "open_source", lambda *_, **__: source)
+    assert resources._repo("x/suite", None).download == 10**9 + 20
+
+
 def test_the_second_model_of_08_counts(monkeypatch):
     origin = find_origin("qwen3-8b-l50", PARAMS)
     values = {"08_benchmark_overlap": {"LAYERS": [1], "RANDOM_MODELS": 20}}

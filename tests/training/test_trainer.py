@@ -488,6 +488,8 @@ def test_layers_and_recipes_that_cannot_be_are_refused_before_any_text_is_read(l
         suite(lm, tmp_path / "x", recipe=RECIPE._replace(k=49), texts=unread())
     with pytest.raises(ValueError, match="texts is empty; give at least one text"):
         suite(lm, tmp_path / "x", texts=[])
+    with pytest.raises(ValueError, match="no held-out text has two tokens: no loss to measure"):
+        train_suite(lm, TEXTS, ["a"], [0], tmp_path / "x", RECIPE, context=CONTEXT)
     assert not (tmp_path / "x").exists()
 
 

@@ -33,6 +33,10 @@ def test_badges_name_dense_register_and_foreign(scope, found, monkeypatch):
     sample["position"][sample["feature"] == feature] = 0
     monkeypatch.setattr(scope, "suite_note", lambda: "its SAEs were trained on A, not on B")
     notes = qs.views.badges(scope, found, 3, feature)
+    monkeypatch.setattr(scope, "prefix", [1])  # behind a BOS the first token is at 1
+    assert not any("register" in note for note in qs.views.badges(scope, found, 3, feature))
+    sample["position"][sample["feature"] == feature] = 1
+    assert qs.views.badges(scope, found, 3, feature) == notes
     assert notes == [
         "dense: it fires on 20% of the tokens",
         "register feature: 100% of its firings are at the first token of a text",

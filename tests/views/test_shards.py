@@ -447,6 +447,7 @@ def test_a_scope_is_loaded_again_from_its_keywords(tmp_path, monkeypatch):
     write_model(tmp_path / "model"), write_suite(tmp_path / "suite")
     monkeypatch.chdir(tmp_path)
     own = {"dtype": "bfloat16", "k": 3, "batch_tokens": 77, "cache_bytes": 10**6}
+    own |= {"thinking": False}
     scope = qs.load_scope(model="./model", sae="./suite", check=False, **own)
     keywords = json.loads(json.dumps(load_keywords(scope)))
     assert keywords.items() >= own.items() and keywords["model"] == str(tmp_path / "model")

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from qs_helpers.evidence import tradeoff
 from qs_helpers.evidence.tradeoff import Curve, cost_at, cost_gap, interpolated
 
 
@@ -100,3 +101,21 @@ def test_a_reduction_that_many_draws_miss_has_no_interval(curve):
     edge = float(curve.reached())
     found = cost_at(curve, edge)
     assert np.isfinite(found.value) and np.isnan(found.low) and np.isnan(found.high)
+
+
+def test_many_groups_of_one_kind_do_not_make_up_for_few_of_the_other(monkeypatch):
+    rng = np.random.default_rng(0)
+    labels = [f"f{i % 8}" for i in range(80)], [f"p{i}" for i in range(300)]
+    plain = np.ones(80)
+    outcome = np.array([rng.random(80) < share for share in (0.6, 0.3, 0.1)], float)
+    curves = [
+        Curve(outcome, rng.random((3, 300)) * [[1], [2], [3]], plain, labels) for _ in range(2)
+    ]
+    found = cost_gap(*curves, 0.5)
+    before = tradeoff._bootstrapped
+    monkeypatch.setattr(tradeoff, "_bootstrapped", lambda *given: before(*given[:5]))
+    narrow = cost_gap(*curves, 0.5)  # as if 308 groups had drawn it
+    assert found.groups == narrow.groups == 8
+    assert found.low < narrow.low and found.high > narrow.high
+    # t of 7 degrees of freedom, and 8 / 7 for the spread of few, in place of those of 307.
+    assert 1.1 < (found.high - found.low) / (narrow.high - narrow.low) < 1.5

@@ -1,5 +1,5 @@
 # make report   run the notebooks and write runs/tiny/index.html
-# make test     lint, unit tests, every notebook from 01 on; make test-long runs the rest, for hours
+# make test     lint, unit tests, every notebook from 01 on; make test-long runs the rest, in about two hours
 # Both set up their environment in .venv first; make help lists the rest.
 
 PYTHON ?= python3
@@ -52,7 +52,7 @@ test: $(TEST_READY) lint  ## lint, unit tests, every notebook from 01 on: at mos
 	@$(BIN)/python -m pytest -q -n 2 --dist=worksteal --nbmake --nbmake-kernel=python3 \
 	  --nbmake-timeout=300 $(NOTEBOOKS)
 
-test-long: $(TEST_READY)  ## the tests that make test leaves out: hours, on two cores
+test-long: $(TEST_READY)  ## the tests that make test leaves out: two hours, on two cores
 	@$(BIN)/python -m pytest -q -n 2 --dist=worksteal -m long tests
 
 runtimes: $(TEST_READY)  ## exported steering in llama.cpp, which is built for it

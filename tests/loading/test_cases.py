@@ -51,6 +51,12 @@ def test_a_model_that_does_not_refuse_says_so(texts):
     assert base.learn() == "tiny refuses 0 of 8 harmful requests"
 
 
+def test_a_model_that_refuses_everything_says_so(texts, monkeypatch):
+    (base,), _ = open_cases(["tiny"], ["own"], texts, 5, 8)
+    monkeypatch.setattr(base, "refused", lambda answers: np.ones(len(answers), bool))
+    assert base.learn() == "tiny refuses every harmless request"
+
+
 def test_strengths_in_one_call_are_those_one_by_one(opened):
     case, _ = opened
     assert case.learn() == ""

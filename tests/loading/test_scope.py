@@ -290,6 +290,23 @@ def test_a_sibling_shares_the_model(model, tmp_path):
     assert used["source"].endswith("one-wide") and list(used["files"]) == ["layer1.sae.pt"]
 
 
+def test_a_suite_without_a_sibling_says_how_to_get_one(model, tmp_path):
+    one = load_scope(model=model, sae=write_suite(tmp_path / "one"), device="cpu")
+    k = one.k
+    assert one.sibling_note(1) == (
+        f"notebook 10 trains one; put its folder beside one, as one-k{2 * k}"
+    )
+    one.name = "qwen3-1.7b-l50"  # an official group: the other k, at its own size
+    other = catalog.GROUPS["qwen3-1.7b-l100"]
+    size = f"{other.layer_bytes / 1e9:.1f} GB"
+    assert one.sibling_note(1) == (
+        f"qs.load_scope('qwen3-1.7b-l100').sae(1) fetches this layer, {size}"
+    )
+    one.name = "lab/model + lab/suite"  # any other repository
+    one._sae_source = one._sae_source._replace(name="lab/suite", commit="0" * 40)
+    assert one.sibling_note(1).startswith("beside a suite of the Hub none is looked for")
+
+
 @pytest.mark.parametrize("name", catalog.TINY)
 def test_an_embedded_model_has_no_sibling(name):
     assert load_scope(name).sibling() is None

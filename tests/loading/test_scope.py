@@ -292,9 +292,8 @@ def test_a_sibling_shares_the_model(model, tmp_path):
 
 def test_a_suite_without_a_sibling_says_how_to_get_one(model, tmp_path):
     one = load_scope(model=model, sae=write_suite(tmp_path / "one"), device="cpu")
-    k = one.k
     assert one.sibling_note(1) == (
-        f"notebook 10 trains one; put its folder beside one, as one-k{2 * k}"
+        f"notebook 10 trains one; put its folder beside one, as one-k{2 * one.k}"
     )
     one.name = "qwen3-1.7b-l50"  # an official group: the other k, at its own size
     other = catalog.GROUPS["qwen3-1.7b-l100"]
